@@ -1,0 +1,183 @@
+// Package api defines what a built-in kind is: a row of data (names, types,
+// versions, key prefix, strategy, columns) from which the one generic handler
+// serves it. The rows themselves are in the folders below, one per group;
+// api/builtin puts them into a Table.
+package api
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Object is what every API object is: a typed value with object metadata.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
+// Kind is one row of the table. It is read only once the table is built.
+type Kind struct {
+	// Hub is the version in which the object lives in memory, is validated and
+	// stored: 1.36's storage version.
+	Hub schema.GroupVersionKind
+	// HubListKind is usually Hub.Kind + "List".
+	HubListKind string
+	// Resource is the plural name, Singular its singular.
+	Resource, Singular     string
+	ShortNames, Categories []string
+	Namespaced             bool
+	// Prefix is the path below /registry/ under which upstream stores the
+	// kind ("pods", "minions", "services/specs"). "" marks a kind that is
+	// never stored (TokenReview and the like): the API server answers it
+	// with an action registered under the resource's name.
+	Prefix string
+	// TTL in seconds is given to every stored object (Events: 3600); 0 keeps
+	// objects forever.
+	TTL int64
+
+	New     func() runtime.Object
+	NewList func() runtime.Object
+
+	// Views are the served group versions, best first within each group. The
+	// hub itself is one of them when it is served.
+	Views []View
+	// Verbs limits the main resource; nil means all eight.
+	Verbs []string
+
+	Strategy     Strategy
+	Subresources map[string]Subresource
+
+	// Columns and Cells are what `kubectl get` shows. Priority 1 columns
+	// belong to -o wide. Cells gets a hub object and returns one value per
+	// column, JSON scalars only. nil shows Name and Age.
+	Columns []metav1.TableColumnDefinition
+	Cells   func(obj runtime.Object) []any
+
+	// Fields returns the values of the selectable fields beyond
+	// metadata.name and metadata.namespace; FieldNames lists their names
+	// (a selector on any other name is a 400).
+	Fields     func(obj runtime.Object) fields.Set
+	FieldNames []string
+}
+
+// GR is the hub's group and the resource name.
+func (k *Kind) GR() schema.GroupResource {
+	return schema.GroupResource{Group: k.Hub.Group, Resource: k.Resource}
+}
+
+// View is one served version of a kind. Resource and singular names are the
+// kind's own.
+type View struct {
+	schema.GroupVersionKind
+	// ToHub and FromHub convert; both are nil where the view's type is the
+	// hub's. They may alias parts of their argument, which stays untouched;
+	// the result is the caller's and not defaulted.
+	New     func() runtime.Object
+	NewList func() runtime.Object
+	ToHub   func(in runtime.Object) (runtime.Object, error)
+	FromHub func(in runtime.Object) (runtime.Object, error)
+	// Default sets the defaults of this version before conversion; nil where
+	// Strategy.Default does it all.
+	Default func(obj runtime.Object)
+	// ShortNames and Categories differ from the kind's only where upstream's
+	// do; nil means the kind's.
+	ShortNames []string
+}
+
+// Strategy is how a kind behaves in a write. Every function may be nil. The
+// functions get hub objects which they alone hold and may change, except old,
+// which is shared and read only.
+type Strategy struct {
+	// Default sets 1.36's defaults; it must be idempotent.
+	Default func(obj runtime.Object)
+	// PrepareCreate resets what a client may not set (status, gated-off
+	// fields) and sets generation 1 where the kind counts generations.
+	PrepareCreate func(obj runtime.Object)
+	// PrepareUpdate keeps from old what this request may not change (status
+	// for the main resource) and counts the generation.
+	PrepareUpdate func(obj, old runtime.Object)
+	// Validate checks a new object beyond its metadata, whose own checks
+	// (names, labels, annotations, owners, finalizers) are generic and use
+	// ValidateName. ValidateUpdate checks a changed one, immutable fields
+	// included; it does what of Validate an update needs itself.
+	Validate       func(obj runtime.Object) field.ErrorList
+	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	// ValidateName checks metadata.name (prefix: as a generateName); nil
+	// means a DNS subdomain.
+	ValidateName func(name string, prefix bool) []string
+	// Warnings are sent to the user with the answer; old is nil on create.
+	Warnings func(obj, old runtime.Object) []string
+	// AllowCreateOnUpdate lets PUT create an absent object.
+	AllowCreateOnUpdate bool
+	// ForbidUnconditionalUpdate demands a resourceVersion in PUT.
+	ForbidUnconditionalUpdate bool
+	// Canonicalize runs last before validation.
+	Canonicalize func(obj runtime.Object)
+	// GracePeriod, where set, makes deletion graceful: it returns the seconds
+	// that this object gets (asked is nil when the request names none); 0
+	// deletes at once.
+	GracePeriod func(obj runtime.Object, asked *int64) int64
+	// DefaultPropagation names what a delete without a propagation policy
+	// does to dependents: "" is background; "orphan" for kinds whose
+	// upstream strategy orphans by default.
+	DefaultOrphan bool
+}
+
+// Subresource is one served subresource of a kind. Exactly one of Object,
+// Project, Action and Connect is set.
+type Subresource struct {
+	// Object: the subresource is the whole object under another strategy
+	// (status, approval, resize, ephemeralcontainers, finalize): get, update,
+	// patch.
+	Object *Strategy
+	// Project: the subresource is another kind computed from the object
+	// (scale): get, update, patch.
+	Project *Projection
+	// Action: a body is posted (binding, eviction, token); the API server
+	// carries it out with the action registered under "resource/subresource".
+	Action *Action
+	// Connect: a stream or proxied request (log, exec, attach, portforward,
+	// proxy), carried out by the API server's connector of that name.
+	Connect *Connect
+	// Verbs as discovery lists them, where they differ from the usual ones.
+	Verbs []string
+}
+
+// Projection is a subresource of another kind that reads and writes a part of
+// the object.
+type Projection struct {
+	GVK schema.GroupVersionKind
+	New func() runtime.Object
+	// Get makes the projected object; it copies name, namespace, uid,
+	// resourceVersion and creationTimestamp.
+	Get func(obj runtime.Object) (runtime.Object, error)
+	// Validate checks the projected object.
+	Validate func(in runtime.Object) field.ErrorList
+	// Set puts the projection into obj, which may be changed. The object's
+	// own main strategy runs afterwards.
+	Set func(obj, in runtime.Object) error
+}
+
+// Action is a posted subresource.
+type Action struct {
+	GVK    schema.GroupVersionKind // of the body
+	New    func() runtime.Object
+	Result schema.GroupVersionKind // of the answer, often metav1.Status
+	// Default and Validate check the body.
+	Default  func(in runtime.Object)
+	Validate func(in runtime.Object) field.ErrorList
+}
+
+// Connect is a streamed subresource.
+type Connect struct {
+	// Options is the kind of the query options ("PodExecOptions", ...).
+	Options schema.GroupVersionKind
+	// Methods are the HTTP methods; "*" in discovery verbs terms is up to
+	// Verbs of the subresource.
+	Methods []string
+	// Path says that what follows the subresource in the URL belongs to it.
+	Path bool
+}

@@ -1,0 +1,220 @@
+package client
+
+import (
+	"context"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Informers holds one informer per kind for a component (or for several that
+// share an identity for reading). Ask for all informers and add handlers
+// first, then Start. It is safe for concurrent use.
+type Informers struct {
+	c Interface
+
+	mu      sync.Mutex
+	byGVR   map[informerKey]cache.SharedIndexInformer
+	started map[informerKey]bool
+}
+
+type informerKey struct {
+	gvr       schema.GroupVersionResource
+	namespace string
+	field     string
+	label     string
+}
+
+// NewInformers returns an empty set that reads through c.
+func NewInformers(c Interface) *Informers {
+	return &Informers{c: c, byGVR: map[informerKey]cache.SharedIndexInformer{}, started: map[informerKey]bool{}}
+}
+
+// Scope narrows an informer; the zero value is the whole cluster.
+type Scope struct {
+	Namespace string
+	Field     fields.Selector
+	Label     labels.Selector
+}
+
+// Informer is a synced, indexed copy (by pointer) of one kind.
+type Informer[T Object] struct {
+	cache.SharedIndexInformer
+}
+
+// InformerFor returns the set's informer for a kind, making it at first use.
+// Objects that it hands out are shared and read only.
+func InformerFor[T Object](i *Informers, k Kind[T]) Informer[T] {
+	return ScopedInformerFor(i, k, Scope{})
+}
+
+// ScopedInformerFor is InformerFor narrowed to a scope (such as the pods of
+// one node); each scope has its own informer.
+func ScopedInformerFor[T Object](i *Informers, k Kind[T], scope Scope) Informer[T] {
+	key := informerKey{gvr: k.GroupVersionResource, namespace: scope.Namespace}
+	if scope.Field != nil {
+		key.field = scope.Field.String()
+	}
+	if scope.Label != nil {
+		key.label = scope.Label.String()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	inf, ok := i.byGVR[key]
+	if !ok {
+		inf = cache.NewSharedIndexInformer(ListWatch(i.c, k, scope), k.New(), 0,
+			cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		i.byGVR[key] = inf
+	}
+	return Informer[T]{inf}
+}
+
+// Start runs every informer that does not run yet until ctx ends.
+func (i *Informers) Start(ctx context.Context) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for k, inf := range i.byGVR {
+		if !i.started[k] {
+			i.started[k] = true
+			go inf.RunWithContext(ctx)
+		}
+	}
+}
+
+// WaitForSync waits until every started informer holds its first list and
+// its handlers have seen it. It returns false when ctx ended before.
+func (i *Informers) WaitForSync(ctx context.Context) bool {
+	i.mu.Lock()
+	var synced []cache.InformerSynced
+	for k, inf := range i.byGVR {
+		if i.started[k] {
+			synced = append(synced, inf.HasSynced)
+		}
+	}
+	i.mu.Unlock()
+	return WaitForSync(ctx, synced...)
+}
+
+// WaitForSync waits until all functions return true; false when ctx ended
+// before.
+func WaitForSync(ctx context.Context, synced ...cache.InformerSynced) bool {
+	return cache.WaitForCacheSync(ctx.Done(), synced...)
+}
+
+// Get returns the object under namespace ("" when cluster-scoped) and name.
+func (i Informer[T]) Get(namespace, name string) (T, bool) {
+	key := name
+	if namespace != "" {
+		key = namespace + "/" + name
+	}
+	return i.GetKey(key)
+}
+
+// GetKey returns the object under an informer key ("namespace/name").
+func (i Informer[T]) GetKey(key string) (T, bool) {
+	var zero T
+	obj, ok, err := i.GetStore().GetByKey(key)
+	if err != nil || !ok {
+		return zero, false
+	}
+	return obj.(T), true
+}
+
+// List returns the objects of a namespace ("" for all) that the selector
+// (nil for all) matches, in no order.
+func (i Informer[T]) List(namespace string, sel labels.Selector) []T {
+	var out []T
+	add := func(o any) {
+		obj := o.(T)
+		if sel == nil || sel.Matches(labels.Set(obj.GetLabels())) {
+			out = append(out, obj)
+		}
+	}
+	if namespace == "" {
+		for _, o := range i.GetStore().List() {
+			add(o)
+		}
+		return out
+	}
+	objs, err := i.GetIndexer().ByIndex(cache.NamespaceIndex, namespace)
+	if err != nil {
+		return nil
+	}
+	for _, o := range objs {
+		add(o)
+	}
+	return out
+}
+
+// ByIndex returns the objects that an added index files under value.
+func (i Informer[T]) ByIndex(index, value string) []T {
+	objs, err := i.GetIndexer().ByIndex(index, value)
+	if err != nil {
+		return nil
+	}
+	out := make([]T, len(objs))
+	for n, o := range objs {
+		out[n] = o.(T)
+	}
+	return out
+}
+
+// OnChange calls f with the new and the old object: old is the zero T for an
+// addition, obj for a deletion. f must not block nor change either.
+func (i Informer[T]) OnChange(f func(obj, old T)) (cache.ResourceEventHandlerRegistration, error) {
+	var zero T
+	return i.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { f(o.(T), zero) },
+		UpdateFunc: func(old, o any) { f(o.(T), old.(T)) },
+		DeleteFunc: func(o any) {
+			if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = t.Obj
+			}
+			if old, ok := o.(T); ok {
+				f(zero, old)
+			}
+		},
+	})
+}
+
+// ListWatch adapts a door to client-go's reflector, WatchList included.
+func ListWatch[T Object](c Interface, k Kind[T], scope Scope) cache.ListerWatcher {
+	options := func(o metav1.ListOptions) Options {
+		return Options{
+			ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+			Limit: o.Limit, Continue: o.Continue, TimeoutSeconds: o.TimeoutSeconds,
+			AllowWatchBookmarks: o.AllowWatchBookmarks, SendInitialEvents: o.SendInitialEvents,
+			LabelSelector: scope.Label, FieldSelector: scope.Field,
+		}
+	}
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			res, err := c.Do(ctx, &Request{Verb: List, Resource: k.GroupVersionResource, Namespace: scope.Namespace, Options: options(o)})
+			if err != nil {
+				return nil, err
+			}
+			return newPointerList(res.List), nil
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return c.Watch(ctx, &Request{Verb: Watch, Resource: k.GroupVersionResource, Namespace: scope.Namespace, Options: options(o)})
+		},
+	}
+}
+
+// newPointerList dresses a result as the internal list type that client-go's
+// reflector can walk without copying the objects.
+func newPointerList(l *ListResult) runtime.Object {
+	out := &metav1.List{}
+	out.ResourceVersion, out.Continue, out.RemainingItemCount = l.ResourceVersion, l.Continue, l.RemainingItemCount
+	out.Items = make([]runtime.RawExtension, len(l.Items))
+	for i, o := range l.Items {
+		out.Items[i].Object = o
+	}
+	return out
+}

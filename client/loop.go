@@ -1,0 +1,137 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Loop is the one reconcile loop: keys in, rate-limited retries, a fixed
+// number of workers, and never the same key in two workers at once.
+type Loop struct {
+	name      string
+	queue     workqueue.TypedRateLimitingInterface[string]
+	reconcile func(ctx context.Context, key string) (again time.Duration, err error)
+	log       *slog.Logger
+}
+
+// NewLoop makes a loop. reconcile brings one key's object to its desired
+// state: an error puts the key back with growing delay (5 ms to 1000 s), a
+// positive again puts it back after that time, whatever happens in between.
+// A panic in reconcile counts as an error.
+func NewLoop(name string, log *slog.Logger, reconcile func(ctx context.Context, key string) (again time.Duration, err error)) *Loop {
+	return &Loop{
+		name: name, reconcile: reconcile, log: log,
+		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
+			workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, 1000*time.Second),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: name}),
+	}
+}
+
+// Add puts a key into the queue. A key that waits already is not added twice.
+func (l *Loop) Add(key string) { l.queue.Add(key) }
+
+// AddAfter puts a key into the queue when d has passed.
+func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
+
+// AddObject puts an object's "namespace/name" into the queue.
+func (l *Loop) AddObject(obj Object) {
+	l.queue.Add(cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String())
+}
+
+// Run works until ctx ends, then waits for the workers.
+func (l *Loop) Run(ctx context.Context, workers int) {
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for l.next(ctx) {
+			}
+		})
+	}
+	<-ctx.Done()
+	l.queue.ShutDown()
+	wg.Wait()
+}
+
+func (l *Loop) next(ctx context.Context) bool {
+	key, stop := l.queue.Get()
+	if stop {
+		return false
+	}
+	defer l.queue.Done(key)
+	again, err := l.once(ctx, key)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		l.log.Debug("reconcile failed, will retry", "loop", l.name, "key", key, "error", err, "retries", l.queue.NumRequeues(key))
+		l.queue.AddRateLimited(key)
+	case again > 0:
+		l.queue.Forget(key)
+		l.queue.AddAfter(key, again)
+	default:
+		l.queue.Forget(key)
+	}
+	return true
+}
+
+func (l *Loop) once(ctx context.Context, key string) (again time.Duration, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+			l.log.Error("reconcile panicked", "loop", l.name, "key", key, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	return l.reconcile(ctx, key)
+}
+
+// Writes remembers, per key, the newest resourceVersion that this component's
+// own writes returned, so that a reconcile can wait until its informers have
+// caught up instead of acting on a stale view. It is safe for concurrent use.
+type Writes struct {
+	mu sync.Mutex
+	rv map[string]uint64
+}
+
+// Wrote records that a write on behalf of key returned obj.
+func (w *Writes) Wrote(key string, obj Object) {
+	rv, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.rv == nil {
+		w.rv = map[string]uint64{}
+	}
+	w.rv[key] = max(w.rv[key], rv)
+}
+
+// CaughtUp reports whether the informer has seen all writes recorded for key;
+// it forgets the record once it has.
+func (w *Writes) CaughtUp(key string, lastSyncResourceVersion string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	want, ok := w.rv[key]
+	if !ok {
+		return true
+	}
+	have, err := strconv.ParseUint(lastSyncResourceVersion, 10, 64)
+	if err != nil || have < want {
+		return false
+	}
+	delete(w.rv, key)
+	return true
+}
+
+// Forget drops the record of a key whose object is gone.
+func (w *Writes) Forget(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.rv, key)
+}
