@@ -1,0 +1,97 @@
+// Package builtin puts the built-in kinds together: the rows of every group
+// and the Go types behind them go in, one table comes out.
+package builtin
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/apps"
+	"github.com/coxswain/cox/api/authentication"
+	"github.com/coxswain/cox/api/authorization"
+	"github.com/coxswain/cox/api/autoscaling"
+	"github.com/coxswain/cox/api/batch"
+	"github.com/coxswain/cox/api/certificates"
+	"github.com/coxswain/cox/api/coordination"
+	"github.com/coxswain/cox/api/discovery"
+	"github.com/coxswain/cox/api/flowcontrol"
+	"github.com/coxswain/cox/api/networking"
+	"github.com/coxswain/cox/api/node"
+	"github.com/coxswain/cox/api/policy"
+	"github.com/coxswain/cox/api/rbac"
+	"github.com/coxswain/cox/api/scheduling"
+	"github.com/coxswain/cox/api/storage"
+)
+
+// New returns the table of every built-in kind and the scheme of their types,
+// made anew by each call. It errs only if two rows claim the same resource.
+func New() (*api.Table, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, err
+	}
+	return api.NewTable(scheme, kinds())
+}
+
+// kinds lists every row, in the order in which discovery shows the groups.
+func kinds() []*api.Kind {
+	var all []*api.Kind
+	for _, group := range []func() []*api.Kind{
+		apps.Kinds, authentication.Kinds, authorization.Kinds,
+		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
+		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
+		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds,
+	} {
+		all = append(all, group()...)
+	}
+	return all
+}
+
+// Scheme returns a new scheme of every type of the served group versions, of
+// the list, watch and options types in each, and of the meta.k8s.io types. It
+// defaults nothing: defaults are the rows' strategies.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, appsv1.AddToScheme, authenticationv1.AddToScheme,
+		authorizationv1.AddToScheme, autoscalingv1.AddToScheme,
+		autoscalingv2.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
+		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
+		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
+		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
+		storagev1.AddToScheme, metav1.AddMetaToScheme,
+	} {
+		if err := add(s); err != nil {
+			return nil, fmt.Errorf("register built-in types: %w", err)
+		}
+	}
+	// Status, APIVersions, APIGroup and the like are the same in every
+	// version, with v1 for their own.
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
+	s.AddUnversionedTypes(schema.GroupVersion{Version: "v1"},
+		&metav1.Status{}, &metav1.APIVersions{}, &metav1.APIGroupList{},
+		&metav1.APIGroup{}, &metav1.APIResourceList{})
+	return s, nil
+}

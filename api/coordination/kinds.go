@@ -1,0 +1,13 @@
+// Package coordination holds the rows of the API group of leases:
+// objects of the group go in, defaulted, prepared, judged and printed ones
+// come out.
+package coordination
+
+import "github.com/coxswain/cox/api"
+
+// Kinds returns the group's rows, new ones with every call.
+func Kinds() []*api.Kind {
+	return []*api.Kind{
+		leaseKind(),
+	}
+}

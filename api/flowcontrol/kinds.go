@@ -1,0 +1,14 @@
+// Package flowcontrol holds the rows of the API group of flow schemas and priority levels:
+// objects of the group go in, defaulted, prepared, judged and printed ones
+// come out.
+package flowcontrol
+
+import "github.com/coxswain/cox/api"
+
+// Kinds returns the group's rows, new ones with every call.
+func Kinds() []*api.Kind {
+	return []*api.Kind{
+		flowSchemaKind(),
+		priorityLevelConfigurationKind(),
+	}
+}

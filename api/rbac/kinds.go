@@ -1,0 +1,16 @@
+// Package rbac holds the rows of the API group of roles and their bindings:
+// objects of the group go in, defaulted, prepared, judged and printed ones
+// come out.
+package rbac
+
+import "github.com/coxswain/cox/api"
+
+// Kinds returns the group's rows, new ones with every call.
+func Kinds() []*api.Kind {
+	return []*api.Kind{
+		roleKind(),
+		roleBindingKind(),
+		clusterRoleKind(),
+		clusterRoleBindingKind(),
+	}
+}
