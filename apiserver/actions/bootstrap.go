@@ -1,0 +1,185 @@
+package actions
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"reflect"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/coxswain/cox/client"
+)
+
+// BootstrapConfig says what every cluster holds from its first second.
+type BootstrapConfig struct {
+	// ServiceCIDRs are the service ranges; the first address of the first one
+	// is the API server's.
+	ServiceCIDRs []netip.Prefix
+	// Endpoint is the address and port under which this server is reached.
+	Endpoint netip.AddrPort
+	// ClientCA and FrontProxyCA (PEM) are published for extension servers.
+	ClientCA, FrontProxyCA string
+	// FrontProxyNames are the common names that the front proxy may have.
+	FrontProxyNames string
+}
+
+// Bootstrap creates what upstream's API server creates at its start and is
+// still absent: the four namespaces, the system priority classes, the
+// kubernetes Service with its endpoints, the default ServiceCIDR, and the CA
+// data for extension servers. It is idempotent. c needs full rights.
+func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+		g.Go(func() error {
+			return ensure(gctx, client.Namespaces.In(c, ""), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		})
+	}
+	for name, value := range map[string]int32{"system-cluster-critical": 2000000000, "system-node-critical": 2000001000} {
+		description := "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."
+		if name == "system-node-critical" {
+			description = "Used for system critical pods that must not be moved from their current node."
+		}
+		g.Go(func() error {
+			return ensure(gctx, client.PriorityClasses.In(c, ""), &schedulingv1.PriorityClass{
+				ObjectMeta: metav1.ObjectMeta{Name: name}, Value: value, Description: description,
+			})
+		})
+	}
+	g.Go(func() error {
+		cidr := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}}
+		for _, p := range cfg.ServiceCIDRs {
+			cidr.Spec.CIDRs = append(cidr.Spec.CIDRs, p.String())
+		}
+		if err := ensure(gctx, client.ServiceCIDRs.In(c, ""), cidr); err != nil {
+			return err
+		}
+		_, err := client.ServiceCIDRs.In(c, "").Mutate(gctx, cidr.Name, "status", func(cur *networkingv1.ServiceCIDR) (bool, error) {
+			for _, cond := range cur.Status.Conditions {
+				if cond.Type == networkingv1.ServiceCIDRConditionReady {
+					return false, nil
+				}
+			}
+			cur.Status.Conditions = append(cur.Status.Conditions, metav1.Condition{
+				Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue,
+				LastTransitionTime: metav1.Now(), Message: "Kubernetes Service CIDR is ready",
+			})
+			return true, nil
+		})
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("create the objects every cluster has: %w", err)
+	}
+	if err := kubernetesService(ctx, c, cfg); err != nil {
+		return err
+	}
+	if cfg.ClientCA == "" {
+		return nil
+	}
+	return extensionAuth(ctx, c, cfg)
+}
+
+// ensure creates obj unless it exists.
+func ensure[T client.Object](ctx context.Context, r client.Resource[T], obj T) error {
+	if _, err := r.Get(ctx, obj.GetName()); err == nil || !apierrors.IsNotFound(err) {
+		return err
+	}
+	name := obj.GetName()
+	if _, err := r.Create(ctx, obj); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create %q: %w", name, err)
+	}
+	return nil
+}
+
+// kubernetesService publishes the API server as Service default/kubernetes,
+// with Endpoints and an EndpointSlice that name this server.
+func kubernetesService(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
+	first := cfg.ServiceCIDRs[0].Masked().Addr().Next().String()
+	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
+	err := ensure(ctx, client.Services.In(c, "default"), &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: labels},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeClusterIP, ClusterIP: first, SessionAffinity: corev1.ServiceAffinityNone,
+			Ports: []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(int32(cfg.Endpoint.Port())), Protocol: corev1.ProtocolTCP}},
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("publish the kubernetes service: %w", err)
+	}
+	port := int32(cfg.Endpoint.Port())
+	subsets := []corev1.EndpointSubset{{
+		Addresses: []corev1.EndpointAddress{{IP: cfg.Endpoint.Addr().String()}},
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
+	}}
+	mirror := map[string]string{discoveryv1.LabelSkipMirror: "true"}
+	endpoints := client.Endpoints.In(c, "default")
+	if err := ensure(ctx, endpoints, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: mirror}, Subsets: subsets}); err != nil {
+		return fmt.Errorf("publish the kubernetes endpoints: %w", err)
+	}
+	if _, err := endpoints.Mutate(ctx, "kubernetes", "", func(e *corev1.Endpoints) (bool, error) {
+		same := reflect.DeepEqual(e.Subsets, subsets)
+		e.Subsets = subsets
+		return !same, nil
+	}); err != nil {
+		return fmt.Errorf("publish the kubernetes endpoints: %w", err)
+	}
+	family := discoveryv1.AddressTypeIPv4
+	if cfg.Endpoint.Addr().Is6() {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	want := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+		AddressType: family,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cfg.Endpoint.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
+	}
+	slices := client.EndpointSlices.In(c, "default")
+	if err := ensure(ctx, slices, want.DeepCopy()); err != nil {
+		return fmt.Errorf("publish the kubernetes endpoint slice: %w", err)
+	}
+	_, err = slices.Mutate(ctx, "kubernetes", "", func(s *discoveryv1.EndpointSlice) (bool, error) {
+		if len(s.Endpoints) == 1 && reflect.DeepEqual(s.Endpoints[0].Addresses, want.Endpoints[0].Addresses) && reflect.DeepEqual(s.Ports, want.Ports) {
+			return false, nil
+		}
+		s.Endpoints, s.Ports = want.Endpoints, want.Ports
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("publish the kubernetes endpoint slice: %w", err)
+	}
+	return nil
+}
+
+// extensionAuth publishes the CAs that extension API servers check callers by.
+func extensionAuth(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
+	data := map[string]string{"client-ca-file": cfg.ClientCA}
+	if cfg.FrontProxyCA != "" {
+		data["requestheader-client-ca-file"] = cfg.FrontProxyCA
+		data["requestheader-allowed-names"] = cfg.FrontProxyNames
+		data["requestheader-username-headers"] = `["X-Remote-User"]`
+		data["requestheader-uid-headers"] = `["X-Remote-Uid"]`
+		data["requestheader-group-headers"] = `["X-Remote-Group"]`
+		data["requestheader-extra-headers-prefix"] = `["X-Remote-Extra-"]`
+	}
+	maps := client.ConfigMaps.In(c, "kube-system")
+	name := "extension-apiserver-authentication"
+	if err := ensure(ctx, maps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}); err != nil {
+		return err
+	}
+	_, err := maps.Mutate(ctx, name, "", func(m *corev1.ConfigMap) (bool, error) {
+		same := reflect.DeepEqual(m.Data, data)
+		m.Data = data
+		return !same, nil
+	})
+	return err
+}
