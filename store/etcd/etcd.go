@@ -1,0 +1,287 @@
+// Package etcd runs an etcd member inside this process, or dials an external
+// cluster. Out of it comes clientv3's KV, Watcher and Lease, which is all that
+// package store needs.
+//
+// The data directory is laid out as upstream's etcd lays it out (member/wal,
+// member/snap/db), so either can open the other's data.
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/config"
+	"go.etcd.io/etcd/server/v3/etcdserver"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Config says where an embedded member keeps its data and what it is called.
+type Config struct {
+	// Dir is the data directory; it is made with mode 0700 when absent.
+	Dir string
+	// Name is the member's stable name; "default" when empty.
+	Name string
+	// PeerURL is the address that the member announces to other members. A
+	// single member does not listen on it. https://127.0.0.1:2380 when empty.
+	PeerURL string
+	// QuotaBytes bounds the database file; 8 GiB when 0.
+	QuotaBytes int64
+	// Log gets etcd's warnings and errors; slog.Default() when nil.
+	Log *slog.Logger
+}
+
+// Server is an etcd member running in this process. Its embedded client calls
+// it directly, without gRPC. It is safe for concurrent use.
+type Server struct {
+	*clientv3.Client
+
+	etcd    *etcdserver.EtcdServer
+	lock    *os.File
+	failure *failure
+	log     *slog.Logger
+}
+
+// A single member needs its ticks for nothing: it campaigns at once (see
+// lead), has no one to send heartbeats to and steps down for no one. Long
+// ticks let an idle machine sleep. They do bound some of etcd's time-outs
+// (a request's: 5 s + 2 elections; the shortest lease: 1.5 elections).
+const (
+	tick          = 1 * time.Second
+	electionTicks = 5
+)
+
+// Start opens or makes the data directory and returns once the member leads
+// and serves. The error names the cause and what to do about it. Close ends
+// the member; ctx bounds only the start.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Name == "" {
+		cfg.Name = "default"
+	}
+	if cfg.PeerURL == "" {
+		cfg.PeerURL = "https://127.0.0.1:2380"
+	}
+	if cfg.QuotaBytes == 0 {
+		cfg.QuotaBytes = 8 << 30
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	lock, err := prepareDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{lock: lock, failure: newFailure(cfg.Dir), log: cfg.Log}
+	scfg, err := s.config(cfg)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	if err := s.open(scfg); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	s.etcd.Start()
+	if err := s.lead(ctx); err != nil {
+		s.stop()
+		return nil, err
+	}
+	s.Client = v3client.New(s.etcd)
+	return s, nil
+}
+
+func (s *Server) config(cfg Config) (config.ServerConfig, error) {
+	peer, err := types.NewURLs([]string{cfg.PeerURL})
+	if err != nil {
+		return config.ServerConfig{}, fmt.Errorf("etcd peer address %q: %w", cfg.PeerURL, err)
+	}
+	lg := newZap(cfg.Log, s.failure)
+	return config.ServerConfig{
+		Name:                cfg.Name,
+		DataDir:             cfg.Dir,
+		ClientURLs:          types.URLs{url.URL{Scheme: "https", Host: "127.0.0.1:2379"}},
+		PeerURLs:            peer,
+		InitialPeerURLsMap:  types.URLsMap{cfg.Name: peer},
+		InitialClusterToken: "cox",
+		NewCluster:          true,
+
+		TickMs:        uint(tick / time.Millisecond),
+		ElectionTicks: electionTicks,
+		PreVote:       true,
+
+		// Entries of the log that have been applied are of use only to
+		// followers, of which there are none: keep few of them in memory.
+		SnapshotCount:          etcdserver.DefaultSnapshotCount,
+		SnapshotCatchUpEntries: 64,
+		MaxSnapFiles:           5,
+		MaxWALFiles:            5,
+
+		// What is acknowledged is in the log; the database may follow later.
+		BackendBatchInterval: 500 * time.Millisecond,
+		QuotaBackendBytes:    cfg.QuotaBytes,
+
+		MaxTxnOps:                   1024,
+		MaxRequestBytes:             1.5 * 1024 * 1024,
+		WarningApplyDuration:        500 * time.Millisecond,
+		WarningUnaryRequestDuration: time.Second,
+		StrictReconfigCheck:         true,
+		BcryptCost:                  10,
+		// etcd's own tickers for what a single member has no use for.
+		CompactHashCheckTime: time.Hour,
+		DowngradeCheckTime:   time.Hour,
+		// A watch asks for progress when it needs it.
+		WatchProgressNotifyInterval: 10 * time.Minute,
+
+		V2Deprecation:     config.V2DeprDefault,
+		ServerFeatureGate: features.NewDefaultServerFeatureGate(cfg.Name, lg),
+		Metrics:           "basic",
+		Logger:            lg,
+	}, nil
+}
+
+// open builds the server. etcd reports what it cannot live with by ending
+// the process or panicking; the goroutine below is where that lands instead.
+func (s *Server) open(cfg config.ServerConfig) error {
+	type result struct {
+		srv *etcdserver.EtcdServer
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		defer func() {
+			if p := recover(); p != nil {
+				r.err = fmt.Errorf("%v", p)
+			}
+			done <- r // also after the failure hook's Goexit
+		}()
+		r.srv, r.err = etcdserver.NewServer(cfg)
+	}()
+	// A failure may strike on a goroutine of etcd's own, which leaves
+	// NewServer waiting for ever.
+	select {
+	case r := <-done:
+		if err := s.failure.get(); err != nil {
+			return err
+		}
+		if r.err != nil {
+			return explain(cfg.DataDir, r.err)
+		}
+		s.etcd = r.srv
+		return nil
+	case <-s.failure.done:
+		return s.failure.get()
+	}
+}
+
+// lead waits until the member has been elected and has applied its whole log.
+// It campaigns right away instead of waiting for an election time-out.
+func (s *Server) lead(ctx context.Context) error {
+	id := uint64(s.etcd.MemberID())
+	retry := time.NewTicker(time.Millisecond)
+	defer retry.Stop()
+	giveUp := time.NewTimer(30 * time.Second)
+	defer giveUp.Stop()
+	for {
+		// The message is refused while the log's configuration changes are
+		// not applied yet, hence again and again.
+		if s.etcd.Leader() == 0 {
+			if err := s.etcd.Process(ctx, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: id, To: id}); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("etcd: ask for leadership: %w", err)
+			}
+		} else {
+			retry.Stop()
+		}
+		select {
+		case <-s.etcd.ReadyNotify():
+			return s.failure.get()
+		case <-s.failure.done:
+			return s.failure.get()
+		case <-ctx.Done():
+			return fmt.Errorf("etcd did not become ready: %w", context.Cause(ctx))
+		case <-giveUp.C:
+			return s.noLeader()
+		case <-retry.C:
+		}
+	}
+}
+
+func (s *Server) noLeader() error {
+	if n := len(s.etcd.Cluster().Members()); n > 1 {
+		return fmt.Errorf("etcd data in %s belongs to a cluster of %d members and no majority of them answers: start the others, or restore a backup into an empty directory", s.etcd.Cfg.DataDir, n)
+	}
+	return fmt.Errorf("etcd in %s did not become leader within 30 s: is the disk overloaded?", s.etcd.Cfg.DataDir)
+}
+
+// Revision returns a revision at least as great as that of every write
+// acknowledged before the call.
+func (s *Server) Revision(ctx context.Context) (int64, error) {
+	if err := s.failure.get(); err != nil {
+		return 0, err
+	}
+	// The only member of a cluster has itself applied all that was ever
+	// acknowledged.
+	if len(s.etcd.Cluster().Members()) == 1 {
+		return s.etcd.KV().Rev(), nil
+	}
+	return revision(ctx, s.Client)
+}
+
+// Failed is closed when etcd can no longer go on (a full disk, a broken log);
+// Err then says why. Nothing is acknowledged any more; the process is to end.
+func (s *Server) Failed() <-chan struct{} { return s.failure.done }
+
+// Err is nil until Failed is closed.
+func (s *Server) Err() error { return s.failure.get() }
+
+// Close ends the member and releases the data directory. All that was
+// acknowledged is on disk in any case.
+func (s *Server) Close() error {
+	// The client first: its watches and leases end before what serves them.
+	err := s.Client.Close()
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	s.stop()
+	return err
+}
+
+func (s *Server) stop() {
+	if s.failure.get() != nil {
+		// Goroutines of the failed server may be gone in mid-step, so that an
+		// orderly stop can wait for ever. The process is about to end; give
+		// it a moment to unlock its files.
+		done := make(chan struct{})
+		go func() { defer close(done); s.etcd.HardStop() }()
+		select {
+		case <-done:
+		case <-time.After(time.Second):
+			s.log.Warn("etcd does not stop after its failure; leaving it")
+		}
+	} else {
+		s.etcd.HardStop()
+	}
+	s.lock.Close()
+	runtime.KeepAlive(s.lock)
+}
+
+// MemberDir is where etcd's files lie within a data directory.
+func MemberDir(dir string) string { return filepath.Join(dir, "member") }
+
+func revision(ctx context.Context, kv clientv3.KV) (int64, error) {
+	resp, err := kv.Get(ctx, "health", clientv3.WithKeysOnly())
+	if err != nil {
+		return 0, err
+	}
+	return resp.Header.Revision, nil
+}
