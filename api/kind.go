@@ -124,6 +124,15 @@ type Strategy struct {
 	// does to dependents: "" is background; "orphan" for kinds whose
 	// upstream strategy orphans by default.
 	DefaultOrphan bool
+	// PrepareDelete changes an object whose deletion begins but which has to
+	// stay for now (Namespace: phase Terminating).
+	PrepareDelete func(obj runtime.Object)
+	// Keep says that an object which is being deleted has a reason to stay
+	// beyond metadata.finalizers (Namespace: spec.finalizers).
+	Keep func(obj runtime.Object) bool
+	// ReturnDeleted answers a finished delete with the object instead of a
+	// Status, as the API documentation says for some kinds.
+	ReturnDeleted bool
 }
 
 // Subresource is one served subresource of a kind. Exactly one of Object,
