@@ -41,6 +41,10 @@ type Kind struct {
 	New     func() runtime.Object
 	NewList func() runtime.Object
 
+	// ReturnDeleted makes a finished delete answer with the object's last
+	// state, where most kinds answer with a Status.
+	ReturnDeleted bool
+
 	// Views are the served group versions, best first within each group. The
 	// hub itself is one of them when it is served.
 	Views []View
