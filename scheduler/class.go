@@ -1,0 +1,212 @@
+package scheduler
+
+import (
+	"container/list"
+	"encoding/json"
+	"hash/maphash"
+	"math/rand/v2"
+	"strconv"
+)
+
+// class is what all pods of one shape share: the prepared checks and rates
+// and, per node, their results as of the node's generation. Scheduling one
+// more pod of the class asks the plugins only about nodes that have changed
+// since, usually the one that the previous pod went to.
+type class struct {
+	key    string
+	checks []Check
+	rates  []weightedRate
+	images uint64 // Snapshot.images that the rates have seen
+
+	generation []uint64
+	refused    [][]*Reason
+	raw        [][]int64 // per rate, per node
+}
+
+type weightedRate struct {
+	Weighted
+	rate Rate
+}
+
+// classes is a cache of the classes used last.
+type classes struct {
+	byKey map[string]*list.Element
+	order *list.List
+	limit int
+}
+
+func newClasses(limit int) *classes {
+	return &classes{byKey: map[string]*list.Element{}, order: list.New(), limit: limit}
+}
+
+// of finds or makes the class of a pod.
+func (c *classes) of(p *Pod, profile *Profile, s *Snapshot) *class {
+	key := p.classKey(profile.Name)
+	if e, ok := c.byKey[key]; ok {
+		c.order.MoveToFront(e)
+		return e.Value.(*class)
+	}
+	cl := &class{key: key, images: s.images}
+	for _, f := range profile.Filters {
+		if check := f.For(p); check != nil {
+			cl.checks = append(cl.checks, check)
+		}
+	}
+	for _, w := range profile.Scorers {
+		if rate := w.For(p, s); rate != nil {
+			cl.rates = append(cl.rates, weightedRate{w, rate})
+		}
+	}
+	cl.raw = make([][]int64, len(cl.rates))
+	c.byKey[key] = c.order.PushFront(cl)
+	if c.order.Len() > c.limit {
+		oldest := c.order.Back()
+		c.order.Remove(oldest)
+		delete(c.byKey, oldest.Value.(*class).key)
+	}
+	return cl
+}
+
+var classSeed = maphash.MakeSeed()
+
+// classKey names the pod's shape: everything about it that a plugin reads.
+// Two hashes of 64 bits make a collision a matter of theory.
+func (p *Pod) classKey(profile string) string {
+	if p.class != "" {
+		return p.class
+	}
+	type container struct {
+		Image string
+		Ports any
+	}
+	shape := struct {
+		Profile, Node         string
+		Selector              map[string]string
+		Affinity, Tolerations any
+		CPU, Memory, Eph      int64
+		SCPU, SMemory         int64
+		Scalar                any
+		Ports                 []string
+		Images                []string
+	}{
+		Profile: profile, Node: p.Spec.NodeName, Selector: p.Spec.NodeSelector, Tolerations: p.Spec.Tolerations,
+		CPU: p.request.MilliCPU, Memory: p.request.Memory, Eph: p.request.Ephemeral,
+		SCPU: p.scoredCPU, SMemory: p.scoredMemory, Scalar: p.request.Scalar,
+	}
+	if p.Spec.Affinity != nil {
+		shape.Affinity = p.Spec.Affinity
+	}
+	for _, hp := range p.ports {
+		shape.Ports = append(shape.Ports, hp.ip+"/"+string(hp.protocol)+"/"+strconv.Itoa(int(hp.port)))
+	}
+	for i := range p.Spec.InitContainers {
+		shape.Images = append(shape.Images, p.Spec.InitContainers[i].Image)
+	}
+	for i := range p.Spec.Containers {
+		shape.Images = append(shape.Images, p.Spec.Containers[i].Image)
+	}
+	raw, err := json.Marshal(shape)
+	if err != nil { // cannot happen: plain data
+		return string(p.UID)
+	}
+	a, b := maphash.Bytes(classSeed, raw), uint64(0)
+	raw = append(raw, 1)
+	b = maphash.Bytes(classSeed, raw)
+	p.class = strconv.FormatUint(a, 36) + "." + strconv.FormatUint(b, 36)
+	return p.class
+}
+
+// refresh brings the class up to date with node i.
+func (c *class) refresh(s *Snapshot, i int) {
+	n := s.nodes[i]
+	if c.generation[i] == n.generation {
+		return
+	}
+	c.generation[i] = n.generation
+	c.refused[i] = nil
+	for _, check := range c.checks {
+		if reasons := check(n); len(reasons) > 0 {
+			// Like upstream's, the first filter that refuses speaks for the node.
+			c.refused[i] = reasons
+			return
+		}
+	}
+	for r := range c.rates {
+		c.raw[r][i] = c.rates[r].rate(n)
+	}
+}
+
+// resize makes room for the snapshot's nodes. A node that moved to another
+// index has another generation than the one recorded there.
+func (c *class) resize(s *Snapshot) {
+	n := len(s.nodes)
+	if c.images != s.images {
+		c.images = s.images
+		clear(c.generation)
+	}
+	for len(c.generation) < n {
+		c.generation = append(c.generation, 0)
+		c.refused = append(c.refused, nil)
+		for r := range c.raw {
+			c.raw[r] = append(c.raw[r], 0)
+		}
+	}
+	c.generation, c.refused = c.generation[:n], c.refused[:n]
+	for r := range c.raw {
+		c.raw[r] = c.raw[r][:n]
+	}
+}
+
+// place chooses the node with the highest sum of weighted scores, at random
+// among equals; without one it returns the diagnosis.
+func (c *class) place(s *Snapshot, perNode bool) (*Node, *Diagnosis) {
+	c.resize(s)
+	feasible := 0
+	highest := make([]int64, len(c.rates))
+	for i := range s.nodes {
+		c.refresh(s, i)
+		if c.refused[i] != nil {
+			continue
+		}
+		feasible++
+		for r := range c.rates {
+			highest[r] = max(highest[r], c.raw[r][i])
+		}
+	}
+	if feasible == 0 {
+		return nil, c.diagnose(s, perNode)
+	}
+	var best *Node
+	var bestScore int64 = -1
+	ties := 0
+	for i, n := range s.nodes {
+		if c.refused[i] != nil {
+			continue
+		}
+		var score int64
+		for r := range c.rates {
+			score += c.rates[r].Weight * c.rates[r].Normalize(c.raw[r][i], highest[r])
+		}
+		switch {
+		case score > bestScore:
+			best, bestScore, ties = n, score, 1
+		case score == bestScore:
+			ties++
+			if rand.IntN(ties) == 0 {
+				best = n
+			}
+		}
+	}
+	return best, nil
+}
+
+func (c *class) diagnose(s *Snapshot, perNode bool) *Diagnosis {
+	d := &Diagnosis{Nodes: len(s.nodes), Reasons: map[string]int{}, Plugins: map[string]bool{}}
+	if perNode {
+		d.PerNode = map[string][]*Reason{}
+	}
+	for i, n := range s.nodes {
+		d.add(n.Name, c.refused[i])
+	}
+	return d
+}

@@ -1,0 +1,284 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+
+	"github.com/coxswain/cox/client"
+)
+
+// Config is what a scheduler needs. Client carries the identity
+// system:kube-scheduler.
+type Config struct {
+	Client    client.Interface
+	Informers *client.Informers
+	Recorder  record.EventRecorder
+	Log       *slog.Logger
+	Clock     clock.WithTicker // nil means the real one
+	// Profiles by the pods' schedulerName; nil means DefaultProfile alone.
+	Profiles []*Profile
+	// Binders is how many bindings may be under way at once; 0 means 64.
+	Binders int
+}
+
+// Scheduler places the cluster's pods. Make one with New, then Run it once.
+type Scheduler struct {
+	cfg      Config
+	log      *slog.Logger
+	clock    clock.WithTicker
+	profiles map[string]*Profile
+	queue    *Queue
+	synced   []cache.DoneChecker
+	binding  chan struct{} // a token per binding under way
+
+	mu       sync.Mutex // guards what follows
+	snapshot *Snapshot
+	classes  *classes
+}
+
+// New prepares a scheduler and its informers' handlers; the caller starts the
+// informers.
+func New(cfg Config) (*Scheduler, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Profiles == nil {
+		cfg.Profiles = []*Profile{DefaultProfile()}
+	}
+	if cfg.Binders == 0 {
+		cfg.Binders = 64
+	}
+	s := &Scheduler{
+		cfg: cfg, log: cfg.Log, clock: cfg.Clock, profiles: map[string]*Profile{}, queue: NewQueue(cfg.Clock),
+		binding: make(chan struct{}, cfg.Binders), snapshot: NewSnapshot(), classes: newClasses(128),
+	}
+	for _, p := range cfg.Profiles {
+		s.profiles[p.Name] = p
+	}
+	pods, err := client.InformerFor(cfg.Informers, client.Pods).OnChange(s.podChanged)
+	if err != nil {
+		return nil, fmt.Errorf("watch pods: %w", err)
+	}
+	nodes, err := client.InformerFor(cfg.Informers, client.Nodes).OnChange(s.nodeChanged)
+	if err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	s.synced = []cache.DoneChecker{pods.HasSyncedChecker(), nodes.HasSyncedChecker()}
+	return s, nil
+}
+
+func (s *Scheduler) nodeChanged(node, old *corev1.Node) {
+	s.mu.Lock()
+	var ev Event
+	if node == nil {
+		s.snapshot.RemoveNode(old.Name)
+	} else {
+		ev = s.snapshot.SetNode(node)
+	}
+	s.mu.Unlock()
+	s.queue.Happened(ev)
+}
+
+// podChanged keeps the snapshot (pods on nodes) and the queue (pods without).
+func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
+	if pod == nil {
+		s.forget(old)
+		return
+	}
+	if old != nil && old.UID != pod.UID {
+		s.forget(old)
+	}
+	if finished(pod) {
+		s.forget(pod)
+		return
+	}
+	if pod.Spec.NodeName != "" {
+		s.queue.Done(pod.UID)
+		s.mu.Lock()
+		shrunk := old != nil && old.Spec.NodeName != "" && !sameRequests(old, pod)
+		s.snapshot.SetPod(NewPod(pod), pod.Spec.NodeName)
+		s.mu.Unlock()
+		if shrunk {
+			s.queue.Happened(PodRemoved)
+		}
+		return
+	}
+	if s.profiles[pod.Spec.SchedulerName] == nil {
+		return
+	}
+	if pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0 {
+		s.queue.Remove(pod.UID)
+		return
+	}
+	if old != nil && onlyStatus(old, pod) {
+		return
+	}
+	s.queue.Add(NewPod(pod))
+}
+
+func (s *Scheduler) forget(pod *corev1.Pod) {
+	s.queue.Remove(pod.UID)
+	s.mu.Lock()
+	removed := s.snapshot.RemovePod(pod.UID)
+	s.mu.Unlock()
+	if removed {
+		s.queue.Happened(PodRemoved)
+	}
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// onlyStatus says that nothing which scheduling reads has changed.
+func onlyStatus(old, pod *corev1.Pod) bool {
+	return old.Generation == pod.Generation && pod.Generation != 0 &&
+		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates)
+}
+
+func sameRequests(old, pod *corev1.Pod) bool { return old.Generation == pod.Generation }
+
+// Run schedules until ctx ends, then waits for the bindings under way.
+func (s *Scheduler) Run(ctx context.Context) {
+	if !client.WaitForSync(ctx, s.synced...) {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		p := s.queue.Next(ctx)
+		if p == nil {
+			return
+		}
+		s.one(ctx, &wg, p)
+	}
+}
+
+// one places a pod and binds it in the background.
+func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
+	profile := s.profiles[p.Spec.SchedulerName]
+	s.mu.Lock()
+	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(s.snapshot, false)
+	name := ""
+	if node != nil {
+		name = node.Name
+		s.snapshot.SetPod(p, name)
+	}
+	s.mu.Unlock()
+	if node == nil {
+		s.refused(ctx, wg, p, profile, diagnosis)
+		return
+	}
+	select {
+	case s.binding <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	wg.Go(func() {
+		defer func() { <-s.binding }()
+		s.bind(ctx, p, name)
+	})
+}
+
+// bind writes the decision; when that fails the pod is no longer counted on
+// the node and waits for its back-off.
+func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) {
+	_, err := client.Pods.In(s.cfg.Client, p.Namespace).CreateSub(ctx, p.Name, "binding", &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	})
+	if err == nil {
+		// The informer's event brings the bound pod and ends its queueing.
+		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
+		return
+	}
+	s.mu.Lock()
+	if s.snapshot.where[p.UID] == node {
+		s.snapshot.RemovePod(p.UID)
+	}
+	s.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	if apierrors.IsNotFound(err) {
+		s.queue.Remove(p.UID)
+		return
+	}
+	s.log.Info("binding failed, the pod will be tried again", "pod", p.Namespace+"/"+p.Name, "node", node, "error", err)
+	s.queue.Refused(p.UID, 0)
+	s.queue.Happened(PodRemoved)
+}
+
+// refused reports that no node takes the pod, and lets it sleep.
+func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, profile *Profile, d *Diagnosis) {
+	wakes := NodeAdded | PodUpdated
+	for _, f := range profile.Filters {
+		if d.Plugins[f.Name()] {
+			wakes |= f.Wakes()
+		}
+	}
+	message := d.Message()
+	s.queue.Refused(p.UID, wakes)
+	wg.Go(func() {
+		s.cfg.Recorder.Event(p.Pod, corev1.EventTypeWarning, "FailedScheduling", message)
+		if err := s.setCondition(ctx, p, message); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+			s.log.Warn("cannot report that a pod is unschedulable", "pod", p.Namespace+"/"+p.Name, "error", err)
+		}
+	})
+}
+
+func (s *Scheduler) setCondition(ctx context.Context, p *Pod, message string) error {
+	now := metav1.NewTime(s.clock.Now().Truncate(time.Second))
+	_, err := client.Pods.In(s.cfg.Client, p.Namespace).Mutate(ctx, p.Name, "status", func(pod *corev1.Pod) (bool, error) {
+		if pod.UID != p.UID || pod.Spec.NodeName != "" {
+			return false, nil
+		}
+		want := corev1.PodCondition{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
+			Message: message, LastTransitionTime: now, ObservedGeneration: pod.Generation,
+		}
+		for i := range pod.Status.Conditions {
+			c := &pod.Status.Conditions[i]
+			if c.Type != corev1.PodScheduled {
+				continue
+			}
+			if c.Status == want.Status && c.Reason == want.Reason && c.Message == message {
+				return false, nil
+			}
+			if c.Status == want.Status {
+				want.LastTransitionTime = c.LastTransitionTime
+			}
+			*c = want
+			return true, nil
+		}
+		pod.Status.Conditions = append(pod.Status.Conditions, want)
+		return true, nil
+	})
+	return err
+}
+
+// Explain says for a pod that is not bound which node would take it now, or
+// why each does not. It changes nothing.
+func (s *Scheduler) Explain(pod *corev1.Pod) (node string, d *Diagnosis) {
+	profile := s.profiles[pod.Spec.SchedulerName]
+	if profile == nil {
+		return "", &Diagnosis{Reasons: map[string]int{}, Plugins: map[string]bool{}}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, d := s.classes.of(NewPod(pod), profile, s.snapshot).place(s.snapshot, true)
+	if n != nil {
+		return n.Name, nil
+	}
+	return "", d
+}
