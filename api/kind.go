@@ -37,6 +37,13 @@ type Kind struct {
 	// TTL in seconds is given to every stored object (Events: 3600); 0 keeps
 	// objects forever.
 	TTL int64
+	// StoredJSON stores the kind as JSON although its type knows protobuf
+	// (upstream does so for CustomResourceDefinitions and APIServices).
+	StoredJSON bool
+	// Older, where set, reads versions that upstream has stored but no view
+	// serves: it returns an empty object of that version and its conversion,
+	// or nil for a version that it does not know.
+	Older func(gvk schema.GroupVersionKind) (obj runtime.Object, toHub func(runtime.Object) (runtime.Object, error))
 
 	New     func() runtime.Object
 	NewList func() runtime.Object
