@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -91,20 +92,46 @@ func (i *Informers) Start(ctx context.Context) {
 // its handlers have seen it. It returns false when ctx ended before.
 func (i *Informers) WaitForSync(ctx context.Context) bool {
 	i.mu.Lock()
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for k, inf := range i.byGVR {
 		if i.started[k] {
-			synced = append(synced, inf.HasSynced)
+			synced = append(synced, inf.HasSyncedChecker())
 		}
 	}
 	i.mu.Unlock()
-	return WaitForSync(ctx, synced...)
+	// Woken by channels: client-go's WaitForCacheSync would look every 100 ms
+	// and delay the start of every component by as much.
+	return cache.WaitFor(ctx, "", synced...)
 }
 
-// WaitForSync waits until all functions return true; false when ctx ended
+// WaitForSync waits until all checkers are done (an informer's
+// HasSyncedChecker, a registration's of a handler); false when ctx ended
 // before.
-func WaitForSync(ctx context.Context, synced ...cache.InformerSynced) bool {
-	return cache.WaitForCacheSync(ctx.Done(), synced...)
+func WaitForSync(ctx context.Context, synced ...cache.DoneChecker) bool {
+	return cache.WaitFor(ctx, "", synced...)
+}
+
+// AddIndex files the informer's objects under what f returns for them. An
+// index of that name that is there already stays, so that several components
+// can ask for the same one; the same name must mean the same function.
+func (i Informer[T]) AddIndex(name string, f func(T) []string) error {
+	if _, ok := i.GetIndexer().GetIndexers()[name]; ok {
+		return nil
+	}
+	return i.AddIndexers(cache.Indexers{name: func(o any) ([]string, error) { return f(o.(T)), nil }})
+}
+
+// CaughtUp reports whether the informer's store holds everything that was
+// written on behalf of key: the newest version that the writes returned, and
+// no object in a state before its deletion.
+func (i Informer[T]) CaughtUp(w *Writes, key string) bool {
+	if !w.CaughtUp(key, i.GetStore().LastStoreSyncResourceVersion()) {
+		return false
+	}
+	return w.deletesSeen(key, func(objKey string, uid types.UID) bool {
+		o, ok := i.GetKey(objKey)
+		return !ok || o.GetUID() != uid || o.GetDeletionTimestamp() != nil
+	})
 }
 
 // Get returns the object under namespace ("" when cluster-scoped) and name.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 )
@@ -90,12 +91,16 @@ func (l *Loop) once(ctx context.Context, key string) (again time.Duration, err e
 	return l.reconcile(ctx, key)
 }
 
-// Writes remembers, per key, the newest resourceVersion that this component's
-// own writes returned, so that a reconcile can wait until its informers have
-// caught up instead of acting on a stale view. It is safe for concurrent use.
+// Writes remembers, per key, what this component's own writes did, so that a
+// reconcile can wait until its informers have caught up instead of acting on
+// a stale view: the newest resourceVersion that they returned, and what they
+// deleted. The informer's event about the write puts the key back into the
+// queue, so a reconcile that finds itself too early simply returns. It is
+// safe for concurrent use; the zero value is ready.
 type Writes struct {
-	mu sync.Mutex
-	rv map[string]uint64
+	mu      sync.Mutex
+	rv      map[string]uint64
+	deleted map[string]map[types.UID]string
 }
 
 // Wrote records that a write on behalf of key returned obj.
@@ -112,8 +117,30 @@ func (w *Writes) Wrote(key string, obj Object) {
 	w.rv[key] = max(w.rv[key], rv)
 }
 
-// CaughtUp reports whether the informer has seen all writes recorded for key;
-// it forgets the record once it has.
+// Deleted records that obj is being deleted on behalf of key. Call it before
+// the delete is sent (its event may come before its answer), and Undelete if
+// it failed.
+func (w *Writes) Deleted(key string, obj Object) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.deleted == nil {
+		w.deleted = map[string]map[types.UID]string{}
+	}
+	if w.deleted[key] == nil {
+		w.deleted[key] = map[types.UID]string{}
+	}
+	w.deleted[key][obj.GetUID()] = cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String()
+}
+
+// Undelete takes back a Deleted.
+func (w *Writes) Undelete(key string, obj Object) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.deleted[key], obj.GetUID())
+}
+
+// CaughtUp reports whether a store that has seen lastSyncResourceVersion has
+// seen all writes recorded for key; it forgets the record once it has.
 func (w *Writes) CaughtUp(key string, lastSyncResourceVersion string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -129,9 +156,25 @@ func (w *Writes) CaughtUp(key string, lastSyncResourceVersion string) bool {
 	return true
 }
 
+// deletesSeen asks seen about every deletion recorded for key and forgets
+// those it has seen.
+func (w *Writes) deletesSeen(key string, seen func(objKey string, uid types.UID) bool) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uid, objKey := range w.deleted[key] {
+		if !seen(objKey, uid) {
+			return false
+		}
+		delete(w.deleted[key], uid)
+	}
+	delete(w.deleted, key)
+	return true
+}
+
 // Forget drops the record of a key whose object is gone.
 func (w *Writes) Forget(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.rv, key)
+	delete(w.deleted, key)
 }

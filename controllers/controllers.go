@@ -1,0 +1,62 @@
+// Package controllers holds what every controller is given (an identity of
+// its own for writes, shared informers for reads, an event recorder) and the
+// rules of ownership that they share. Each controller has a folder: a pure
+// plan in plan.go, and plumbing in controller.go that feeds it and applies
+// what it returns. The manager folder starts them all.
+package controllers
+
+import (
+	"context"
+	"log/slog"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
+
+	"github.com/coxswain/cox/client"
+)
+
+// Env is what a controller works with. Informers are shared between
+// controllers; Client and Events carry the controller's own identity.
+type Env struct {
+	Client    client.Interface
+	Informers *client.Informers
+	Events    client.Recorder
+	Log       *slog.Logger
+	Clock     clock.Clock
+}
+
+// Controller is a started part of the manager. Run is called after the
+// informers have synced; it works until ctx ends.
+type Controller interface {
+	Run(ctx context.Context)
+}
+
+// OwnerIndex is the name of the index of pods, replica sets and the like by
+// what controls them: OwnedBy(uid), or OrphansIn(namespace) for those that
+// nothing does.
+const OwnerIndex = "controller"
+
+// OwnedBy is the index value of what the owner with this UID controls.
+func OwnedBy(uid string) string { return uid }
+
+// OrphansIn is the index value of a namespace's objects without controller.
+func OrphansIn(namespace string) string { return "orphans/" + namespace }
+
+// ByOwner is the function behind OwnerIndex.
+func ByOwner[T client.Object](obj T) []string {
+	if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
+		return []string{OwnedBy(string(ref.UID))}
+	}
+	return []string{OrphansIn(obj.GetNamespace())}
+}
+
+// ControlledBy says that ref names a controller of this kind, in any version
+// of its group.
+func ControlledBy(ref *metav1.OwnerReference, gvk schema.GroupVersionKind) bool {
+	if ref == nil || ref.Kind != gvk.Kind {
+		return false
+	}
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	return err == nil && gv.Group == gvk.Group
+}
