@@ -1,0 +1,111 @@
+package core
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
+)
+
+// preparePod gives a new pod its first status and folds what depends on its
+// own labels into its selectors.
+func preparePod(p *corev1.Pod) {
+	p.Generation = 1
+	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(&p.Spec)}
+	podspec.DropDisabled(&p.Spec, nil)
+	mergeMatchLabelKeys(p)
+	markGated(p)
+}
+
+// markGated says in the status that the pod waits for its scheduling gates.
+func markGated(p *corev1.Pod) {
+	if len(p.Spec.SchedulingGates) == 0 {
+		return
+	}
+	p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
+		Message: "Scheduling is blocked due to non-empty scheduling gates",
+	})
+}
+
+// mergeMatchLabelKeys turns matchLabelKeys and mismatchLabelKeys of affinity
+// terms and spread constraints into selector requirements on the values that
+// the pod itself has (KEPs 3633 and 3243).
+func mergeMatchLabelKeys(p *corev1.Pod) {
+	merge := func(s *metav1.LabelSelector, keys []string, op metav1.LabelSelectorOperator) {
+		if s == nil {
+			return
+		}
+		for _, key := range keys {
+			if v, ok := p.Labels[key]; ok {
+				s.MatchExpressions = append(s.MatchExpressions, metav1.LabelSelectorRequirement{Key: key, Operator: op, Values: []string{v}})
+			}
+		}
+	}
+	term := func(t *corev1.PodAffinityTerm) {
+		merge(t.LabelSelector, t.MatchLabelKeys, metav1.LabelSelectorOpIn)
+		merge(t.LabelSelector, t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
+	}
+	podspec.VisitPodAffinityTerms(&p.Spec, term)
+	for i := range p.Spec.TopologySpreadConstraints {
+		c := &p.Spec.TopologySpreadConstraints[i]
+		merge(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn)
+	}
+}
+
+func preparePodUpdate(p, old *corev1.Pod) {
+	p.Status = *old.Status.DeepCopy()
+	podspec.DropDisabled(&p.Spec, &old.Spec)
+	api.CountGeneration(p, old, &p.Spec, &old.Spec)
+}
+
+// preparePodStatus takes nothing but the status.
+func preparePodStatus(p, old *corev1.Pod) {
+	p.Spec = *old.Spec.DeepCopy()
+	p.Generation = old.Generation
+	keepMeta(p, old)
+	// A kubelet that knows nothing of these does not erase them.
+	def(&p.Status.QOSClass, old.Status.QOSClass)
+	def(&p.Status.ObservedGeneration, old.Status.ObservedGeneration)
+}
+
+// prepareEphemeralContainers takes nothing but the ephemeral containers.
+func prepareEphemeralContainers(p, old *corev1.Pod) {
+	added := p.Spec.EphemeralContainers
+	takeOld(p, old)
+	p.Spec.EphemeralContainers = added
+	api.CountGeneration(p, old, &p.Spec, &old.Spec)
+}
+
+// takeOld makes p a copy of old that keeps the resourceVersion and managed
+// fields of the request.
+func takeOld(p, old *corev1.Pod) {
+	version, managed := p.ResourceVersion, p.ManagedFields
+	old.DeepCopyInto(p)
+	p.ResourceVersion, p.ManagedFields = version, managed
+}
+
+// preparePodResize takes nothing but resources and resize policies, matching
+// containers by name (KEP 1287). A resize to come is not yet noted in the
+// status: that is the kubelet's word.
+func preparePodResize(p, old *corev1.Pod) {
+	asked := p.Spec.DeepCopy()
+	takeOld(p, old)
+	take := func(to, from []corev1.Container) {
+		for i := range to {
+			j := slices.IndexFunc(from, func(c corev1.Container) bool { return c.Name == to[i].Name })
+			if j >= 0 {
+				to[i].Resources, to[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
+			}
+		}
+	}
+	take(p.Spec.Containers, asked.Containers)
+	take(p.Spec.InitContainers, asked.InitContainers)
+	if old.Spec.Resources != nil || asked.Resources != nil {
+		p.Spec.Resources = asked.Resources
+	}
+	api.CountGeneration(p, old, &p.Spec, &old.Spec)
+}

@@ -1,0 +1,59 @@
+package core
+
+import (
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/printing"
+)
+
+func serviceAccount() *api.Kind {
+	k := row("ServiceAccount", "serviceaccounts", "serviceaccount", true, "serviceaccounts", "sa")
+	k.New, k.NewList = api.New[corev1.ServiceAccount](), api.New[corev1.ServiceAccountList]()
+	k.Strategy = api.Strategy{
+		// The references are the token controller's to keep tidy; a service
+		// account has no content that is checked.
+		ValidateName: apivalidation.NameIsDNSSubdomain,
+		Warnings:     warnings(serviceAccountWarnings),
+	}
+	tokenRequest := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
+	k.Subresources = map[string]api.Subresource{"token": {
+		Verbs: []string{"create"},
+		Action: &api.Action{
+			GVK: tokenRequest, Result: tokenRequest, New: api.New[authenticationv1.TokenRequest](),
+			Default: func(o runtime.Object) {
+				defPtr(&o.(*authenticationv1.TokenRequest).Spec.ExpirationSeconds, int64(3600))
+			},
+			Validate: func(o runtime.Object) field.ErrorList {
+				return validateTokenRequest(o.(*authenticationv1.TokenRequest))
+			},
+		},
+	}}
+	k.Columns = []metav1.TableColumnDefinition{
+		printing.Name(),
+		printing.String("Secrets", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
+		printing.AgeColumn(),
+	}
+	k.Cells = api.Cells(func(s *corev1.ServiceAccount) []any {
+		return []any{s.Name, int64(len(s.Secrets)), printing.Age(s.CreationTimestamp)}
+	})
+	return k
+}
+
+// validateTokenRequest bounds a token's lifetime: ten minutes to 2^32 seconds.
+func validateTokenRequest(t *authenticationv1.TokenRequest) field.ErrorList {
+	path := field.NewPath("spec", "expirationSeconds")
+	switch s := t.Spec.ExpirationSeconds; {
+	case s == nil:
+	case *s < 10*60:
+		return field.ErrorList{field.Invalid(path, *s, "may not specify a duration less than 10 minutes")}
+	case *s > 1<<32:
+		return field.ErrorList{field.Invalid(path, *s, "may not specify a duration larger than 2^32 seconds")}
+	}
+	return nil
+}
