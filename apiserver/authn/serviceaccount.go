@@ -1,0 +1,149 @@
+package authn
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/client"
+)
+
+// Keys of a service account's user.Extra.
+const (
+	ExtraPodName  = "authentication.kubernetes.io/pod-name"
+	ExtraPodUID   = "authentication.kubernetes.io/pod-uid"
+	ExtraNodeName = "authentication.kubernetes.io/node-name"
+	ExtraNodeUID  = "authentication.kubernetes.io/node-uid"
+)
+
+// deletionLeeway is how long the tokens of an object that is being deleted
+// live on, so that a pod can end in good order.
+const deletionLeeway = 60 * time.Second
+
+// ServiceAccounts knows the bound tokens of service accounts: signature,
+// times and audience, and that the account and the object which the token is
+// bound to are still there.
+type ServiceAccounts struct {
+	issuer    *satoken.Issuer
+	audiences []string
+	door      client.Interface
+	now       func() time.Time
+	verified  *memo[[sha256.Size]byte, *satoken.Claims]
+}
+
+// NewServiceAccounts makes an authenticator that reads through door, which
+// needs the right to get service accounts, secrets, pods and nodes. audiences
+// are the API server's own.
+func NewServiceAccounts(issuer *satoken.Issuer, audiences []string, door client.Interface, now func() time.Time) *ServiceAccounts {
+	return &ServiceAccounts{issuer, audiences, door, now, newMemo[[sha256.Size]byte, *satoken.Claims](4096)}
+}
+
+// AuthenticateToken implements TokenAuthenticator. A signature is verified
+// once; times and objects are looked at for every request, since they are
+// what changes.
+func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, audiences []string) (*TokenResult, bool, error) {
+	sum := sha256.Sum256([]byte(token))
+	claims, ok := s.verified.get(sum)
+	if !ok {
+		var err error
+		claims, err = s.issuer.Verify(token)
+		if errors.Is(err, satoken.ErrForeign) {
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		s.verified.put(sum, claims)
+	}
+	if err := claims.Valid(s.now()); err != nil {
+		return nil, false, err
+	}
+	if len(audiences) == 0 {
+		audiences = s.audiences
+	}
+	auds := intersect(claims.Audience, audiences)
+	if len(auds) == 0 {
+		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(claims.Audience), audiences)
+	}
+	if err := s.alive(ctx, &claims.Kubernetes); err != nil {
+		return nil, false, err
+	}
+	return &TokenResult{User: serviceAccountUser(claims), Audiences: auds}, true, nil
+}
+
+func (s *ServiceAccounts) alive(ctx context.Context, k *satoken.Private) error {
+	if err := stillThere(ctx, s, client.ServiceAccounts.In(s.door, k.Namespace), "service account", &k.ServiceAccount); err != nil {
+		return err
+	}
+	if k.Secret != nil {
+		if err := stillThere(ctx, s, client.Secrets.In(s.door, k.Namespace), "secret", k.Secret); err != nil {
+			return err
+		}
+	}
+	if k.Pod != nil {
+		// The node claim of a pod's token tells where it ran; it binds nothing.
+		return stillThere(ctx, s, client.Pods.In(s.door, k.Namespace), "pod", k.Pod)
+	}
+	if k.Node != nil {
+		return stillThere(ctx, s, client.Nodes.In(s.door, ""), "node", k.Node)
+	}
+	return nil
+}
+
+func stillThere[T client.Object](ctx context.Context, s *ServiceAccounts, in client.Resource[T], what string, ref *satoken.Ref) error {
+	obj, err := live(ctx, in, ref.Name, func(o T) bool { return string(o.GetUID()) == ref.UID })
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("service account token has been invalidated: %s %q is gone", what, ref.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("look up the %s of a service account token: %w", what, err)
+	}
+	if d := obj.GetDeletionTimestamp(); d != nil && d.Add(deletionLeeway).Before(s.now()) {
+		return fmt.Errorf("service account token has been invalidated: %s %q is being deleted", what, ref.Name)
+	}
+	if string(obj.GetUID()) != ref.UID {
+		return fmt.Errorf("service account token has been invalidated: %s %q is another one", what, ref.Name)
+	}
+	return nil
+}
+
+// live reads an object from what is at hand, which costs next to nothing, and
+// asks for the newest state only if that is not what is wanted: a token can
+// be used the moment it is made.
+func live[T client.Object](ctx context.Context, in client.Resource[T], name string, good func(T) bool) (T, error) {
+	obj, err := in.Get(ctx, name, client.WithOptions(client.Options{ResourceVersion: "0"}))
+	if err == nil && good(obj) {
+		return obj, nil
+	}
+	if err != nil && !apierrors.IsNotFound(err) {
+		return obj, err
+	}
+	return in.Get(ctx, name)
+}
+
+func serviceAccountUser(c *satoken.Claims) client.User {
+	k := &c.Kubernetes
+	u := client.ServiceAccountUser(k.Namespace, k.ServiceAccount.Name)
+	u.Groups = slices.DeleteFunc(u.Groups, func(g string) bool { return g == GroupAuthenticated }) // Union adds it
+	u.UID = k.ServiceAccount.UID
+	u.Extra = map[string][]string{}
+	if c.ID != "" {
+		u.Extra[ExtraCredentialID] = []string{"JTI=" + c.ID}
+	}
+	if k.Pod != nil {
+		u.Extra[ExtraPodName], u.Extra[ExtraPodUID] = []string{k.Pod.Name}, []string{k.Pod.UID}
+	}
+	if k.Node != nil {
+		u.Extra[ExtraNodeName] = []string{k.Node.Name}
+		if k.Node.UID != "" {
+			u.Extra[ExtraNodeUID] = []string{k.Node.UID}
+		}
+	}
+	return u
+}
