@@ -1,0 +1,21 @@
+// Command cox-shim is the process that stands between containerd and the
+// containers of one pod, and also the CNI plugin that gives the pod its
+// network: which of the two is told by the environment. It starts for every
+// pod, so nothing is imported here that these two do not need.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin"
+	"github.com/containerd/containerd/v2/pkg/shim"
+)
+
+func main() {
+	if os.Getenv("CNI_COMMAND") != "" {
+		return
+	}
+	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+}
