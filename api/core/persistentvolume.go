@@ -13,6 +13,7 @@ import (
 
 func persistentVolume() *api.Kind {
 	k := row("PersistentVolume", "persistentvolumes", "persistentvolume", false, "persistentvolumes", "pv")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.PersistentVolume](), api.New[corev1.PersistentVolumeList]()
 	k.Strategy = api.Strategy{
 		Default: api.On(defaultPersistentVolume),

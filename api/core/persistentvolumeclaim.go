@@ -13,6 +13,7 @@ import (
 
 func persistentVolumeClaim() *api.Kind {
 	k := row("PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim", true, "persistentvolumeclaims", "pvc")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.PersistentVolumeClaim](), api.New[corev1.PersistentVolumeClaimList]()
 	k.Strategy = api.Strategy{
 		Default: api.On(func(c *corev1.PersistentVolumeClaim) {

@@ -20,6 +20,7 @@ import (
 
 func pod() *api.Kind {
 	k := row("Pod", "pods", "pod", true, "pods", "po")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.Pod](), api.New[corev1.PodList]()
 	k.Categories = []string{"all"}
 	k.Strategy = api.Strategy{

@@ -16,6 +16,7 @@ import (
 
 func resourceQuota() *api.Kind {
 	k := row("ResourceQuota", "resourcequotas", "resourcequota", true, "resourcequotas", "quota")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.ResourceQuota](), api.New[corev1.ResourceQuotaList]()
 	k.Strategy = api.Strategy{
 		Default: api.On(func(q *corev1.ResourceQuota) {

@@ -17,6 +17,7 @@ import (
 
 func service() *api.Kind {
 	k := row("Service", "services", "service", true, "services/specs", "svc")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.Service](), api.New[corev1.ServiceList]()
 	k.Categories = []string{"all"}
 	k.Strategy = api.Strategy{

@@ -14,6 +14,7 @@ import (
 
 func serviceAccount() *api.Kind {
 	k := row("ServiceAccount", "serviceaccounts", "serviceaccount", true, "serviceaccounts", "sa")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.ServiceAccount](), api.New[corev1.ServiceAccountList]()
 	k.Strategy = api.Strategy{
 		// The references are the token controller's to keep tidy; a service

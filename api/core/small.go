@@ -66,6 +66,7 @@ func componentStatus() *api.Kind {
 
 func podTemplate() *api.Kind {
 	k := row("PodTemplate", "podtemplates", "podtemplate", true, "podtemplates")
+	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.PodTemplate](), api.New[corev1.PodTemplateList]()
 	k.Strategy = api.Strategy{
 		Default: api.On(func(t *corev1.PodTemplate) { podspec.DefaultTemplate(&t.Template) }),
