@@ -115,7 +115,7 @@ func (a *Authorizer) Authorize(ctx context.Context, attrs *authz.Attributes) (au
 
 // RulesFor implements authz.RuleResolver.
 func (a *Authorizer) RulesFor(ctx context.Context, user client.User, namespace string) ([]authz.ResourceRule, []authz.NonResourceRule, bool, error) {
-	rules, err := a.rulesFor(ctx, &user, namespace)
+	rules, err := a.Rules(ctx, user, namespace)
 	var res []authz.ResourceRule
 	var paths []authz.NonResourceRule
 	for _, r := range rules {
@@ -129,13 +129,15 @@ func (a *Authorizer) RulesFor(ctx context.Context, user client.User, namespace s
 	return res, paths, err != nil, err
 }
 
-func (a *Authorizer) rulesFor(ctx context.Context, user *client.User, namespace string) ([]rbacv1.PolicyRule, error) {
+// Rules returns the rules that the user has everywhere and in the namespace
+// ("" for none), and an error for roles that are bound but do not exist.
+func (a *Authorizer) Rules(ctx context.Context, user client.User, namespace string) ([]rbacv1.PolicyRule, error) {
 	if err := a.Synced(ctx); err != nil {
 		return nil, err
 	}
 	var out []rbacv1.PolicyRule
 	var errs []error
-	a.x.visit(user, namespace, func(_ *grant, rule *rbacv1.PolicyRule, err error) bool {
+	a.x.visit(&user, namespace, func(_ *grant, rule *rbacv1.PolicyRule, err error) bool {
 		if err != nil {
 			errs = append(errs, err)
 		} else {
