@@ -47,6 +47,9 @@ func (l *Loop) AddObject(obj Object) {
 	l.queue.Add(cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String())
 }
 
+// Retries is how many times in a row the key's reconcile has failed.
+func (l *Loop) Retries(key string) int { return l.queue.NumRequeues(key) }
+
 // Run works until ctx ends, then waits for the workers.
 func (l *Loop) Run(ctx context.Context, workers int) {
 	var wg sync.WaitGroup
