@@ -2,9 +2,31 @@ package store
 
 import "sync"
 
+// Encodings bounds the encoded bytes that all entries of a store keep
+// together. What is not asked for again goes first.
+type Encodings struct {
+	max int64
+
+	mu    sync.Mutex
+	used  int64
+	queue []slot // oldest first
+	head  int
+}
+
+// slot is one kept encoding.
+type slot struct {
+	of     *encodings
+	format Format
+	size   int
+}
+
+func newEncodings(max int64) *Encodings { return &Encodings{max: max} }
+
 // encodings is an entry's few encoded forms. Most entries are read in one or
 // two formats, so a slice beats a map.
 type encodings struct {
+	bound *Encodings // nil: unbounded
+
 	mu   sync.Mutex
 	list []encoding
 }
@@ -12,20 +34,101 @@ type encodings struct {
 type encoding struct {
 	format Format
 	bytes  []byte
+	used   bool // since the bound last looked
 }
 
 func (c *encodings) get(f Format, encode func() ([]byte, error)) ([]byte, error) {
 	c.mu.Lock()
+	if b := c.find(f); b != nil {
+		c.mu.Unlock()
+		return b, nil
+	}
+	// Encoding under the lock makes the other watchers of the object wait
+	// for the bytes instead of making them again.
+	b, err := encode()
+	if err == nil {
+		c.list = append(c.list, encoding{format: f, bytes: b})
+	}
+	c.mu.Unlock()
+	if err == nil {
+		c.bound.added(slot{c, f, len(b)})
+	}
+	return b, err
+}
+
+// peek returns what is at hand.
+func (c *encodings) peek(f Format) []byte {
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.list {
-		if e.format == f {
-			return e.bytes, nil
+	return c.find(f)
+}
+
+// put keeps bytes that were made anyway.
+func (c *encodings) put(f Format, b []byte) {
+	c.mu.Lock()
+	found := c.find(f) != nil
+	if !found {
+		c.list = append(c.list, encoding{format: f, bytes: b})
+	}
+	c.mu.Unlock()
+	if !found {
+		c.bound.added(slot{c, f, len(b)})
+	}
+}
+
+func (c *encodings) find(f Format) []byte {
+	for i := range c.list {
+		if c.list[i].format == f {
+			c.list[i].used = true
+			return c.list[i].bytes
 		}
 	}
-	b, err := encode()
-	if err != nil {
-		return nil, err
+	return nil
+}
+
+// evict drops an encoding unless it was used since the last attempt.
+func (c *encodings) evict(f Format) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.list {
+		if c.list[i].format != f {
+			continue
+		}
+		if c.list[i].used {
+			c.list[i].used = false
+			return false
+		}
+		last := len(c.list) - 1
+		c.list[i] = c.list[last]
+		c.list[last] = encoding{}
+		c.list = c.list[:last]
+		return true
 	}
-	c.list = append(c.list, encoding{f, b})
-	return b, nil
+	return true
+}
+
+func (b *Encodings) added(s slot) {
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used += int64(s.size)
+	b.queue = append(b.queue, s)
+	// Each slot is looked at twice at most: used ones get a second chance.
+	for tries := 2 * (len(b.queue) - b.head); b.used > b.max && tries > 0; tries-- {
+		old := b.queue[b.head]
+		b.queue[b.head] = slot{}
+		b.head++
+		if old.of.evict(old.format) {
+			b.used -= int64(old.size)
+		} else {
+			b.queue = append(b.queue, old)
+		}
+	}
+	if b.head > 64 && b.head > len(b.queue)/2 {
+		n := copy(b.queue, b.queue[b.head:])
+		clear(b.queue[n:])
+		b.queue, b.head = b.queue[:n], 0
+	}
 }

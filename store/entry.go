@@ -10,13 +10,21 @@ import (
 type Entry struct {
 	// Key is relative to the kind's prefix.
 	Key string
-	// Object is the hub object with its resourceVersion set. Read only.
+	// Object is the hub object with its resourceVersion set; typed objects
+	// carry no apiVersion and kind. Read only.
 	Object runtime.Object
 	// Revision is the etcd revision that wrote (or deleted) the object.
 	Revision int64
 
-	// encodings holds what Encoded has made; the implementation bounds the
-	// bytes of all entries together.
+	// sum tells stored encodings apart; 0 is unknown. size is their length.
+	sum  uint64
+	size int32
+	// stale says that the stored value is to be written anew although the
+	// object does not change.
+	stale bool
+
+	// encodings holds what Encoded has made; the store bounds the bytes of
+	// all entries together.
 	encodings encodings
 }
 
@@ -33,3 +41,12 @@ type Format struct {
 func (e *Entry) Encoded(f Format, encode func() ([]byte, error)) ([]byte, error) {
 	return e.encodings.get(f, encode)
 }
+
+// formatStored is the encoding as stored, before any transformer.
+var formatStored = Format{Media: "stored"}
+
+// Stored returns the object's bytes as they were stored (after decryption:
+// the protobuf envelope, or JSON), without a resourceVersion, if this process
+// wrote them, with today's defaults, and they are still at hand; else nil.
+// They are shared and read only. See SpliceRevision.
+func (e *Entry) Stored() []byte { return e.encodings.peek(formatStored) }

@@ -1,0 +1,29 @@
+package store
+
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Backend is the seam to etcd: what clientv3 offers, be it over a network or
+// embedded in the process (package store/etcd has both).
+type Backend interface {
+	clientv3.KV
+	clientv3.Watcher
+	clientv3.Lease
+
+	// Revision returns a revision at least as great as that of every write
+	// acknowledged, to anyone, before the call.
+	Revision(ctx context.Context) (int64, error)
+}
+
+// Transformer turns an object's encoding into what lies in etcd and back, such
+// as by encrypting it. key is the full etcd key, which authenticates the
+// value's place. It is safe for concurrent use.
+type Transformer interface {
+	ToStorage(ctx context.Context, plain []byte, key string) ([]byte, error)
+	// FromStorage also says whether the value should be written anew even if
+	// nothing else changes (an old key, say).
+	FromStorage(ctx context.Context, stored []byte, key string) (plain []byte, stale bool, err error)
+}
