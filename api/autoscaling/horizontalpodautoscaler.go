@@ -18,7 +18,7 @@ func horizontalPodAutoscalerKind() *api.Kind {
 		ShortNames: []string{"hpa"}, Categories: []string{"all"},
 		Namespaced: true, Prefix: "horizontalpodautoscalers",
 		New: api.New[autoscalingv2.HorizontalPodAutoscaler](), NewList: api.New[autoscalingv2.HorizontalPodAutoscalerList](),
-		Views: api.Serve(gvk),
+		Views: append(api.Serve(gvk), v1View()),
 		Strategy: api.Strategy{
 			PrepareCreate: horizontalPodAutoscalerParts.PrepareCreate, PrepareUpdate: horizontalPodAutoscalerParts.PrepareUpdate,
 		},

@@ -35,6 +35,7 @@ import (
 	"github.com/coxswain/cox/api/batch"
 	"github.com/coxswain/cox/api/certificates"
 	"github.com/coxswain/cox/api/coordination"
+	"github.com/coxswain/cox/api/core"
 	"github.com/coxswain/cox/api/discovery"
 	"github.com/coxswain/cox/api/flowcontrol"
 	"github.com/coxswain/cox/api/networking"
@@ -59,7 +60,7 @@ func New() (*api.Table, error) {
 func kinds() []*api.Kind {
 	var all []*api.Kind
 	for _, group := range []func() []*api.Kind{
-		apps.Kinds, authentication.Kinds, authorization.Kinds,
+		core.Kinds, apps.Kinds, authentication.Kinds, authorization.Kinds,
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
 		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds,

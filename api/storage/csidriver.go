@@ -11,8 +11,8 @@ func csiDriverKind() *api.Kind {
 	return &api.Kind{
 		Hub: gvk, HubListKind: "CSIDriverList",
 		Resource: "csidrivers", Singular: "csidriver",
-		Prefix: "csidrivers",
-		New:    api.New[storagev1.CSIDriver](), NewList: api.New[storagev1.CSIDriverList](),
+		Prefix: "csidrivers", ReturnDeleted: true,
+		New: api.New[storagev1.CSIDriver](), NewList: api.New[storagev1.CSIDriverList](),
 		Views: api.Serve(gvk),
 	}
 }

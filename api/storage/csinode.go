@@ -11,8 +11,8 @@ func csiNodeKind() *api.Kind {
 	return &api.Kind{
 		Hub: gvk, HubListKind: "CSINodeList",
 		Resource: "csinodes", Singular: "csinode",
-		Prefix: "csinodes",
-		New:    api.New[storagev1.CSINode](), NewList: api.New[storagev1.CSINodeList](),
+		Prefix: "csinodes", ReturnDeleted: true,
+		New: api.New[storagev1.CSINode](), NewList: api.New[storagev1.CSINodeList](),
 		Views: api.Serve(gvk),
 	}
 }

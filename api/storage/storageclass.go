@@ -12,8 +12,8 @@ func storageClassKind() *api.Kind {
 		Hub: gvk, HubListKind: "StorageClassList",
 		Resource: "storageclasses", Singular: "storageclass",
 		ShortNames: []string{"sc"},
-		Prefix:     "storageclasses",
-		New:        api.New[storagev1.StorageClass](), NewList: api.New[storagev1.StorageClassList](),
+		Prefix:     "storageclasses", ReturnDeleted: true,
+		New: api.New[storagev1.StorageClass](), NewList: api.New[storagev1.StorageClassList](),
 		Views: api.Serve(gvk),
 	}
 }

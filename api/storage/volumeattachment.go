@@ -15,8 +15,8 @@ func volumeAttachmentKind() *api.Kind {
 	return &api.Kind{
 		Hub: gvk, HubListKind: "VolumeAttachmentList",
 		Resource: "volumeattachments", Singular: "volumeattachment",
-		Prefix: "volumeattachments",
-		New:    api.New[storagev1.VolumeAttachment](), NewList: api.New[storagev1.VolumeAttachmentList](),
+		Prefix: "volumeattachments", ReturnDeleted: true,
+		New: api.New[storagev1.VolumeAttachment](), NewList: api.New[storagev1.VolumeAttachmentList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
 			PrepareCreate: volumeAttachmentParts.PrepareCreate, PrepareUpdate: volumeAttachmentParts.PrepareUpdate,

@@ -12,8 +12,8 @@ func volumeAttributesClassKind() *api.Kind {
 		Hub: gvk, HubListKind: "VolumeAttributesClassList",
 		Resource: "volumeattributesclasses", Singular: "volumeattributesclass",
 		ShortNames: []string{"vac"},
-		Prefix:     "volumeattributesclasses",
-		New:        api.New[storagev1.VolumeAttributesClass](), NewList: api.New[storagev1.VolumeAttributesClassList](),
+		Prefix:     "volumeattributesclasses", ReturnDeleted: true,
+		New: api.New[storagev1.VolumeAttributesClass](), NewList: api.New[storagev1.VolumeAttributesClassList](),
 		Views: api.Serve(gvk),
 	}
 }
