@@ -21,6 +21,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/authz/rules"
 	"github.com/coxswain/cox/client"
 )
 
@@ -36,8 +37,8 @@ type Resolver interface {
 
 // Hooks returns the hooks by the kind that each belongs to. auth is the whole
 // authorizer, asked for the verbs escalate and bind.
-func Hooks(rules Resolver, auth authz.Authorizer) map[schema.GroupResource]apiserver.Hook {
-	c := &checker{rules, auth}
+func Hooks(resolver Resolver, auth authz.Authorizer) map[schema.GroupResource]apiserver.Hook {
+	c := &checker{resolver, auth}
 	return map[schema.GroupResource]apiserver.Hook{
 		client.ClusterRoles.GroupResource():        {Begin: c.role},
 		client.Roles.GroupResource():               {Begin: c.role},
@@ -47,24 +48,24 @@ func Hooks(rules Resolver, auth authz.Authorizer) map[schema.GroupResource]apise
 }
 
 type checker struct {
-	rules Resolver
-	auth  authz.Authorizer
+	resolver Resolver
+	auth     authz.Authorizer
 }
 
 func (c *checker) role(ctx context.Context, req *client.Request, obj, old runtime.Object) (func(bool), error) {
 	if obj == nil || slices.Contains(req.User.Groups, authz.GroupMasters) || onlyGarbageCollection(obj, old) {
 		return nil, nil
 	}
-	var rules []rbacv1.PolicyRule
+	var want []rbacv1.PolicyRule
 	switch r := obj.(type) {
 	case *rbacv1.Role:
-		rules = r.Rules
+		want = r.Rules
 	case *rbacv1.ClusterRole:
-		rules = r.Rules
+		want = r.Rules
 		if before, _ := old.(*rbacv1.ClusterRole); r.AggregationRule != nil && (before == nil || before.AggregationRule == nil) {
 			// What it aggregates can change without this check, so only who has
 			// every right may make one.
-			rules = append(slices.Clone(rules), everything()...)
+			want = append(slices.Clone(want), everything()...)
 		}
 	default:
 		return nil, fmt.Errorf("role hook got %T", obj)
@@ -76,7 +77,7 @@ func (c *checker) role(ctx context.Context, req *client.Request, obj, old runtim
 	} else if ok {
 		return nil, nil
 	}
-	if err := c.confirm(ctx, req, rules); err != nil {
+	if err := c.confirm(ctx, req, want); err != nil {
 		return nil, apierrors.NewForbidden(gr, name, err)
 	}
 	return nil, nil
@@ -109,11 +110,11 @@ func (c *checker) binding(ctx context.Context, req *client.Request, obj, old run
 	} else if ok {
 		return nil, nil
 	}
-	rules, err := c.rules.RoleRules(ctx, ref, req.Namespace)
+	granted, err := c.resolver.RoleRules(ctx, ref, req.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.confirm(ctx, req, rules); err != nil {
+	if err := c.confirm(ctx, req, granted); err != nil {
 		return nil, apierrors.NewForbidden(req.Resource.GroupResource(), nameOf(req, obj), err)
 	}
 	return nil, nil
@@ -137,15 +138,15 @@ func (c *checker) may(ctx context.Context, req *client.Request, verb string, gr 
 }
 
 // confirm returns an error that names the rules which the user lacks.
-func (c *checker) confirm(ctx context.Context, req *client.Request, rules []rbacv1.PolicyRule) error {
-	own, resolveErr := c.rules.Rules(ctx, req.User, req.Namespace)
-	missing := uncovered(own, rules)
+func (c *checker) confirm(ctx context.Context, req *client.Request, want []rbacv1.PolicyRule) error {
+	own, resolveErr := c.resolver.Rules(ctx, req.User, req.Namespace)
+	missing := rules.Uncovered(own, want)
 	if len(missing) == 0 {
 		return nil
 	}
 	lines := map[string]bool{}
-	for _, r := range compact(missing) {
-		lines[describe(&r)] = true
+	for _, r := range rules.Compact(missing) {
+		lines[rules.Describe(&r)] = true
 	}
 	text := fmt.Sprintf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s",
 		req.User.Name, req.User.Groups, strings.Join(slices.Sorted(maps.Keys(lines)), "\n"))

@@ -71,7 +71,7 @@ type kind int
 const (
 	clusterRoles kind = iota
 	clusterRoleBindings
-	roles
+	namespacedRoles
 	roleBindings
 	kinds
 )
@@ -190,7 +190,7 @@ func (x *index) clear(k kind) {
 		if (ns == "") != (k == clusterRoles || k == clusterRoleBindings) {
 			continue
 		}
-		if k == clusterRoles || k == roles {
+		if k == clusterRoles || k == namespacedRoles {
 			clear(s.roles)
 		} else {
 			clear(s.bindings)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/authz/rules"
 	"github.com/coxswain/cox/client"
 )
 
@@ -41,7 +42,7 @@ func (a *Authorizer) Run(ctx context.Context, door client.Interface) {
 	var wg sync.WaitGroup
 	follow(ctx, &wg, a, clusterRoles, door, client.ClusterRoles)
 	follow(ctx, &wg, a, clusterRoleBindings, door, client.ClusterRoleBindings)
-	follow(ctx, &wg, a, roles, door, client.Roles)
+	follow(ctx, &wg, a, namespacedRoles, door, client.Roles)
 	follow(ctx, &wg, a, roleBindings, door, client.RoleBindings)
 	wg.Wait()
 }
@@ -115,10 +116,10 @@ func (a *Authorizer) Authorize(ctx context.Context, attrs *authz.Attributes) (au
 
 // RulesFor implements authz.RuleResolver.
 func (a *Authorizer) RulesFor(ctx context.Context, user client.User, namespace string) ([]authz.ResourceRule, []authz.NonResourceRule, bool, error) {
-	rules, err := a.Rules(ctx, user, namespace)
+	all, err := a.Rules(ctx, user, namespace)
 	var res []authz.ResourceRule
 	var paths []authz.NonResourceRule
-	for _, r := range rules {
+	for _, r := range all {
 		if len(r.Resources) > 0 {
 			res = append(res, authz.ResourceRule{Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames})
 		}
@@ -164,30 +165,14 @@ func (a *Authorizer) RoleRules(ctx context.Context, ref rbacv1.RoleRef, ns strin
 func notFound(gr schema.GroupResource, name string) error { return apierrors.NewNotFound(gr, name) }
 
 func allows(rule *rbacv1.PolicyRule, a *authz.Attributes) bool {
-	if !matches(rule.Verbs, a.Verb) {
+	if !rules.Matches(rule.Verbs, a.Verb) {
 		return false
 	}
 	if !a.IsResource() {
-		return slices.ContainsFunc(rule.NonResourceURLs, func(p string) bool { return pathMatches(p, a.Path) })
+		return slices.ContainsFunc(rule.NonResourceURLs, func(p string) bool { return rules.PathMatches(p, a.Path) })
 	}
-	return matches(rule.APIGroups, a.Group) && resourceMatches(rule.Resources, a.Resource, a.Subresource) &&
+	return rules.Matches(rule.APIGroups, a.Group) && resourceMatches(rule.Resources, a.Resource, a.Subresource) &&
 		(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, a.Name))
-}
-
-func matches(list []string, want string) bool {
-	for _, s := range list {
-		if s == "*" || s == want {
-			return true
-		}
-	}
-	return false
-}
-
-func pathMatches(pattern, path string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(path, prefix)
-	}
-	return pattern == path
 }
 
 // resourceMatches knows "pods", "pods/log", "*/scale" and "*".

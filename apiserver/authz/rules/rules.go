@@ -1,4 +1,6 @@
-package escalation
+// Package rules compares sets of RBAC rules: what one user may do and what
+// another is to be allowed go in, what is missing comes out.
+package rules
 
 import (
 	"fmt"
@@ -8,9 +10,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// uncovered returns the parts of want that have does not allow, each a rule
+// Uncovered returns the parts of want that have does not allow, each a rule
 // of one verb on one thing.
-func uncovered(have, want []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+func Uncovered(have, want []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	for i := range want {
 		for _, part := range split(&want[i]) {
@@ -50,14 +52,14 @@ func split(r *rbacv1.PolicyRule) []rbacv1.PolicyRule {
 // covers says that have allows all of part, which split made. Wildcards in
 // part are covered only by wildcards.
 func covers(have, part *rbacv1.PolicyRule) bool {
-	if !matches(have.Verbs, part.Verbs[0]) {
+	if !Matches(have.Verbs, part.Verbs[0]) {
 		return false
 	}
 	if len(part.NonResourceURLs) > 0 {
 		want := part.NonResourceURLs[0]
-		return slices.ContainsFunc(have.NonResourceURLs, func(p string) bool { return pathMatches(p, want) })
+		return slices.ContainsFunc(have.NonResourceURLs, func(p string) bool { return PathMatches(p, want) })
 	}
-	if !matches(have.APIGroups, part.APIGroups[0]) {
+	if !Matches(have.APIGroups, part.APIGroups[0]) {
 		return false
 	}
 	res, sub, hasSub := strings.Cut(part.Resources[0], "/")
@@ -71,8 +73,8 @@ func covers(have, part *rbacv1.PolicyRule) bool {
 	return len(part.ResourceNames) > 0 && slices.Contains(have.ResourceNames, part.ResourceNames[0])
 }
 
-// compact joins rules on the same resource that differ only in the verb.
-func compact(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+// Compact joins rules on the same resource that differ only in the verb.
+func Compact(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	at := map[string]int{}
 	for _, r := range rules {
@@ -93,8 +95,8 @@ func compact(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	return out
 }
 
-// describe writes a rule for people.
-func describe(r *rbacv1.PolicyRule) string {
+// Describe writes a rule for people.
+func Describe(r *rbacv1.PolicyRule) string {
 	var parts []string
 	add := func(name string, list []string) {
 		if len(list) > 0 {
@@ -109,11 +111,13 @@ func describe(r *rbacv1.PolicyRule) string {
 	return "{" + strings.Join(parts, ", ") + "}"
 }
 
-func matches(list []string, want string) bool {
+// Matches says that a list of verbs or groups holds want or a "*".
+func Matches(list []string, want string) bool {
 	return slices.Contains(list, "*") || slices.Contains(list, want)
 }
 
-func pathMatches(pattern, path string) bool {
+// PathMatches says that a path pattern ("/a", "/a*", "*") matches.
+func PathMatches(pattern, path string) bool {
 	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
 		return strings.HasPrefix(path, prefix)
 	}
