@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd/server/config"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/log"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/grpclog"
@@ -65,6 +66,10 @@ func run(o options) error {
 	// The heap of an idle containerd is a few megabytes; let it not grow to
 	// many times that between two collections.
 	debug.SetGCPercent(50)
+	// The version that containers' specifications are marked with: crun before
+	// 1.9 (Debian 12) refuses 1.1 and later, although all that it does not
+	// know in there is optional.
+	specs.Version = "1.0.2"
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	if o.readyFD >= 0 {
 		unix.CloseOnExec(o.readyFD)
