@@ -1,0 +1,405 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/audit"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/store"
+)
+
+// call is one request on its way through the pipeline. Both doors make one;
+// it is used by one goroutine.
+type call struct {
+	srv *Server
+	req *client.Request
+	res *resource
+	sub *api.Subresource // nil for the object itself
+	// name is what authorization is asked about: the request's name, or that
+	// of a metadata.name selector.
+	name string
+	// manager is the field manager of requests that name none.
+	manager string
+	// load decodes the body once the request is authorized; nil at the local
+	// door, whose requests carry objects.
+	load func() error
+	// front is what the HTTP door knows besides; nil at the local door.
+	front *front
+
+	record   *audit.Record
+	warnings []string
+}
+
+// front is where an HTTP request came from, for its audit record.
+type front struct {
+	id        types.UID
+	uri       string
+	sourceIPs []string
+	userAgent string
+	received  time.Time
+	imp       *client.User // who asked, when impersonating
+}
+
+// answer is what a call ends with. Exactly one of entry, obj and list is set.
+type answer struct {
+	entry *store.Entry   // the stored object
+	obj   runtime.Object // another object: of the view's hub type if hub is set
+	hub   bool
+	list  *store.List
+	items []runtime.Object // instead of entries: what was deleted
+
+	created, pending bool
+}
+
+func (c *call) warn(text string) { c.warnings = append(c.warnings, text) }
+
+// newCall finds what a request is for. The error is a 404 or 405.
+func (s *Server) newCall(req *client.Request) (*call, error) {
+	r, ok := s.routes[req.Resource]
+	if !ok {
+		return nil, notServed(req)
+	}
+	c := &call{srv: s, req: req, res: r, name: req.Name, manager: "cox"}
+	if req.Subresource != "" {
+		sub, ok := r.Subresources[req.Subresource]
+		if !ok {
+			return nil, notServed(req)
+		}
+		c.sub = &sub
+	}
+	if c.name == "" && req.Options.FieldSelector != nil {
+		if name, ok := req.Options.FieldSelector.RequiresExactMatch("metadata.name"); ok {
+			c.name = name
+		}
+	}
+	return c, nil
+}
+
+func notServed(req *client.Request) error {
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, string(req.Verb), req.Resource.GroupResource(), req.Name, "", 0, false)
+}
+
+// allowed says whether the resource knows the verb.
+func (c *call) allowed() error {
+	v, ok := c.req.Verb, false
+	switch {
+	case c.sub == nil:
+		ok = c.res.verbs[v]
+	case c.sub.Object != nil || c.sub.Project != nil:
+		ok = v == client.Get || v == client.Update || v == client.Patch
+		if c.sub.Verbs != nil {
+			ok = contains(c.sub.Verbs, string(v))
+		}
+	case c.sub.Action != nil:
+		ok = v == client.Create
+	default:
+		ok = c.front != nil && v != client.List && v != client.Watch
+	}
+	if !ok {
+		return apierrors.NewMethodNotSupported(c.res.gvr.GroupResource(), string(v))
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// begin runs what precedes every request: the audit record, the turn of flow
+// control, authorization, then the decoding of the body. done ends the audit
+// record and gives the turn back.
+func (c *call) begin(ctx context.Context, longRunning bool) (done func(code int, err error), err error) {
+	c.beginAudit()
+	release := func() {}
+	finish := func(code int, err error) {
+		release()
+		if err != nil {
+			st := wire.Status(err)
+			c.record.End(st.Code, st)
+			return
+		}
+		c.record.End(int32(code), nil)
+	}
+	if c.srv.cfg.Flow != nil && !longRunning {
+		rel, err := c.srv.cfg.Flow(ctx, c.req)
+		if err != nil {
+			return finish, err
+		}
+		release = rel
+	}
+	if err := c.authorize(ctx); err != nil {
+		return finish, err
+	}
+	if err := c.allowed(); err != nil {
+		return finish, err
+	}
+	if c.load != nil {
+		if err := c.load(); err != nil {
+			return finish, err
+		}
+	}
+	if c.record != nil {
+		c.auditBody()
+	}
+	return finish, nil
+}
+
+func (c *call) authorize(ctx context.Context) error {
+	req := c.req
+	return c.srv.authorize(ctx, &authz.Attributes{
+		User: req.User, Verb: string(req.Verb),
+		Group: req.Resource.Group, Version: req.Resource.Version, Resource: req.Resource.Resource,
+		Subresource: req.Subresource, Namespace: c.authNamespace(), Name: c.name,
+		FieldSelector: req.Options.FieldSelector, LabelSelector: req.Options.LabelSelector,
+	})
+}
+
+// authNamespace is the namespace that a request is authorized in: for a
+// namespace itself its own.
+func (c *call) authNamespace() string {
+	if c.res.gr == namespaces && c.req.Name != "" {
+		return c.req.Name
+	}
+	return c.req.Namespace
+}
+
+var namespaces = schema.GroupResource{Resource: "namespaces"}
+
+// authorize answers nil or a 403 in upstream's words.
+func (s *Server) authorize(ctx context.Context, a *authz.Attributes) error {
+	if s.cfg.Authz == nil {
+		return nil
+	}
+	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	if decision == authz.Allow {
+		return nil
+	}
+	if err != nil {
+		s.log.Warn("authorization failed", "user", a.User.Name, "verb", a.Verb, "error", err)
+		if reason == "" {
+			reason = err.Error()
+		}
+	}
+	return Forbidden(a, reason)
+}
+
+// Forbidden is the 403 that refuses a request with these attributes.
+func Forbidden(a *authz.Attributes, reason string) error {
+	msg := deniedText(a)
+	if reason != "" {
+		msg += ": " + reason
+	}
+	gr := schema.GroupResource{Group: a.Group, Resource: a.Resource}
+	return apierrors.NewForbidden(gr, a.Name, errors.New(msg))
+}
+
+func deniedText(a *authz.Attributes) string {
+	user := fmt.Sprintf("User %q cannot %s", a.User.Name, a.Verb)
+	if !a.IsResource() {
+		return fmt.Sprintf("%s path %q", user, a.Path)
+	}
+	resource := a.Resource
+	if a.Subresource != "" {
+		resource += "/" + a.Subresource
+	}
+	if a.Namespace != "" {
+		return fmt.Sprintf("%s resource %q in API group %q in the namespace %q", user, resource, a.Group, a.Namespace)
+	}
+	return fmt.Sprintf("%s resource %q in API group %q at the cluster scope", user, resource, a.Group)
+}
+
+func (c *call) beginAudit() {
+	if c.srv.cfg.Audit == nil {
+		return
+	}
+	req := c.req
+	r := &audit.Request{
+		Verb: string(req.Verb), User: req.User,
+		Group: req.Resource.Group, Version: req.Resource.Version, Resource: req.Resource.Resource,
+		Subresource: req.Subresource, Namespace: c.authNamespace(), Name: c.name,
+	}
+	if f := c.front; f != nil {
+		r.ID, r.Received, r.URI, r.SourceIPs, r.UserAgent = f.id, f.received, f.uri, f.sourceIPs, f.userAgent
+		if f.imp != nil {
+			r.User = *f.imp
+		}
+	} else {
+		r.ID, r.Received, r.URI, r.UserAgent = newUID(), c.srv.now(), requestPath(req), c.manager
+	}
+	c.record = c.srv.cfg.Audit.Begin(r)
+	if c.front != nil && c.front.imp != nil {
+		c.record.Impersonated(req.User)
+	}
+}
+
+// auditBody records the body, where the policy wants it.
+func (c *call) auditBody() {
+	switch {
+	case c.req.Object != nil:
+		c.record.RequestObject(c.req.Object, c.bodyKind())
+	case c.req.Verb == client.Patch:
+		c.record.RequestPatch(c.req.Patch)
+	}
+}
+
+// bodyKind is the kind that the body of a create or update has.
+func (c *call) bodyKind() schema.GroupVersionKind {
+	switch {
+	case c.sub != nil && c.sub.Action != nil:
+		return c.sub.Action.GVK
+	case c.sub != nil && c.sub.Project != nil:
+		return c.sub.Project.GVK
+	}
+	return c.res.view.GroupVersionKind
+}
+
+// requestPath is the URL path of a request.
+func requestPath(req *client.Request) string {
+	var b strings.Builder
+	if req.Resource.Group == "" {
+		b.WriteString("/api/")
+	} else {
+		b.WriteString("/apis/" + req.Resource.Group + "/")
+	}
+	b.WriteString(req.Resource.Version)
+	if req.Namespace != "" {
+		b.WriteString("/namespaces/" + req.Namespace)
+	}
+	b.WriteString("/" + req.Resource.Resource)
+	if req.Name != "" && req.Verb != client.Create || req.Subresource != "" {
+		b.WriteString("/" + req.Name)
+	}
+	if req.Subresource != "" {
+		b.WriteString("/" + req.Subresource)
+	}
+	return b.String()
+}
+
+// serve carries out every verb but watch, as far as its answer.
+func (c *call) serve(ctx context.Context) (ans *answer, err error) {
+	start := c.srv.now()
+	done, err := c.begin(ctx, false)
+	code := http.StatusInternalServerError
+	defer func() {
+		if p := recover(); p != nil {
+			err = c.panicked(p)
+		}
+		if err == nil {
+			code = ans.code(c.req)
+			c.auditAnswer(ans)
+		}
+		done(code, err)
+		c.srv.metrics.observe(c, code, err, c.srv.now().Sub(start))
+	}()
+	if err != nil {
+		return nil, err
+	}
+	return c.dispatch(ctx)
+}
+
+func (c *call) panicked(p any) error {
+	c.record.Panicked()
+	c.srv.log.Error("request panicked", "verb", c.req.Verb, "resource", c.req.Resource.Resource,
+		"subresource", c.req.Subresource, "panic", p, "stack", string(debug.Stack()))
+	return apierrors.NewInternalError(fmt.Errorf("apiserver panic'd on %s %s", c.req.Verb, requestPath(c.req)))
+}
+
+func (c *call) dispatch(ctx context.Context) (*answer, error) {
+	switch {
+	case c.sub == nil && c.res.store == nil:
+		return c.action(ctx, c.res.gr.String(), nil)
+	case c.sub == nil:
+		return c.main(ctx)
+	case c.sub.Object != nil:
+		return c.objectSub(ctx)
+	case c.sub.Project != nil:
+		return c.project(ctx)
+	case c.sub.Action != nil:
+		return c.action(ctx, c.res.gr.String()+"/"+c.req.Subresource, c.sub.Action)
+	}
+	return nil, apierrors.NewMethodNotSupported(c.res.gvr.GroupResource(), string(c.req.Verb))
+}
+
+func (c *call) main(ctx context.Context) (*answer, error) {
+	switch c.req.Verb {
+	case client.Get:
+		return c.get(ctx)
+	case client.List:
+		return c.list(ctx)
+	case client.Create:
+		return c.create(ctx)
+	case client.Update, client.Patch:
+		return c.update(ctx, &c.res.Strategy)
+	case client.Delete:
+		return c.delete(ctx)
+	case client.DeleteCollection:
+		return c.deleteCollection(ctx)
+	}
+	return nil, apierrors.NewMethodNotSupported(c.res.gvr.GroupResource(), string(c.req.Verb))
+}
+
+// code is the HTTP status of a success.
+func (a *answer) code(req *client.Request) int {
+	switch {
+	case a.created:
+		return http.StatusCreated
+	case a.pending && req.Options.OrphanDependents != nil && !*req.Options.OrphanDependents:
+		return http.StatusAccepted
+	}
+	return http.StatusOK
+}
+
+func (c *call) auditAnswer(a *answer) {
+	if c.record.WantsBodies() < 2 {
+		return
+	}
+	switch {
+	case a.entry != nil:
+		if obj, err := c.res.fromHub(a.entry.Object); err == nil {
+			c.record.ResponseObject(obj, c.res.view.GroupVersionKind)
+		}
+	case a.obj != nil:
+		obj, gvk := a.obj, c.kindOf(a)
+		if a.hub {
+			obj, _ = c.res.fromHub(obj)
+		}
+		c.record.ResponseObject(obj, gvk)
+	}
+}
+
+// kindOf is the kind of an answer's object as it is shown.
+func (c *call) kindOf(a *answer) schema.GroupVersionKind {
+	if a.hub || a.entry != nil {
+		return c.res.view.GroupVersionKind
+	}
+	if _, ok := a.obj.(*metav1.Status); ok {
+		return wire.StatusHead.GVK
+	}
+	if gvk := a.obj.GetObjectKind().GroupVersionKind(); !gvk.Empty() {
+		return gvk
+	}
+	if c.sub != nil && c.sub.Action != nil {
+		return c.sub.Action.Result
+	}
+	return c.bodyKind()
+}

@@ -1,0 +1,146 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/store"
+)
+
+// nameTries is how often a generated name that is taken is replaced.
+const nameTries = 8
+
+// create stores a new object.
+func (c *call) create(ctx context.Context) (*answer, error) {
+	if err := c.checkWriteOptions(); err != nil {
+		return nil, err
+	}
+	if c.req.Name != "" {
+		// Only the local door names the object; the URL of a POST does not.
+		if m := accessor(c.req.Object); m.GetName() == "" {
+			m.SetName(c.req.Name)
+		}
+		c.req.Name = ""
+	}
+	body, err := c.res.toHub(c.req.Object)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	c.req.Object = body
+	m := accessor(body)
+	if err := c.matchRequest(m); err != nil {
+		return nil, err
+	}
+	if m.GetResourceVersion() != "" {
+		return nil, errors.New("resourceVersion should not be set on objects to be created")
+	}
+	t := &transaction{call: c, ctx: ctx}
+	generated := m.GetName() == "" && m.GetGenerateName() != ""
+	c.req.Name = m.GetName()
+	for try := 1; ; try++ {
+		obj := body
+		if generated {
+			obj = body.DeepCopyObject()
+		}
+		ans, name, err := t.createOnce(obj)
+		t.finish(err == nil)
+		if err == nil || !generated || !apierrors.IsAlreadyExists(err) {
+			return ans, err
+		}
+		if try == nameTries {
+			return nil, apierrors.NewGenerateNameConflict(c.res.gr, name, 1)
+		}
+		t.restart()
+	}
+}
+
+func (t *transaction) createOnce(obj runtime.Object) (ans *answer, name string, err error) {
+	if err := t.prepareCreate(obj); err != nil {
+		return nil, "", err
+	}
+	m := accessor(obj)
+	key := t.res.key(m.GetNamespace(), m.GetName())
+	if t.req.Options.DryRun {
+		if _, err := t.res.store.Get(t.ctx, key, ""); err == nil {
+			return nil, m.GetName(), apierrors.NewAlreadyExists(t.res.gr, m.GetName())
+		} else if !apierrors.IsNotFound(err) {
+			return nil, "", err
+		}
+		t.finish(false)
+		return &answer{obj: obj, hub: true, created: true}, "", nil
+	}
+	e, err := t.res.store.Create(t.ctx, key, obj)
+	if err != nil {
+		return nil, m.GetName(), err
+	}
+	return &answer{entry: e, created: true}, "", nil
+}
+
+// prepareCreate makes a decoded and defaulted object ready to be stored.
+func (t *transaction) prepareCreate(obj runtime.Object) error {
+	m := accessor(obj)
+	m.SetDeletionTimestamp(nil)
+	m.SetDeletionGracePeriodSeconds(nil)
+	m.SetSelfLink("")
+	m.SetUID("")
+	t.track(obj, nil, "", t.fieldManager())
+	m.SetUID(newUID())
+	m.SetCreationTimestamp(t.now())
+
+	a := t.attributes(admission.Create, obj, nil)
+	a.Name = m.GetName()
+	if err := t.admit(a); err != nil {
+		return err
+	}
+	return t.completeCreate(a, obj)
+}
+
+// completeCreate is what follows mutating admission.
+func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object) error {
+	st := &t.res.Strategy
+	m := accessor(obj)
+	if st.PrepareCreate != nil {
+		st.PrepareCreate(obj)
+	}
+	if m.GetName() == "" && m.GetGenerateName() != "" {
+		m.SetName(generateName(m.GetGenerateName()))
+		a.Name = m.GetName()
+	}
+	if err := t.reserve(obj, nil); err != nil {
+		return err
+	}
+	if st.Canonicalize != nil {
+		st.Canonicalize(obj)
+	}
+	errs := apivalidation.ValidateObjectMetaAccessor(m, t.res.Namespaced, t.res.nameCheck(), field.NewPath("metadata"))
+	if st.Validate != nil {
+		errs = append(errs, st.Validate(obj)...)
+	}
+	if err := t.invalid(m.GetName(), errs); err != nil {
+		return err
+	}
+	if st.Warnings != nil {
+		t.warns = append(t.warns, st.Warnings(obj, nil)...)
+	}
+	return t.validate(a)
+}
+
+// generateName appends five random characters, cutting the base so that the
+// name fits a DNS label.
+func generateName(base string) string {
+	const label, suffix = 63, 5
+	if len(base) > label-suffix {
+		base = base[:label-suffix]
+	}
+	return base + rand.String(suffix)
+}
+
+// storedAnswer is the answer for an entry that a write returned.
+func storedAnswer(e *store.Entry, created bool) *answer { return &answer{entry: e, created: created} }

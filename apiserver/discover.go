@@ -1,0 +1,192 @@
+package apiserver
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/apiserver/discovery"
+	"github.com/coxswain/cox/apiserver/wire"
+)
+
+// discoverer serves the discovery documents, each made at its first request.
+type discoverer struct {
+	srv    *Server
+	groups func() []discovery.Group
+
+	mu   sync.Mutex
+	docs map[string]*document
+}
+
+// document is a discovery document in the forms in which it has been asked
+// for.
+type document struct {
+	obj      runtime.Object
+	gvk      schema.GroupVersionKind
+	etag     string
+	json     []byte
+	protobuf []byte
+}
+
+const discoveryGroup = "apidiscovery.k8s.io"
+
+func newDiscoverer(s *Server) *discoverer {
+	d := &discoverer{srv: s, docs: map[string]*document{}}
+	d.groups = sync.OnceValue(func() []discovery.Group { return discovery.Groups(s.cfg.Table.Kinds) })
+	return d
+}
+
+// paths lists the documents' paths.
+func (d *discoverer) paths() []string {
+	var out []string
+	for _, g := range d.groups() {
+		base := "/apis/" + g.Name
+		if g.Name == "" {
+			base = "/api"
+		} else {
+			out = append(out, base)
+		}
+		for _, v := range g.Versions {
+			out = append(out, base+"/"+v.GV.Version)
+		}
+	}
+	return append(out, "/api", "/apis")
+}
+
+// handler returns what serves a discovery path, or nil.
+func (d *discoverer) handler(path string) http.Handler {
+	path = strings.TrimSuffix(path, "/")
+	if path == "/api" || path == "/apis" {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serveRoot(w, r, path) })
+	}
+	obj := d.find(path)
+	if obj == nil {
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool { return a.As == "" })
+		if !ok {
+			d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
+			return
+		}
+		d.serve(w, r, a, path, func() (runtime.Object, schema.GroupVersionKind) { return obj, schema.GroupVersionKind{} })
+	})
+}
+
+// find makes the document of a group or group version, or nil.
+func (d *discoverer) find(path string) runtime.Object {
+	for _, g := range d.groups() {
+		base := "/apis/" + g.Name
+		if g.Name == "" {
+			base = "/api"
+		} else if path == base {
+			return discovery.One(g)
+		}
+		for _, v := range g.Versions {
+			if path == base+"/"+v.GV.Version {
+				return discovery.Resources(v)
+			}
+		}
+	}
+	return nil
+}
+
+func (d *discoverer) serveRoot(w http.ResponseWriter, r *http.Request, path string) {
+	a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool {
+		if a.As == "" {
+			return true
+		}
+		return a.As == "APIGroupDiscoveryList" && a.Group == discoveryGroup && (a.Version == "v2" || a.Version == "v2beta1")
+	})
+	if !ok {
+		d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
+		return
+	}
+	core := path == "/api"
+	w.Header().Set("Vary", "Accept")
+	d.serve(w, r, a, path+" "+a.As+" "+a.Version, func() (runtime.Object, schema.GroupVersionKind) {
+		switch {
+		case a.As != "":
+			return discovery.Aggregated(d.groups(), core), schema.GroupVersionKind{Group: discoveryGroup, Version: a.Version, Kind: "APIGroupDiscoveryList"}
+		case core:
+			return discovery.Versions(d.groups(), d.srv.cfg.Address), schema.GroupVersionKind{}
+		}
+		return discovery.List(d.groups()), schema.GroupVersionKind{}
+	})
+}
+
+// serve sends a document. gvk is empty where the object names its kind.
+func (d *discoverer) serve(w http.ResponseWriter, r *http.Request, a wire.Accept, key string, make func() (runtime.Object, schema.GroupVersionKind)) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, "405: Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	doc, body, err := d.encoded(a.Media, key, make)
+	if err != nil {
+		d.srv.fail(w, r, err)
+		return
+	}
+	ct := a.Media.String()
+	if a.As != "" {
+		ct += fmt.Sprintf(";g=%s;v=%s;as=%s", discoveryGroup, a.Version, a.As)
+		w.Header().Set("ETag", doc.etag)
+		w.Header().Set("Cache-Control", "public")
+		if r.Header.Get("If-None-Match") == doc.etag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	wire.Respond(w, r, http.StatusOK, ct, [][]byte{body}, wire.Pretty(r, a))
+}
+
+func (d *discoverer) encoded(m wire.Media, key string, make func() (runtime.Object, schema.GroupVersionKind)) (*document, []byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	doc := d.docs[key]
+	if doc == nil {
+		doc = &document{}
+		doc.obj, doc.gvk = make()
+		if !doc.gvk.Empty() {
+			doc.obj.GetObjectKind().SetGroupVersionKind(doc.gvk)
+		}
+		var err error
+		if doc.json, err = json.Marshal(doc.obj); err != nil {
+			return nil, nil, err
+		}
+		doc.json = append(doc.json, '\n')
+		sum := sha256.Sum256(doc.json)
+		doc.etag = fmt.Sprintf("%q", fmt.Sprintf("%X", sum))
+		d.docs[key] = doc
+	}
+	switch m {
+	case wire.Protobuf:
+		if doc.protobuf == nil {
+			body, err := d.srv.codec.Body(m, doc.obj)
+			if err != nil {
+				return nil, nil, err
+			}
+			gvk := doc.obj.GetObjectKind().GroupVersionKind()
+			if gvk.Version == "" {
+				gvk.Version = "v1"
+			}
+			pieces, err := wire.NewHead(gvk).Message(m, body)
+			if err != nil {
+				return nil, nil, err
+			}
+			for _, p := range pieces {
+				doc.protobuf = append(doc.protobuf, p...)
+			}
+		}
+		return doc, doc.protobuf, nil
+	case wire.YAML:
+		b, err := wire.ToYAML(doc.json)
+		return doc, b, err
+	}
+	return doc, doc.json, nil
+}

@@ -1,0 +1,338 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/apiserver/audit"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/client"
+)
+
+// anonymous is who makes a request without credentials.
+var anonymous = client.User{Name: "system:anonymous", Groups: []string{"system:unauthenticated"}}
+
+// ServeHTTP is the HTTP door.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f := &front{id: auditID(r), uri: r.URL.RequestURI(), userAgent: r.UserAgent(), received: s.now()}
+	defer s.recovered(w, r)
+	h := w.Header()
+	h.Set("Audit-Id", string(f.id))
+	h.Set("Cache-Control", "no-cache, private")
+
+	user := anonymous
+	if s.cfg.Authn != nil {
+		u, ok, err := s.cfg.Authn.Authenticate(r)
+		if err != nil || !ok {
+			if err != nil {
+				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
+			}
+			s.metrics.unauthenticated()
+			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			return
+		}
+		user = u
+	}
+	r.Header.Del("Authorization") // nothing behind this line needs the credential
+	if s.cfg.Audit != nil {
+		f.sourceIPs = sourceIPs(r)
+	}
+	user, err := s.impersonate(r, user, f)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if t, ok := parsePath(r.URL.Path); ok {
+		s.serveResource(w, r, user, f, t)
+		return
+	}
+	s.servePath(w, r, user, f)
+}
+
+// auditID is the client's id for the request, or a new one.
+func auditID(r *http.Request) types.UID {
+	if id := r.Header.Get("Audit-Id"); id != "" && len(id) <= 64 {
+		return types.UID(id)
+	}
+	return newUID()
+}
+
+func sourceIPs(r *http.Request) []string {
+	var out []string
+	if fwd := r.Header.Get("X-Forwarded-For"); fwd != "" {
+		for _, p := range strings.Split(fwd, ",") {
+			if ip := net.ParseIP(strings.TrimSpace(p)); ip != nil {
+				out = append(out, ip.String())
+			}
+		}
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		if len(out) == 0 || out[len(out)-1] != host {
+			out = append(out, host)
+		}
+	}
+	return out
+}
+
+// recovered keeps a panic in one request from ending the process.
+func (s *Server) recovered(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	s.log.Error("request panicked", "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+	http.Error(w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
+}
+
+// fail answers with an error in the format that the client accepts.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool { return a.As == "" || a.Media == wire.JSON })
+	if !ok {
+		a = wire.Accept{}
+	}
+	st := wire.Status(err)
+	if d := st.Details; d != nil && d.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", fmt.Sprint(d.RetryAfterSeconds))
+	}
+	body, encErr := s.codec.Body(a.Media, st)
+	if encErr != nil {
+		http.Error(w, st.Message, int(st.Code))
+		return
+	}
+	pieces, encErr := wire.StatusHead.Message(a.Media, body)
+	if encErr != nil {
+		http.Error(w, st.Message, int(st.Code))
+		return
+	}
+	wire.Respond(w, r, int(st.Code), a.Media.String(), pieces, wire.Pretty(r, a))
+}
+
+// impersonate returns on whose behalf a request is carried out: its user, or
+// whom the Impersonate- headers name, if the user may.
+func (s *Server) impersonate(r *http.Request, user client.User, f *front) (client.User, error) {
+	name := r.Header.Get("Impersonate-User")
+	groups, uid := r.Header.Values("Impersonate-Group"), r.Header.Get("Impersonate-Uid")
+	extra := map[string][]string{}
+	for k, v := range r.Header {
+		if rest, ok := strings.CutPrefix(k, "Impersonate-Extra-"); ok {
+			key := strings.ToLower(rest)
+			if un, err := url.PathUnescape(key); err == nil {
+				key = un
+			}
+			extra[key] = append(extra[key], v...)
+		}
+	}
+	if name == "" {
+		if len(groups) > 0 || uid != "" || len(extra) > 0 {
+			return user, apierrors.NewInternalError(fmt.Errorf("requested %v without impersonating a user", groups))
+		}
+		return user, nil
+	}
+	may := func(group, version, resource, sub, namespace, target string) error {
+		return s.authorize(r.Context(), &authz.Attributes{
+			User: user, Verb: "impersonate", Group: group, Version: version, Resource: resource,
+			Subresource: sub, Namespace: namespace, Name: target,
+		})
+	}
+	as := client.User{Name: name, UID: uid, Groups: append([]string(nil), groups...)}
+	var err error
+	if ns, sa, ok := serviceAccountName(name); ok {
+		err = may("", "v1", "serviceaccounts", "", ns, sa)
+		if len(groups) == 0 {
+			as.Groups = client.ServiceAccountUser(ns, sa).Groups
+		}
+	} else {
+		err = may("", "v1", "users", "", "", name)
+	}
+	for _, g := range groups {
+		if err == nil {
+			err = may("", "v1", "groups", "", "", g)
+		}
+	}
+	if uid != "" && err == nil {
+		err = may("authentication.k8s.io", "v1", "uids", "", "", uid)
+	}
+	for k, vs := range extra {
+		for _, v := range vs {
+			if err == nil {
+				err = may("authentication.k8s.io", "v1", "userextras", k, "", v)
+			}
+		}
+		as.Extra = extra
+	}
+	if err != nil {
+		return user, err
+	}
+	if !contains(as.Groups, "system:authenticated") && !contains(as.Groups, "system:unauthenticated") {
+		if name == anonymous.Name {
+			as.Groups = append(as.Groups, "system:unauthenticated")
+		} else {
+			as.Groups = append(as.Groups, "system:authenticated")
+		}
+	}
+	f.imp = &user
+	for k := range r.Header {
+		if strings.HasPrefix(k, "Impersonate-") {
+			r.Header.Del(k)
+		}
+	}
+	return as, nil
+}
+
+func serviceAccountName(user string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
+	if !ok {
+		return "", "", false
+	}
+	namespace, name, ok = strings.Cut(rest, ":")
+	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
+}
+
+// target is what the path of a resource request names.
+type target struct {
+	gvr                          schema.GroupVersionResource
+	namespace, name, subresource string
+	rest                         string // what follows the subresource, with its slash
+	watch                        bool   // the old /watch/ form
+}
+
+// parsePath reads /api/v1/... and /apis/group/version/...; false for other
+// paths, those of discovery included.
+func parsePath(path string) (target, bool) {
+	var t target
+	rest, ok := strings.CutPrefix(path, "/api/")
+	if !ok {
+		if rest, ok = strings.CutPrefix(path, "/apis/"); !ok {
+			return t, false
+		}
+		if t.gvr.Group, rest, ok = strings.Cut(rest, "/"); !ok {
+			return t, false
+		}
+	}
+	if t.gvr.Version, rest, ok = strings.Cut(rest, "/"); !ok || rest == "" {
+		return t, false
+	}
+	if after, ok := strings.CutPrefix(rest, "watch/"); ok && after != "" {
+		t.watch, rest = true, after
+	}
+	if after, ok := strings.CutPrefix(rest, "namespaces/"); ok && after != "" {
+		name, more, _ := strings.Cut(after, "/")
+		switch {
+		case more == "":
+			t.gvr.Resource, t.name = "namespaces", name
+			return t, true
+		case more == "status" || more == "finalize":
+			t.gvr.Resource, t.name, t.subresource = "namespaces", name, more
+			return t, true
+		}
+		t.namespace, rest = name, more
+	}
+	t.gvr.Resource, rest, _ = strings.Cut(rest, "/")
+	t.name, rest, _ = strings.Cut(rest, "/")
+	if t.subresource, rest, ok = strings.Cut(rest, "/"); ok {
+		t.rest = "/" + rest
+	}
+	return t, t.gvr.Resource != ""
+}
+
+// verbOf maps a method to a verb; "" is a method that no resource knows.
+func verbOf(r *http.Request, t *target) client.Verb {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		switch {
+		case t.watch:
+			return client.Watch
+		case t.name != "":
+			return client.Get
+		case r.URL.RawQuery != "" && isTrue(r.URL.Query(), "watch"):
+			return client.Watch
+		}
+		return client.List
+	case http.MethodPost:
+		return client.Create
+	case http.MethodPut:
+		return client.Update
+	case http.MethodPatch:
+		return client.Patch
+	case http.MethodDelete:
+		if t.name == "" {
+			return client.DeleteCollection
+		}
+		return client.Delete
+	}
+	return ""
+}
+
+func isTrue(q url.Values, key string) bool {
+	v, ok := q[key]
+	if !ok || len(v) == 0 {
+		return false
+	}
+	switch strings.ToLower(v[0]) {
+	case "false", "0":
+		return false
+	}
+	return true
+}
+
+// servePath answers what is not a resource: discovery, health, version,
+// OpenAPI, metrics and the configured paths.
+func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.User, f *front) {
+	a := &authz.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path}
+	rec := s.beginPathAudit(a, f)
+	if err := s.authorize(r.Context(), a); err != nil {
+		st := wire.Status(err)
+		rec.End(st.Code, st)
+		s.fail(w, r, err)
+		return
+	}
+	handler := s.pathHandler(r.URL.Path)
+	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+	defer cancel()
+	cw := &codeWriter{ResponseWriter: w, code: http.StatusOK}
+	handler.ServeHTTP(cw, r.WithContext(ctx))
+	rec.End(int32(cw.code), nil)
+}
+
+func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
+	if s.cfg.Audit == nil {
+		return nil
+	}
+	r := &audit.Request{
+		ID: f.id, Received: f.received, URI: f.uri, Verb: a.Verb, User: a.User,
+		SourceIPs: f.sourceIPs, UserAgent: f.userAgent, Path: a.Path,
+	}
+	if f.imp != nil {
+		r.User = *f.imp
+	}
+	rec := s.cfg.Audit.Begin(r)
+	if f.imp != nil {
+		rec.Impersonated(a.User)
+	}
+	return rec
+}
+
+// codeWriter notes the status code of an answer.
+type codeWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader notes the code.
+func (c *codeWriter) WriteHeader(code int) { c.code = code; c.ResponseWriter.WriteHeader(code) }
+
+// Unwrap lets http.ResponseController find what the writer can do.
+func (c *codeWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }

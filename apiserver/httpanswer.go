@@ -1,0 +1,169 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/apiserver/table"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/store"
+)
+
+func nameSelector(name string) fields.Selector {
+	return fields.OneTermEqualSelector("metadata.name", name)
+}
+
+// partialHead is the kind of metadata-only objects in a version.
+func partialHead(version, suffix string) *wire.Head {
+	if version == "v1" {
+		if suffix == "" {
+			return partialV1
+		}
+		return partialListV1
+	}
+	return wire.NewHead(schema.GroupVersionKind{Group: metav1.GroupName, Version: version, Kind: "PartialObjectMetadata" + suffix})
+}
+
+var (
+	partialV1     = wire.NewHead(schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "PartialObjectMetadata"})
+	partialListV1 = wire.NewHead(schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1", Kind: "PartialObjectMetadataList"})
+)
+
+// write sends an answer in the form that the client asked for.
+func (h *httpCall) write(a *answer) error {
+	pieces, err := h.pieces(a)
+	if err != nil {
+		return err
+	}
+	wire.Respond(h.w, h.r, a.code(h.req), h.accept.Media.String(), pieces, wire.Pretty(h.r, h.accept))
+	return nil
+}
+
+func (h *httpCall) pieces(a *answer) ([][]byte, error) {
+	m := h.accept.Media
+	if a.entry == nil && a.hub {
+		// An object that is not stored as it is shown: the same forms, but
+		// encoded for this answer only.
+		a.entry = &store.Entry{Object: a.obj}
+	}
+	switch {
+	case a.list != nil:
+		return h.listPieces(a.list)
+	case a.items != nil:
+		return h.itemPieces(a.items)
+	case a.entry == nil:
+		body, err := h.srv.codec.Body(m, a.obj)
+		if err != nil {
+			return nil, wire.NotAcceptable([]string{wire.TypeJSON, wire.TypeYAML})
+		}
+		head := wire.StatusHead
+		if gvk := h.kindOf(a); gvk != head.GVK {
+			head = wire.NewHead(gvk)
+		}
+		return head.Message(m, body)
+	case h.accept.As == "Table":
+		return h.tablePieces(metav1.ListMeta{ResourceVersion: accessor(a.entry.Object).GetResourceVersion()}, []*store.Entry{a.entry})
+	case h.accept.As != "":
+		body, err := h.res.metaBody(m, a.entry)
+		if err != nil {
+			return nil, err
+		}
+		return partialHead(h.accept.Version, "").Message(m, body)
+	}
+	body, err := h.res.body(m, a.entry)
+	if err != nil {
+		return nil, err
+	}
+	return h.res.head.Message(m, body)
+}
+
+func listMeta(l *store.List) metav1.ListMeta {
+	return metav1.ListMeta{ResourceVersion: revision(l.Revision), Continue: l.Continue, RemainingItemCount: l.RemainingItemCount}
+}
+
+func (h *httpCall) listPieces(l *store.List) ([][]byte, error) {
+	meta := listMeta(l)
+	if h.accept.As == "Table" {
+		return h.tablePieces(meta, l.Entries)
+	}
+	encode, head, typed := h.res.body, h.res.listHead, (*wire.Head)(nil)
+	if h.accept.As != "" {
+		encode, head, typed = h.res.metaBody, partialHead(h.accept.Version, "List"), partialHead(h.accept.Version, "")
+	}
+	items := make([][]byte, len(l.Entries))
+	for i, e := range l.Entries {
+		b, err := encode(h.accept.Media, e)
+		if err != nil {
+			return nil, err
+		}
+		items[i] = b
+	}
+	return head.List(h.accept.Media, &meta, items, typed)
+}
+
+// itemPieces shows a list that an action has made.
+func (h *httpCall) itemPieces(objs []runtime.Object) ([][]byte, error) {
+	l := &store.List{Entries: make([]*store.Entry, len(objs))}
+	for i, o := range objs {
+		l.Entries[i] = &store.Entry{Object: o}
+	}
+	return h.listPieces(l)
+}
+
+// tablePieces shows entries as a Table.
+func (h *httpCall) tablePieces(meta metav1.ListMeta, entries []*store.Entry) ([][]byte, error) {
+	body, err := h.tableBody(meta, entries, false)
+	if err != nil {
+		return nil, err
+	}
+	return table.Head(h.accept.Version).Message(h.accept.Media, body)
+}
+
+func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare bool) ([]byte, error) {
+	include, err := h.included()
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]table.Row, len(entries))
+	for i, e := range entries {
+		rows[i].Hub = e.Object
+		switch include {
+		case metav1.IncludeMetadata:
+			b, err := h.res.metaBody(wire.JSON, e)
+			if err != nil {
+				return nil, err
+			}
+			rows[i].Object = json.RawMessage(partialHead(h.accept.Version, "").JSON(b))
+		case metav1.IncludeObject:
+			b, err := h.res.body(wire.JSON, e)
+			if err != nil {
+				return nil, err
+			}
+			rows[i].Object = json.RawMessage(h.res.head.JSON(b))
+		}
+	}
+	return h.res.table.Body(meta, rows, bare)
+}
+
+// included is what a table's rows carry beside their cells.
+func (h *httpCall) included() (metav1.IncludeObjectPolicy, error) {
+	p := metav1.IncludeMetadata
+	if h.r.URL.RawQuery != "" {
+		if v := h.r.URL.Query().Get("includeObject"); v != "" {
+			p = metav1.IncludeObjectPolicy(v)
+		}
+	}
+	switch p {
+	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+		return p, nil
+	}
+	return "", apierrors.NewBadRequest("includeObject: Invalid value: \"" + string(p) + "\": must be 'Metadata', 'Object', 'None', or empty")
+}
+
+var _ http.Handler = (*Server)(nil)

@@ -1,0 +1,292 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/client"
+)
+
+// maxBody is the size in bytes from which a request is refused with 413.
+const maxBody = 3 << 20
+
+// httpCall is a call with the connection that it came in through.
+type httpCall struct {
+	*call
+	w      http.ResponseWriter
+	r      *http.Request
+	accept wire.Accept
+}
+
+// serveResource answers a request for a resource.
+func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user client.User, f *front, t target) {
+	req := &client.Request{
+		User: user, Verb: verbOf(r, &t), Resource: t.gvr, Subresource: t.subresource, Namespace: t.namespace, Name: t.name,
+	}
+	var optErr error
+	if r.URL.RawQuery != "" {
+		req.Options, optErr = parseOptions(r.URL.Query(), req.Verb)
+	}
+	if t.watch && t.name != "" {
+		req.Name, req.Options.FieldSelector = "", nameSelector(t.name)
+	}
+	c, err := s.newCall(req)
+	if err != nil {
+		s.unknown(w, r, user, f, req)
+		return
+	}
+	c.front, c.manager = f, managerOf(f.userAgent)
+	h := &httpCall{call: c, w: w, r: r}
+	c.load = func() error {
+		if optErr != nil {
+			return optErr
+		}
+		return h.readRequest()
+	}
+	if c.sub == nil && c.res.Namespaced && c.res.store != nil && t.namespace == "" && (t.name != "" || req.Verb == client.Create || req.Verb == client.DeleteCollection) {
+		// Namespaced objects are only reached through their namespace.
+		http.NotFound(w, r)
+		return
+	}
+	switch {
+	case c.sub != nil && c.sub.Connect != nil:
+		h.connect(t.rest)
+	case t.rest != "":
+		http.NotFound(w, r)
+	case req.Verb == client.Watch:
+		h.watch()
+	default:
+		h.plain()
+	}
+}
+
+// unknown answers a request for a resource that is not served: as upstream,
+// with a 403 for those who may not know, else with a plain 404.
+func (s *Server) unknown(w http.ResponseWriter, r *http.Request, user client.User, f *front, req *client.Request) {
+	c := &call{srv: s, req: req, res: &resource{kind: &kind{}}, name: req.Name, front: f, manager: "unknown"}
+	c.beginAudit()
+	if err := c.authorize(r.Context()); err != nil {
+		st := wire.Status(err)
+		c.record.End(st.Code, st)
+		s.fail(w, r, err)
+		return
+	}
+	c.record.End(http.StatusNotFound, nil)
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = io.WriteString(w, "404 page not found\n")
+}
+
+// managerOf is the field manager that a user agent stands for.
+func managerOf(userAgent string) string {
+	name, _, _ := strings.Cut(userAgent, "/")
+	out := strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return -1
+		}
+		return r
+	}, name)
+	if len(out) > 128 {
+		out = out[:128]
+	}
+	if out == "" {
+		return "unknown"
+	}
+	return out
+}
+
+// plain carries out every request that has one answer.
+func (h *httpCall) plain() {
+	ctx, cancel := context.WithTimeout(h.r.Context(), h.timeout())
+	defer cancel()
+	ans, err := h.serve(ctx)
+	h.writeWarnings()
+	if err != nil {
+		h.srv.fail(h.w, h.r, err)
+		return
+	}
+	if err := h.write(ans); err != nil {
+		h.srv.fail(h.w, h.r, err)
+	}
+}
+
+// timeout is how long the request may take.
+func (h *httpCall) timeout() time.Duration {
+	most := h.srv.cfg.RequestTimeout
+	if h.r.URL.RawQuery != "" {
+		if d, err := time.ParseDuration(h.r.URL.Query().Get("timeout")); err == nil && d > 0 && d < most {
+			return d
+		}
+	}
+	return most
+}
+
+func (h *httpCall) writeWarnings() {
+	seen := map[string]bool{}
+	for _, text := range h.warnings {
+		if seen[text] {
+			continue
+		}
+		seen[text] = true
+		if v, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
+			h.w.Header().Add("Warning", v)
+		}
+	}
+}
+
+// readRequest checks what the client accepts and reads the body.
+func (h *httpCall) readRequest() error {
+	var ok bool
+	if h.accept, ok = wire.Negotiate(h.r.Header.Get("Accept"), h.acceptable); !ok {
+		return wire.NotAcceptable(wire.MediaTypes())
+	}
+	switch h.req.Verb {
+	case client.Create, client.Update:
+		return h.loadObject()
+	case client.Patch:
+		return h.loadPatch()
+	case client.Delete, client.DeleteCollection:
+		return h.loadDeleteOptions()
+	}
+	return nil
+}
+
+// acceptable says whether a clause of the Accept header can be served.
+func (h *httpCall) acceptable(a wire.Accept) bool {
+	if h.req.Verb == client.Watch && a.Media == wire.YAML {
+		return false
+	}
+	object := h.sub == nil || h.sub.Object != nil
+	switch a.As {
+	case "":
+		return true
+	case "Table":
+		return object && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+	case "PartialObjectMetadata":
+		return object && h.req.Verb != client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+	case "PartialObjectMetadataList":
+		return object && h.req.Verb == client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+	}
+	return false
+}
+
+// readBody reads the whole body.
+func (h *httpCall) readBody() ([]byte, error) {
+	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
+	n := h.r.ContentLength
+	if n > maxBody {
+		return nil, tooLarge
+	}
+	if n > 0 {
+		b := make([]byte, n)
+		_, err := io.ReadFull(h.r.Body, b)
+		return b, bodyError(err)
+	}
+	b, err := io.ReadAll(io.LimitReader(h.r.Body, maxBody+1))
+	if len(b) > maxBody {
+		return nil, tooLarge
+	}
+	return b, bodyError(err)
+}
+
+func bodyError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return apierrors.NewBadRequest("couldn't read the request body: " + err.Error())
+}
+
+// newBody makes the empty object that a create or update is decoded into.
+func (h *httpCall) newBody() runtime.Object {
+	switch {
+	case h.sub != nil && h.sub.Action != nil:
+		return h.sub.Action.New()
+	case h.sub != nil && h.sub.Project != nil:
+		return h.sub.Project.New()
+	}
+	return h.res.view.New()
+}
+
+func (h *httpCall) loadObject() error {
+	media, ok := wire.ContentType(h.r.Header.Get("Content-Type"))
+	if !ok {
+		return wire.Unsupported(wire.MediaTypes())
+	}
+	data, err := h.readBody()
+	if err != nil {
+		return err
+	}
+	if err := h.checkValidation(); err != nil {
+		return err
+	}
+	into, want := h.newBody(), h.bodyKind()
+	strict, err := h.srv.codec.Decode(media, data, into, want)
+	if err != nil {
+		return err
+	}
+	h.req.Object = into
+	if strict == nil {
+		return nil
+	}
+	switch h.req.Options.FieldValidation {
+	case "Strict":
+		return wire.BadBody(strict, want, &want, data)
+	case "Ignore":
+		return nil
+	}
+	if s, ok := runtime.AsStrictDecodingError(strict); ok {
+		for _, e := range s.Errors() {
+			h.warn(e.Error())
+		}
+	}
+	return nil
+}
+
+// checkValidation refuses an unknown fieldValidation before the body is read
+// by its rule.
+func (h *httpCall) checkValidation() error { return h.checkWriteOptions() }
+
+func (h *httpCall) loadPatch() error {
+	ct, _, _ := strings.Cut(h.r.Header.Get("Content-Type"), ";")
+	h.req.PatchType = types.PatchType(strings.TrimSpace(ct))
+	if !contains(patchTypes, string(h.req.PatchType)) {
+		return wire.Unsupported(patchTypes)
+	}
+	var err error
+	h.req.Patch, err = h.readBody()
+	return err
+}
+
+var deleteOptionsKind = schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+
+func (h *httpCall) loadDeleteOptions() error {
+	data, err := h.readBody()
+	if err != nil || len(data) == 0 {
+		return err
+	}
+	media, ok := wire.ContentType(h.r.Header.Get("Content-Type"))
+	if !ok {
+		return wire.Unsupported(wire.MediaTypes())
+	}
+	into := &metav1.DeleteOptions{}
+	if err := h.srv.codec.DecodeOptions(media, data, into, h.res.view.GroupVersion()); err != nil {
+		return err
+	}
+	return deleteOptions(&h.req.Options, into)
+}

@@ -1,0 +1,184 @@
+package apiserver
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coxswain/cox/apiserver/table"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/store"
+)
+
+// watchTimeout is the least time after which a watch without a timeout of its
+// own is ended; the most is twice that, so that clients do not come back all
+// at once.
+const watchTimeout = 30 * time.Minute
+
+// watch streams the changes until the client, the timeout or the server ends
+// it.
+func (h *httpCall) watch() {
+	start := h.srv.now()
+	done, err := h.begin(h.r.Context(), true)
+	if err != nil {
+		done(0, err)
+		h.srv.metrics.observe(h.call, 0, err, h.srv.now().Sub(start))
+		h.srv.fail(h.w, h.r, err)
+		return
+	}
+	timeout := watchTimeout + rand.N(watchTimeout)
+	if t := h.req.Options.TimeoutSeconds; t != nil && *t > 0 {
+		timeout = seconds(*t)
+	}
+	ctx, cancel := context.WithTimeout(h.r.Context(), timeout)
+	defer cancel()
+	w, err := h.openWatch(ctx)
+	if err != nil {
+		done(0, err)
+		h.srv.fail(h.w, h.r, err)
+		return
+	}
+	defer w.Stop()
+	h.srv.open.Add(1)
+	defer h.srv.open.Done()
+	ct := h.accept.Media.String()
+	if h.accept.Media != wire.JSON {
+		ct += ";stream=watch"
+	}
+	h.w.Header().Set("Content-Type", ct)
+	h.w.WriteHeader(http.StatusOK)
+	h.record.ResponseStarted(http.StatusOK)
+	h.stream(ctx, w)
+	done(http.StatusOK, nil)
+	h.srv.metrics.observe(h.call, http.StatusOK, nil, h.srv.now().Sub(start))
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
+
+// stream writes events as they come. What has gathered meanwhile is written
+// and flushed at once.
+func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
+	rc := http.NewResponseController(h.w)
+	if rc.Flush() != nil {
+		return
+	}
+	f := &framer{h: h}
+	var buf []byte
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.srv.stop.Done():
+			return
+		case ev, ok := <-w.Events():
+			buf = buf[:0]
+			for more := true; more; {
+				if !ok {
+					break
+				}
+				if buf, ok = f.append(buf, ev), ev.Type != store.Error; !ok {
+					break
+				}
+				if len(buf) > 64<<10 {
+					break
+				}
+				select {
+				case ev, ok = <-w.Events():
+				default:
+					more = false
+				}
+			}
+			if len(buf) > 0 {
+				if _, err := h.w.Write(buf); err != nil || rc.Flush() != nil {
+					return
+				}
+			}
+			if !ok {
+				return
+			}
+			if cap(buf) > 1<<20 {
+				buf = nil
+			}
+		}
+	}
+}
+
+// framer turns events into frames.
+type framer struct {
+	h      *httpCall
+	tabled bool // columns have been sent
+	head   *wire.Head
+}
+
+func (f *framer) append(buf []byte, ev store.Event) []byte {
+	h, m := f.h, f.h.accept.Media
+	if ev.Type == store.Error {
+		return f.fail(buf, ev.Err)
+	}
+	e := ev.Entry
+	if ev.Type == store.Bookmark {
+		e = nil
+	}
+	head, body, err := f.body(e, ev)
+	if err != nil {
+		h.srv.log.Error("watch event not encoded", "resource", h.res.gvr.String(), "error", err)
+		return f.fail(buf, err)
+	}
+	return head.AppendFrame(buf, m, string(eventTypes[ev.Type]), body)
+}
+
+func (f *framer) fail(buf []byte, err error) []byte {
+	body, encErr := f.h.srv.codec.Body(f.h.accept.Media, wire.Status(err))
+	if encErr != nil {
+		return buf
+	}
+	return wire.StatusHead.AppendFrame(buf, f.h.accept.Media, "ERROR", body)
+}
+
+// body encodes an event's object; e is nil for a bookmark.
+func (f *framer) body(e *store.Entry, ev store.Event) (*wire.Head, []byte, error) {
+	h, m := f.h, f.h.accept.Media
+	switch h.accept.As {
+	case "":
+		if e == nil {
+			b, err := h.srv.codec.Body(m, h.res.bookmark(ev))
+			return h.res.head, b, err
+		}
+		b, err := h.res.body(m, e)
+		return h.res.head, b, err
+	case "Table":
+		if f.head == nil {
+			f.head = table.Head(h.accept.Version)
+		}
+		if e == nil {
+			b, err := f.bookmarkTable(ev)
+			return f.head, b, err
+		}
+		b, err := h.tableBody(metav1.ListMeta{ResourceVersion: accessor(e.Object).GetResourceVersion()}, []*store.Entry{e}, f.tabled)
+		f.tabled = true
+		return f.head, b, err
+	}
+	head := partialHead(h.accept.Version, "")
+	if e == nil {
+		b, err := h.srv.codec.Body(m, partial(h.res.bookmark(ev)))
+		return head, b, err
+	}
+	b, err := h.res.metaBody(m, e)
+	return head, b, err
+}
+
+// bookmarkTable is a bookmark as a table: one row around an empty object.
+func (f *framer) bookmarkTable(ev store.Event) ([]byte, error) {
+	hub := f.h.res.New()
+	m := accessor(hub)
+	m.SetResourceVersion(revision(ev.Revision))
+	if ev.InitialEventsEnd {
+		m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	b, err := f.h.tableBody(metav1.ListMeta{ResourceVersion: revision(ev.Revision)}, []*store.Entry{{Object: hub}}, f.tabled)
+	f.tabled = true
+	return b, err
+}

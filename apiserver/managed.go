@@ -1,0 +1,211 @@
+package apiserver
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"github.com/coxswain/cox/apiserver/wire"
+)
+
+// tracker keeps metadata.managedFields for the writes to one subresource of
+// one view. It is nil inside for kinds whose schema is not known: their
+// fields are not tracked.
+type tracker struct {
+	once sync.Once
+	fm   *managedfields.FieldManager
+}
+
+// fields returns the tracker of a subresource, made at its first use.
+func (r *resource) fields(sub string) *managedfields.FieldManager {
+	v, ok := r.trackers.Load(sub)
+	if !ok {
+		v, _ = r.trackers.LoadOrStore(sub, &tracker{})
+	}
+	t := v.(*tracker)
+	t.once.Do(func() { t.fm = r.newFields(sub) })
+	return t.fm
+}
+
+func (r *resource) newFields(sub string) *managedfields.FieldManager {
+	types := r.srv.converter()
+	probe := r.view.New()
+	probe.GetObjectKind().SetGroupVersionKind(r.view.GroupVersionKind)
+	if _, err := types.ObjectToTyped(probe); err != nil {
+		return nil
+	}
+	conv := &viewConverter{r.kind}
+	fm, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv,
+		r.view.GroupVersionKind, r.Hub.GroupVersion(), sub, r.resetFields(sub))
+	if err != nil {
+		r.srv.log.Warn("fields are not tracked", "resource", r.gvr.String(), "error", err)
+		return nil
+	}
+	return fm
+}
+
+// resetFields names the fields that a write to the (sub)resource cannot set,
+// so that it does not own them either: status through the object, all but
+// status through the status subresource.
+func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Filter {
+	status, hasStatus := r.Subresources["status"]
+	if !hasStatus || status.Object == nil {
+		return nil
+	}
+	var field string
+	switch sub {
+	case "":
+		field = "status"
+	case "status":
+		field = "spec"
+	default:
+		return nil
+	}
+	set := fieldpath.NewSet(fieldpath.MakePathOrDie(field))
+	out := map[fieldpath.APIVersion]fieldpath.Filter{}
+	for i := range r.Views {
+		out[fieldpath.APIVersion(r.Views[i].GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
+	}
+	return out
+}
+
+// track records in obj's managedFields what manager changed against live (nil
+// for a new object). Both are hub objects; only obj's metadata changes.
+func (c *call) track(obj, live runtime.Object, sub, manager string) {
+	r := c.res
+	fm := r.fields(sub)
+	if fm == nil {
+		accessor(obj).SetManagedFields(nil)
+		return
+	}
+	if live == nil {
+		live = r.New()
+	} else {
+		live = wire.Shallow(live)
+	}
+	live.GetObjectKind().SetGroupVersionKind(r.Hub)
+	obj.GetObjectKind().SetGroupVersionKind(r.Hub)
+	fm.UpdateNoErrors(live, obj, manager)
+	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+}
+
+// viewConverter converts between the views of one kind for field management.
+// The objects it gets and gives carry their kind.
+type viewConverter struct{ *kind }
+
+// New makes an empty object of a served or the hub version.
+func (v *viewConverter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
+	obj, err := v.newOf(gvk.GroupVersion())
+	if err == nil {
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+	}
+	return obj, err
+}
+
+func (v *viewConverter) newOf(gv schema.GroupVersion) (runtime.Object, error) {
+	for i := range v.Views {
+		if v.Views[i].GroupVersion() == gv {
+			return v.Views[i].New(), nil
+		}
+	}
+	if gv == v.Hub.GroupVersion() {
+		return v.Kind.New(), nil
+	}
+	return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, gv)
+}
+
+// Default sets the defaults of an object of the hub version.
+func (v *viewConverter) Default(obj runtime.Object) {
+	gv := obj.GetObjectKind().GroupVersionKind().GroupVersion()
+	for i := range v.Views {
+		if w := &v.Views[i]; w.GroupVersion() == gv && w.Default != nil {
+			w.Default(obj)
+		}
+	}
+	if v.Strategy.Default != nil && v.isHubType(gv) {
+		v.Strategy.Default(obj)
+	}
+}
+
+// isHubType says that objects of the version have the hub's Go type.
+func (v *viewConverter) isHubType(gv schema.GroupVersion) bool {
+	for i := range v.Views {
+		if w := &v.Views[i]; w.GroupVersion() == gv {
+			return w.ToHub == nil
+		}
+	}
+	return gv == v.Hub.GroupVersion()
+}
+
+// Convert is not used by field management.
+func (v *viewConverter) Convert(_, _, _ any) error {
+	return fmt.Errorf("conversion into an object is not supported")
+}
+
+// ConvertFieldLabel is not used by field management.
+func (v *viewConverter) ConvertFieldLabel(schema.GroupVersionKind, string, string) (string, string, error) {
+	return "", "", fmt.Errorf("conversion of field labels is not supported")
+}
+
+// ConvertToVersion converts in into the target version. in is only read.
+func (v *viewConverter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	from := in.GetObjectKind().GroupVersionKind()
+	if u, ok := in.(runtime.Unstructured); ok {
+		obj, err := v.newOf(from.GroupVersion())
+		if err != nil {
+			return nil, err
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.UnstructuredContent(), obj); err != nil {
+			return nil, err
+		}
+		obj.GetObjectKind().SetGroupVersionKind(from)
+		in = obj
+	}
+	to, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{from})
+	if ok && to == from {
+		return in, nil
+	}
+	gv, isGV := target.(schema.GroupVersion)
+	if !isGV {
+		return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, target)
+	}
+	return v.convert(in, from.GroupVersion(), gv)
+}
+
+func (v *viewConverter) convert(in runtime.Object, from, to schema.GroupVersion) (runtime.Object, error) {
+	var err error
+	out := in
+	for i := range v.Views {
+		if w := &v.Views[i]; w.GroupVersion() == from && w.ToHub != nil {
+			if out, err = w.ToHub(in); err != nil {
+				return nil, err
+			}
+		}
+	}
+	gvk := to.WithKind(v.Hub.Kind)
+	known := to == v.Hub.GroupVersion()
+	for i := range v.Views {
+		w := &v.Views[i]
+		if w.GroupVersion() != to {
+			continue
+		}
+		known, gvk = true, w.GroupVersionKind
+		if w.FromHub != nil {
+			if out, err = w.FromHub(out); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !known {
+		return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, to)
+	}
+	if out == in {
+		out = wire.Shallow(in)
+	}
+	out.GetObjectKind().SetGroupVersionKind(gvk)
+	return out, nil
+}

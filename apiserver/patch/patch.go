@@ -1,0 +1,116 @@
+// Package patch applies the client-side forms of a patch: a document and a
+// patch go in, the changed document comes out. Server-side apply needs the
+// owners of fields and is done by the API server itself. Errors are API
+// statuses in upstream's words.
+package patch
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// MaxOperations is how many operations a JSON patch may have.
+const MaxOperations = 10000
+
+// JSON applies an RFC 6902 patch to a JSON document.
+func JSON(doc, patch []byte) ([]byte, error) {
+	ops, err := jsonpatch.DecodePatch(patch)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(ops) > MaxOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+			"The allowed maximum operations in a JSON patch is %d, got %d", MaxOperations, len(ops)))
+	}
+	out, err := ops.Apply(doc)
+	if err != nil {
+		return nil, unprocessable(err)
+	}
+	return out, nil
+}
+
+// decode reads a patch that is a JSON object. Duplicate fields are reported
+// in dups.
+func decode(patch []byte) (m map[string]any, dups []error, err error) {
+	dups, err = kjson.UnmarshalStrict(patch, &m, kjson.DisallowDuplicateFields)
+	return m, dups, err
+}
+
+// Merge applies an RFC 7386 patch to a document, which it changes and
+// returns. strict holds what strict field validation refuses.
+func Merge(doc map[string]any, patch []byte) (out map[string]any, strict []error, err error) {
+	p, strict, err := decode(patch)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	return merge(doc, p), strict, nil
+}
+
+func merge(doc, patch map[string]any) map[string]any {
+	if doc == nil {
+		doc = map[string]any{}
+	}
+	for k, v := range patch {
+		switch v := v.(type) {
+		case nil:
+			delete(doc, k)
+		case map[string]any:
+			sub, _ := doc[k].(map[string]any)
+			doc[k] = merge(sub, v)
+		default:
+			doc[k] = v
+		}
+	}
+	return doc
+}
+
+// Strategic applies a strategic merge patch to a document, which it may
+// change. dataStruct is an empty object of the document's Go type, whose tags
+// say how lists are merged.
+func Strategic(doc map[string]any, patch []byte, dataStruct any) (out map[string]any, strict []error, err error) {
+	p, strict, err := decode(patch)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	out, err = strategicpatch.StrategicMergeMapPatch(doc, p, dataStruct)
+	switch {
+	case err == nil:
+		return out, strict, nil
+	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
+		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
+		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	return nil, nil, unprocessable(err)
+}
+
+func unprocessable(err error) error {
+	return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+}
+
+// Applied reads the configuration of a server-side apply, which is YAML or
+// JSON. strict is what strict field validation refuses.
+func Applied(patch []byte) (obj *unstructured.Unstructured, strict, err error) {
+	obj = &unstructured.Unstructured{Object: map[string]any{}}
+	js, err := yaml.YAMLToJSON(patch)
+	if err == nil {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(js, &obj.Object)
+	}
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	if _, err := yaml.YAMLToJSONStrict(patch); err != nil {
+		strict = err
+	}
+	return obj, strict, nil
+}

@@ -1,0 +1,193 @@
+package apiserver
+
+import (
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/coxswain/cox/apiserver/patch"
+	"github.com/coxswain/cox/apiserver/wire"
+)
+
+// patchTypes are the media types of patches, as a 415 names them.
+var patchTypes = []string{
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
+}
+
+// preparePatch sets how a PATCH makes the new object.
+func (u *updating) preparePatch() error {
+	switch u.req.PatchType {
+	case types.ApplyYAMLPatchType:
+		return u.prepareApply()
+	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	default:
+		return wire.Unsupported(patchTypes)
+	}
+	p := u.patcher(u.res.head, u.res.view.New)
+	u.produce = func(cur runtime.Object) (runtime.Object, error) {
+		if cur == nil {
+			return nil, apierrors.NewNotFound(u.res.gr, u.req.Name)
+		}
+		shown, err := u.res.fromHub(cur)
+		if err != nil {
+			return nil, err
+		}
+		obj, err := p.apply(shown)
+		if err != nil {
+			return nil, err
+		}
+		return u.res.toHub(obj)
+	}
+	return nil
+}
+
+// patcher applies the request's patch to objects of one kind.
+type patcher struct {
+	t    *transaction
+	head *wire.Head
+	make func() runtime.Object
+}
+
+func (t *transaction) patcher(head *wire.Head, make func() runtime.Object) *patcher {
+	return &patcher{t, head, make}
+}
+
+// apply returns a patched copy of obj, which is only read.
+func (p *patcher) apply(obj runtime.Object) (runtime.Object, error) {
+	out := p.make()
+	var strict []error
+	var shown string // what an error shows as the patch
+	var err error
+	if p.t.req.PatchType == types.JSONPatchType {
+		shown = string(p.t.req.Patch)
+		strict, err = p.applyJSON(obj, out)
+	} else {
+		shown = string(p.t.req.Patch)
+		strict, err = p.applyMap(obj, out)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if got := out.GetObjectKind().GroupVersionKind(); got != p.head.GVK && !got.Empty() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf(
+			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), p.head.GVK.GroupVersion()))
+	}
+	out.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	return out, p.t.judgeStrict(strict, func(err error) error { return badPatch(shown, err) })
+}
+
+func badPatch(shown string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
+}
+
+func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
+	body, err := p.t.srv.codec.Body(wire.JSON, obj)
+	if err != nil {
+		return nil, err
+	}
+	changed, err := patch.JSON(p.head.JSON(body), p.t.req.Patch)
+	if err != nil {
+		return nil, err
+	}
+	strict, err := kjson.UnmarshalStrict(changed, out)
+	if err != nil {
+		return nil, badPatch(string(changed), err)
+	}
+	return strict, nil
+}
+
+func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
+	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	if err != nil {
+		return nil, err
+	}
+	av, kind := p.head.GVK.ToAPIVersionAndKind()
+	doc["apiVersion"], doc["kind"] = av, kind
+	var strict []error
+	if p.t.req.PatchType == types.MergePatchType {
+		doc, strict, err = patch.Merge(doc, p.t.req.Patch)
+	} else {
+		doc, strict, err = patch.Strategic(doc, p.t.req.Patch, p.make())
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(doc, out, true)
+	if s, ok := runtime.AsStrictDecodingError(err); ok {
+		return append(strict, s.Errors()...), nil
+	}
+	if err != nil {
+		return nil, badPatch(string(p.t.req.Patch), err)
+	}
+	return strict, nil
+}
+
+// judgeStrict does with unknown and duplicate fields what the request's field
+// validation says: refuse, warn (the default) or ignore.
+func (t *transaction) judgeStrict(errs []error, refuse func(error) error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	switch t.req.Options.FieldValidation {
+	case "Strict":
+		return refuse(runtime.NewStrictDecodingError(errs))
+	case "Ignore":
+		return nil
+	}
+	for _, e := range errs {
+		t.warns = append(t.warns, e.Error())
+	}
+	return nil
+}
+
+// prepareApply sets how a server-side apply makes the new object.
+func (u *updating) prepareApply() error {
+	fm := u.res.fields(u.req.Subresource)
+	if fm == nil {
+		return wire.Unsupported(patchTypes[:3])
+	}
+	conf, strict, err := patch.Applied(u.req.Patch)
+	if err != nil {
+		return err
+	}
+	if strict != nil && u.req.Options.FieldValidation == "Strict" {
+		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", strict))
+	}
+	u.mayCreate, u.tracked = u.sub == nil, true
+	u.produce = func(cur runtime.Object) (runtime.Object, error) {
+		if strict != nil && u.req.Options.FieldValidation != "Ignore" {
+			u.warns = append(u.warns, strict.Error())
+		}
+		return u.applyTo(cur, conf)
+	}
+	return nil
+}
+
+func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, error) {
+	live := cur
+	if live == nil {
+		live = u.res.New()
+	} else {
+		live = wire.Shallow(live)
+	}
+	live.GetObjectKind().SetGroupVersionKind(u.res.Hub)
+	obj, err := u.res.fields(u.req.Subresource).Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
+	if err != nil {
+		return nil, err
+	}
+	if obj == live || sharesWith(obj, cur) {
+		obj = obj.DeepCopyObject()
+	}
+	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	return obj, nil
+}
+
+// sharesWith says that nothing was applied and obj may be a view of cur.
+func sharesWith(obj, cur runtime.Object) bool { return cur != nil && obj == cur }
+

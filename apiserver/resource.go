@@ -1,0 +1,226 @@
+package apiserver
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/table"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/store"
+)
+
+// kind is a row of the table at work: with its store and hook.
+type kind struct {
+	*api.Kind
+	srv   *Server
+	store store.Interface // nil for kinds that are not stored
+	hook  Hook
+	gr    schema.GroupResource
+	verbs map[client.Verb]bool
+	table *table.Convertor
+}
+
+var allVerbs = []client.Verb{client.Create, client.Delete, client.DeleteCollection, client.Get, client.List, client.Patch, client.Update, client.Watch}
+
+func newKind(s *Server, k *api.Kind) *kind {
+	ks := &kind{Kind: k, srv: s, gr: k.GR(), verbs: map[client.Verb]bool{}}
+	if k.Prefix != "" {
+		ks.store = s.cfg.Store(k)
+	}
+	ks.hook = s.cfg.Extensions.Hooks[ks.gr]
+	ks.table = table.New(k.Columns, k.Cells)
+	switch {
+	case k.Verbs != nil:
+		for _, v := range k.Verbs {
+			ks.verbs[client.Verb(v)] = true
+		}
+	case k.Prefix == "":
+		ks.verbs[client.Create] = true
+	default:
+		for _, v := range allVerbs {
+			ks.verbs[v] = true
+		}
+	}
+	return ks
+}
+
+// key is an object's key in the store.
+func (k *kind) key(namespace, name string) string {
+	if k.Namespaced {
+		return namespace + "/" + name
+	}
+	return name
+}
+
+// nameCheck is the kind's check of metadata.name.
+func (k *kind) nameCheck() apivalidation.ValidateNameFunc {
+	if k.Strategy.ValidateName != nil {
+		return k.Strategy.ValidateName
+	}
+	return apivalidation.NameIsDNSSubdomain
+}
+
+// resource is a kind seen through one of its views: what a URL names.
+type resource struct {
+	*kind
+	view     *api.View
+	gvr      schema.GroupVersionResource
+	head     *wire.Head
+	listHead *wire.Head
+	// formats are the keys of cached encodings, by wire.Media. Views that
+	// share the hub's type share its encodings.
+	formats     [3]store.Format
+	metaFormats [3]store.Format
+
+	trackers sync.Map // subresource -> *tracker
+}
+
+func newResource(s *Server, k *kind, v *api.View) *resource {
+	r := &resource{kind: k, view: v, gvr: v.GroupVersion().WithResource(k.Resource)}
+	r.head = wire.NewHead(v.GroupVersionKind)
+	list := v.Kind + "List"
+	if v.Kind == k.Hub.Kind && k.HubListKind != "" {
+		list = k.HubListKind
+	}
+	r.listHead = wire.NewHead(v.GroupVersion().WithKind(list))
+	gv := v.GroupVersion()
+	if v.FromHub == nil {
+		gv = k.Hub.GroupVersion()
+	}
+	for m, name := range [3]string{"json", "json", "protobuf"} {
+		r.formats[m] = store.Format{Media: name, Version: gv}
+		r.metaFormats[m] = store.Format{Media: name + "-metadata"}
+	}
+	return r
+}
+
+// toHub defaults an object of the view's type and converts it to the hub. obj
+// is transferred.
+func (r *resource) toHub(obj runtime.Object) (runtime.Object, error) {
+	if r.view.Default != nil {
+		r.view.Default(obj)
+	}
+	if r.view.ToHub != nil {
+		var err error
+		if obj, err = r.view.ToHub(obj); err != nil {
+			return nil, err
+		}
+	}
+	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	if r.Strategy.Default != nil {
+		r.Strategy.Default(obj)
+	}
+	return obj, nil
+}
+
+// fromHub shows a hub object in the view's type. Both may share memory.
+func (r *resource) fromHub(obj runtime.Object) (runtime.Object, error) {
+	if r.view.FromHub == nil {
+		return obj, nil
+	}
+	out, err := r.view.FromHub(obj)
+	if err != nil {
+		return nil, fmt.Errorf("show %s as %s: %w", r.Hub, r.view.GroupVersionKind, err)
+	}
+	return out, nil
+}
+
+// predicate makes the store's predicate of a request's selectors.
+func (r *resource) predicate(o *client.Options) store.Predicate {
+	p := store.Predicate{Label: o.LabelSelector, Field: o.FieldSelector}
+	if p.Field == nil || p.Field.Empty() {
+		p.Field = nil
+		p.Attrs = func(obj runtime.Object) (labels.Set, fields.Set) {
+			return accessor(obj).GetLabels(), nil
+		}
+		return p
+	}
+	p.Attrs = func(obj runtime.Object) (labels.Set, fields.Set) {
+		m := accessor(obj)
+		var set fields.Set
+		if r.Fields != nil {
+			set = r.Fields(obj)
+		}
+		if set == nil {
+			set = fields.Set{}
+		}
+		set["metadata.name"] = m.GetName()
+		if r.Namespaced {
+			set["metadata.namespace"] = m.GetNamespace()
+		}
+		return m.GetLabels(), set
+	}
+	return p
+}
+
+// checkFields refuses a selector on a field that the kind does not offer.
+func (r *resource) checkFields(sel fields.Selector) error {
+	if sel == nil {
+		return nil
+	}
+	for _, req := range sel.Requirements() {
+		if req.Field == "metadata.name" || (req.Field == "metadata.namespace" && r.Namespaced) {
+			continue
+		}
+		known := false
+		for _, f := range r.FieldNames {
+			known = known || f == req.Field
+		}
+		switch {
+		case known:
+		case len(r.FieldNames) == 0:
+			return fmt.Errorf("%q is not a known field selector: only %q, %q", req.Field, "metadata.name", "metadata.namespace")
+		default:
+			return fmt.Errorf("field label not supported: %s", req.Field)
+		}
+	}
+	return nil
+}
+
+// accessor returns an object's metadata. Every object that reaches the store
+// has some, so that its absence is a wrongly built table.
+func accessor(obj runtime.Object) metav1.Object {
+	if m, ok := obj.(metav1.Object); ok {
+		return m
+	}
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		panic(fmt.Sprintf("%T has no metadata", obj))
+	}
+	return m
+}
+
+// body encodes an entry in the view's type, once per revision and format.
+func (r *resource) body(m wire.Media, e *store.Entry) ([]byte, error) {
+	return e.Encoded(r.formats[m], func() ([]byte, error) { return r.encode(m, e.Object) })
+}
+
+func (r *resource) encode(m wire.Media, hub runtime.Object) ([]byte, error) {
+	obj, err := r.fromHub(hub)
+	if err != nil {
+		return nil, err
+	}
+	return r.srv.codec.Body(m, obj)
+}
+
+// metaBody encodes an entry's metadata as PartialObjectMetadata.
+func (r *resource) metaBody(m wire.Media, e *store.Entry) ([]byte, error) {
+	return e.Encoded(r.metaFormats[m], func() ([]byte, error) {
+		return r.srv.codec.Body(m, partial(e.Object))
+	})
+}
+
+// partial is an object's metadata alone; it shares obj's memory.
+func partial(obj runtime.Object) *metav1.PartialObjectMetadata {
+	return meta.AsPartialObjectMetadata(accessor(obj))
+}

@@ -1,0 +1,287 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/store"
+)
+
+// updating is an update or patch of the object, through itself or through one
+// of its subresources.
+type updating struct {
+	*transaction
+	strategy *api.Strategy
+	// produce makes the new hub object from the current one (nil when there
+	// is none), which is shared and read only. The result is the caller's.
+	produce func(cur runtime.Object) (runtime.Object, error)
+	// mayCreate lets the request make an absent object.
+	mayCreate bool
+	// tracked says that produce has kept managedFields itself.
+	tracked bool
+
+	created bool
+	removed runtime.Object // the new state of an object that the write removed
+}
+
+// update carries out PUT and PATCH under a strategy.
+func (c *call) update(ctx context.Context, st *api.Strategy) (*answer, error) {
+	if err := c.checkWriteOptions(); err != nil {
+		return nil, err
+	}
+	u := &updating{transaction: &transaction{call: c, ctx: ctx}, strategy: st}
+	var err error
+	if c.req.Verb == client.Patch {
+		err = u.preparePatch()
+	} else {
+		u.mayCreate = st.AllowCreateOnUpdate && c.sub == nil
+		err = u.prepareBody()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return u.run()
+}
+
+// prepareBody converts the body of a PUT once; every try gets a copy.
+func (u *updating) prepareBody() error {
+	m := accessor(u.req.Object)
+	if m.GetName() == "" && u.req.Name != "" {
+		return apierrors.NewBadRequest("the name of the object (" + m.GetName() + ") does not match the name on the URL (" + u.req.Name + ")")
+	}
+	if err := u.matchRequest(m); err != nil {
+		return err
+	}
+	body, err := u.res.toHub(u.req.Object)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	u.req.Object = body
+	u.produce = func(runtime.Object) (runtime.Object, error) { return body.DeepCopyObject(), nil }
+	return nil
+}
+
+func (u *updating) run() (*answer, error) {
+	key := u.res.key(u.req.Namespace, u.req.Name)
+	if u.req.Options.DryRun {
+		return u.dryRun(key)
+	}
+	e, err := u.res.store.Update(u.ctx, key, u.mayCreate, u.try)
+	u.finish(err == nil)
+	if err != nil {
+		return nil, err
+	}
+	if u.removed != nil {
+		accessor(u.removed).SetResourceVersion(revision(e.Revision))
+		return &answer{obj: u.removed, hub: true}, nil
+	}
+	return &answer{entry: e, created: u.created}, nil
+}
+
+func (u *updating) dryRun(key string) (*answer, error) {
+	cur, err := u.res.store.Get(u.ctx, key, "")
+	if apierrors.IsNotFound(err) && u.mayCreate {
+		cur, err = nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	obj, err := u.try(cur)
+	if obj == nil && err == nil {
+		obj = u.removed
+	}
+	warns := u.warns
+	u.finish(false)
+	if err != nil {
+		return nil, err
+	}
+	u.warnings = append(u.warnings, warns...)
+	return &answer{obj: obj, hub: true, created: u.created}, nil
+}
+
+// try is one run of the transaction.
+func (u *updating) try(cur *store.Entry) (runtime.Object, error) {
+	u.restart()
+	u.created, u.removed = false, nil
+	if cur == nil {
+		return u.tryCreate()
+	}
+	old := cur.Object
+	obj, err := u.produce(old)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.checkCurrent(obj, old); err != nil {
+		return nil, err
+	}
+	if err := u.prepareUpdate(obj, old); err != nil {
+		return nil, err
+	}
+	if u.finished(obj) {
+		if err := u.reserve(nil, old); err != nil {
+			return nil, err
+		}
+		u.removed = obj
+		return nil, nil
+	}
+	return obj, nil
+}
+
+// tryCreate makes the absent object, which needs the right to create it.
+func (u *updating) tryCreate() (runtime.Object, error) {
+	obj, err := u.produce(nil)
+	if err != nil {
+		return nil, err
+	}
+	m := accessor(obj)
+	if m.GetResourceVersion() != "" {
+		return nil, apierrors.NewNotFound(u.res.gr, u.req.Name)
+	}
+	if uid := m.GetUID(); uid != "" {
+		return nil, apierrors.NewConflict(u.res.gr, u.req.Name, fmt.Errorf(
+			"uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+	}
+	if err := u.matchRequest(m); err != nil {
+		return nil, err
+	}
+	if err := u.srv.authorize(u.ctx, &authz.Attributes{
+		User: u.req.User, Verb: string(client.Create),
+		Group: u.req.Resource.Group, Version: u.req.Resource.Version, Resource: u.req.Resource.Resource,
+		Namespace: u.authNamespace(), Name: u.req.Name,
+	}); err != nil {
+		return nil, err
+	}
+	u.created = true
+	if u.tracked {
+		fields := m.GetManagedFields()
+		err = u.prepareCreateTracked(obj, fields)
+	} else {
+		err = u.prepareCreate(obj)
+	}
+	return obj, err
+}
+
+// prepareCreateTracked is prepareCreate for an object whose managed fields
+// server-side apply has made.
+func (u *updating) prepareCreateTracked(obj runtime.Object, fields []metav1.ManagedFieldsEntry) error {
+	m := accessor(obj)
+	m.SetDeletionTimestamp(nil)
+	m.SetDeletionGracePeriodSeconds(nil)
+	m.SetManagedFields(fields)
+	m.SetUID(newUID())
+	m.SetCreationTimestamp(u.now())
+	a := u.attributes(admission.Create, obj, nil)
+	if err := u.admit(a); err != nil {
+		return err
+	}
+	return u.completeCreate(a, obj)
+}
+
+// checkCurrent holds the new object's preconditions against the stored one
+// and carries over what a client need not send.
+func (u *updating) checkCurrent(obj, old runtime.Object) error {
+	m, om := accessor(obj), accessor(old)
+	if m.GetName() != om.GetName() {
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), om.GetName()))
+	}
+	if m.GetNamespace() != om.GetNamespace() && (u.res.Namespaced || m.GetNamespace() == "") {
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if uid := m.GetUID(); uid == "" {
+		m.SetUID(om.GetUID())
+	} else if uid != om.GetUID() {
+		return u.wrongUID(uid, om.GetUID())
+	}
+	switch rv := m.GetResourceVersion(); {
+	case rv == "" || rv == "0":
+		if !u.strategy.ForbidUnconditionalUpdate || u.req.Verb == client.Patch {
+			m.SetResourceVersion(om.GetResourceVersion())
+		} else {
+			m.SetResourceVersion("")
+		}
+	case rv != om.GetResourceVersion():
+		return apierrors.NewConflict(u.res.gr, u.req.Name, errModified)
+	}
+	if t := m.GetCreationTimestamp(); t.IsZero() {
+		m.SetCreationTimestamp(om.GetCreationTimestamp())
+	}
+	// Deletion is begun and changed by DELETE only.
+	m.SetDeletionTimestamp(om.GetDeletionTimestamp())
+	m.SetDeletionGracePeriodSeconds(om.GetDeletionGracePeriodSeconds())
+	m.SetSelfLink("")
+	return nil
+}
+
+// wrongUID is the conflict with an object of the same name that is another.
+func (u *updating) wrongUID(want, have types.UID) error {
+	return apierrors.NewConflict(u.res.gr, u.req.Name, fmt.Errorf(
+		"StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
+		u.res.Prefix, u.res.key(u.req.Namespace, u.req.Name), want, have))
+}
+
+// prepareUpdate makes a changed object ready to be stored.
+func (u *updating) prepareUpdate(obj, old runtime.Object) error {
+	m, om := accessor(obj), accessor(old)
+	if !u.tracked {
+		u.track(obj, old, u.req.Subresource, u.fieldManager())
+	}
+	a := u.attributes(admission.Update, obj, old)
+	projection := u.sub != nil && u.sub.Project != nil // which admission has seen already
+	if !projection {
+		if err := u.admit(a); err != nil {
+			return err
+		}
+	}
+	m.SetGeneration(om.GetGeneration())
+	if u.strategy.PrepareUpdate != nil {
+		u.strategy.PrepareUpdate(obj, old)
+	}
+	if err := u.reserve(obj, old); err != nil {
+		return err
+	}
+	if u.strategy.Canonicalize != nil {
+		u.strategy.Canonicalize(obj)
+	}
+	path := field.NewPath("metadata")
+	errs := apivalidation.ValidateObjectMetaAccessorUpdate(m, om, path)
+	if !u.res.Namespaced && m.GetNamespace() != "" {
+		errs = append(errs, field.Forbidden(path.Child("namespace"), "not allowed on this type"))
+	}
+	if u.strategy.ValidateUpdate != nil {
+		errs = append(errs, u.strategy.ValidateUpdate(obj, old)...)
+	}
+	if err := u.invalid(m.GetName(), errs); err != nil {
+		return err
+	}
+	if u.strategy.Warnings != nil {
+		u.warns = append(u.warns, u.strategy.Warnings(obj, old)...)
+	}
+	if projection {
+		return nil
+	}
+	return u.validate(a)
+}
+
+// finished says that an object which is being deleted has nothing left to
+// wait for.
+func (u *updating) finished(obj runtime.Object) bool {
+	m := accessor(obj)
+	if m.GetDeletionTimestamp() == nil || len(m.GetFinalizers()) > 0 {
+		return false
+	}
+	if g := m.GetDeletionGracePeriodSeconds(); g != nil && *g > 0 {
+		return false
+	}
+	return u.res.Strategy.Keep == nil || !u.res.Strategy.Keep(obj)
+}

@@ -1,0 +1,148 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	serjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	kjson "sigs.k8s.io/json"
+)
+
+type decoders struct {
+	json, yaml, proto runtime.Decoder
+}
+
+func newDecoders(s *runtime.Scheme) decoders {
+	return decoders{
+		json:  serjson.NewSerializerWithOptions(serjson.DefaultMetaFactory, s, s, serjson.SerializerOptions{Strict: true}),
+		yaml:  serjson.NewSerializerWithOptions(serjson.DefaultMetaFactory, s, s, serjson.SerializerOptions{Strict: true, Yaml: true}),
+		proto: protobuf.NewSerializer(s, s),
+	}
+}
+
+// Decode reads data into into, which must be a fresh object of the kind want;
+// data that names no kind is taken as that. strict is the error that strict
+// field validation would give (unknown and duplicate fields), err a 400 with
+// upstream's words. The decoded object carries no kind.
+func (c *Codec) Decode(m Media, data []byte, into runtime.Object, want schema.GroupVersionKind) (strict, err error) {
+	c.Counter.Decoded.Add(1)
+	if m == JSON {
+		// The common case in one pass; whatever is unusual about the data is
+		// put into words by the slow path below.
+		if strictErrs, err := kjson.UnmarshalStrict(data, into); err == nil {
+			got := into.GetObjectKind().GroupVersionKind()
+			if got == want {
+				into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+				if len(strictErrs) > 0 {
+					return runtime.NewStrictDecodingError(strictErrs), nil
+				}
+				return nil, nil
+			}
+		}
+		into = fresh(into)
+	}
+	return c.decodeSlow(m, data, into, want)
+}
+
+// DecodeOptions reads an options object such as DeleteOptions, which may be
+// given in v1, in meta.k8s.io/v1 or in the version of the resource.
+func (c *Codec) DecodeOptions(m Media, data []byte, into runtime.Object, gv schema.GroupVersion) error {
+	dec := c.json
+	switch m {
+	case YAML:
+		dec = c.yaml
+	case Protobuf:
+		dec = c.proto
+	}
+	want := gv.WithKind(reflect.TypeOf(into).Elem().Name())
+	out, got, err := dec.Decode(data, &want, into)
+	if err != nil && !(runtime.IsStrictDecodingError(err) && out != nil) {
+		return BadBody(err, want, got, data)
+	}
+	if out != into {
+		return BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), typeName(want)), want, got, data)
+	}
+	return nil
+}
+
+// fresh empties the object that a failed attempt may have touched.
+func fresh(obj runtime.Object) runtime.Object {
+	if r, ok := obj.(interface{ Reset() }); ok {
+		r.Reset()
+		return obj
+	}
+	reset(obj)
+	return obj
+}
+
+func (c *Codec) decodeSlow(m Media, data []byte, into runtime.Object, want schema.GroupVersionKind) (strict, err error) {
+	dec := c.json
+	switch m {
+	case YAML:
+		dec = c.yaml
+	case Protobuf:
+		dec = c.proto
+	}
+	out, got, err := dec.Decode(data, &want, into)
+	if err != nil && runtime.IsStrictDecodingError(err) && out != nil {
+		strict, err = err, nil
+	}
+	if err != nil {
+		return nil, BadBody(err, want, got, data)
+	}
+	if got != nil && got.GroupVersion() != want.GroupVersion() {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf(
+			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+	}
+	if out != into || (got != nil && got.Kind != want.Kind) {
+		return nil, BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), typeName(want)), want, got, data)
+	}
+	into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	return strict, nil
+}
+
+func typeName(gvk schema.GroupVersionKind) string { return gvk.Version + "." + gvk.Kind }
+
+// BadBody words the refusal of a body that cannot be decoded.
+func BadBody(err error, want schema.GroupVersionKind, got *schema.GroupVersionKind, data []byte) error {
+	if got != nil && got.Kind != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want.Kind, err))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, err, summary(data)))
+}
+
+// summary shows the beginning of a body: as text where it is text.
+func summary(data []byte) string {
+	const most = 30
+	switch {
+	case len(data) == 0:
+		return "<empty>"
+	case bytes.HasPrefix(bytes.TrimSpace(data), []byte{'{'}):
+		if len(data) > most {
+			return string(data[:most]) + " ..."
+		}
+		return string(data)
+	case len(data) > most:
+		return hex.EncodeToString(data[:most]) + " ..."
+	}
+	return hex.EncodeToString(data)
+}
+
+// Unsupported is the 415 for a body in a format that the server does not read.
+func Unsupported(accepted []string) error {
+	return statusError(415, "UnsupportedMediaType",
+		"the body of the request was in an unknown format - accepted media types include: "+strings.Join(accepted, ", "))
+}
+
+// NotAcceptable is the 406 for an Accept header that names no format that can
+// be given.
+func NotAcceptable(accepted []string) error {
+	return statusError(406, "NotAcceptable", "only the following media types are accepted: "+strings.Join(accepted, ", "))
+}

@@ -1,0 +1,148 @@
+// Package wire turns API objects into bytes and back: Accept and Content-Type
+// headers and objects go in, bodies, watch frames and HTTP answers come out.
+// An object's body is encoded without its kind and apiVersion, so that one
+// cached encoding serves a get, a list and a watch alike.
+package wire
+
+import (
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Media is a wire format.
+type Media int
+
+// The wire formats.
+const (
+	JSON Media = iota
+	YAML
+	Protobuf
+)
+
+// The media types as they stand in headers.
+const (
+	TypeJSON     = "application/json"
+	TypeYAML     = "application/yaml"
+	TypeProtobuf = "application/vnd.kubernetes.protobuf"
+)
+
+// MediaTypes lists the media types that the server reads and writes, in the
+// order in which error messages name them.
+func MediaTypes() []string { return []string{TypeJSON, TypeYAML, TypeProtobuf} }
+
+// String is the media type.
+func (m Media) String() string {
+	switch m {
+	case YAML:
+		return TypeYAML
+	case Protobuf:
+		return TypeProtobuf
+	}
+	return TypeJSON
+}
+
+// Accept is one clause of an Accept header: a format and, optionally, another
+// kind that the client wants to see instead of the object.
+type Accept struct {
+	Media Media
+	// As is the kind asked for (Table, PartialObjectMetadata,
+	// PartialObjectMetadataList, APIGroupDiscoveryList), in Group and Version.
+	As, Group, Version string
+	// Pretty asks for indented JSON.
+	Pretty bool
+	// Stream is the value of the stream parameter ("watch").
+	Stream string
+}
+
+// Negotiate picks the first clause of an Accept header, best quality first,
+// that has a known format and that allow accepts. An absent header is JSON.
+// The result is false when nothing fits.
+func Negotiate(header string, allow func(Accept) bool) (Accept, bool) {
+	if header == "" {
+		a := Accept{}
+		return a, allow(a)
+	}
+	if !strings.Contains(header, "q=") {
+		for rest := header; rest != ""; {
+			var clause string
+			clause, rest, _ = strings.Cut(rest, ",")
+			if a, _, ok := parseClause(clause); ok && allow(a) {
+				return a, true
+			}
+		}
+		return Accept{}, false
+	}
+	type rated struct {
+		Accept
+		q float64
+	}
+	var all []rated
+	for _, clause := range strings.Split(header, ",") {
+		if a, q, ok := parseClause(clause); ok && q > 0 {
+			all = append(all, rated{a, q})
+		}
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].q > all[j].q })
+	for _, r := range all {
+		if allow(r.Accept) {
+			return r.Accept, true
+		}
+	}
+	return Accept{}, false
+}
+
+func parseClause(s string) (a Accept, q float64, ok bool) {
+	q = 1
+	media, params, _ := strings.Cut(s, ";")
+	switch strings.ToLower(strings.TrimSpace(media)) {
+	case TypeJSON, "*/*", "application/*":
+	case TypeYAML:
+		a.Media = YAML
+	case TypeProtobuf:
+		a.Media = Protobuf
+	default:
+		return a, 0, false
+	}
+	for params != "" {
+		var p string
+		p, params, _ = strings.Cut(params, ";")
+		k, v, _ := strings.Cut(strings.TrimSpace(p), "=")
+		v = strings.Trim(v, `"`)
+		switch k {
+		case "as":
+			a.As = v
+		case "g":
+			a.Group = v
+		case "v":
+			a.Version = v
+		case "pretty":
+			a.Pretty = v == "1" || v == "true"
+		case "stream":
+			a.Stream = v
+		case "q":
+			if f, err := strconv.ParseFloat(v, 64); err == nil {
+				q = f
+			}
+		}
+	}
+	return a, q, true
+}
+
+// ContentType maps a request's Content-Type to a format; an absent header is
+// JSON. The result is false for a type that the server does not read.
+func ContentType(header string) (Media, bool) {
+	if header == "" {
+		return JSON, true
+	}
+	media, _, _ := strings.Cut(header, ";")
+	switch strings.ToLower(strings.TrimSpace(media)) {
+	case TypeJSON:
+		return JSON, true
+	case TypeYAML:
+		return YAML, true
+	case TypeProtobuf:
+		return Protobuf, true
+	}
+	return 0, false
+}

@@ -1,0 +1,58 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"reflect"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// StatusHead is the head of every metav1.Status.
+var StatusHead = NewHead(schema.GroupVersionKind{Version: "v1", Kind: "Status"})
+
+func statusError(code int32, reason metav1.StatusReason, msg string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: code, Reason: reason, Message: msg,
+	}}
+}
+
+// Status is the status with which an error is answered. Errors that are no
+// API status are a 500 that shows their text.
+func Status(err error) *metav1.Status {
+	var st apierrors.APIStatus
+	if errors.As(err, &st) {
+		s := st.Status()
+		if s.Status == "" {
+			s.Status = metav1.StatusFailure
+		}
+		if s.Code == 0 {
+			s.Code = http.StatusInternalServerError
+		}
+		s.TypeMeta = metav1.TypeMeta{}
+		return &s
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s := apierrors.NewTimeoutError("request did not complete within requested timeout - context deadline exceeded", 0).Status()
+		return &s
+	case errors.Is(err, context.Canceled):
+		s := apierrors.NewTimeoutError("request did not complete within requested timeout - context canceled", 0).Status()
+		return &s
+	}
+	return &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error()}
+}
+
+// Success is the status that ends a request which has no object to show.
+func Success(details *metav1.StatusDetails) *metav1.Status {
+	return &metav1.Status{Status: metav1.StatusSuccess, Details: details}
+}
+
+func reset(obj runtime.Object) {
+	v := reflect.ValueOf(obj).Elem()
+	v.Set(reflect.Zero(v.Type()))
+}
