@@ -141,9 +141,6 @@ type Strategy struct {
 	// Keep says that an object which is being deleted has a reason to stay
 	// beyond metadata.finalizers (Namespace: spec.finalizers).
 	Keep func(obj runtime.Object) bool
-	// ReturnDeleted answers a finished delete with the object instead of a
-	// Status, as the API documentation says for some kinds.
-	ReturnDeleted bool
 }
 
 // Subresource is one served subresource of a kind. Exactly one of Object,

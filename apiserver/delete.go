@@ -91,7 +91,7 @@ func (c *call) deleteNamed(ctx context.Context, name string) (*answer, error) {
 
 // deleted is the answer to a finished deletion.
 func (c *call) deleted(last runtime.Object) *answer {
-	if c.res.Strategy.ReturnDeleted {
+	if c.res.ReturnDeleted {
 		return &answer{obj: last, hub: true}
 	}
 	m := accessor(last)
