@@ -3,50 +3,58 @@ package store_test
 import (
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/store"
 	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
-func TestThin(t *testing.T) {
+// startEtcd runs an empty etcd until the test ends.
+func startEtcd(t testing.TB) *etcd.Server {
+	t.Helper()
 	srv, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.Close()
-	s, err := store.New(store.Config{Backend: srv, Mutated: func(x string) { t.Error(x) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	k := &api.Kind{Hub: schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}, Resource: "configmaps", Namespaced: true, Prefix: "configmaps",
-		New: api.New[corev1.ConfigMap](), NewList: api.New[corev1.ConfigMapList]()}
-	i := s.Kind(k)
-	if err := i.Ready(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w, err := i.Watch(t.Context(), "", store.WatchOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := i.Create(t.Context(), "a/b", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "b"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ev := <-w.Events()
-	if ev.Entry != e {
-		t.Fatal(ev, e)
-	}
-	got, err := i.Get(t.Context(), "a/b", "")
-	if err != nil || got != e {
-		t.Fatal(err, got)
-	}
-	w.Stop()
-	if _, err := i.Delete(t.Context(), "a/b", nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() {
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return srv
 }
+
+// open makes a store over an empty etcd. Every object that it shares is
+// watched over.
+func open(t testing.TB, cfg store.Config) (*store.Store, *etcd.Server) {
+	t.Helper()
+	table, err := storetest.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := startEtcd(t)
+	cfg.Backend, cfg.Table = srv, table
+	if _, bench := t.(*testing.B); !bench {
+		cfg.Mutated = func(text string) { t.Error(text) }
+	}
+	s, err := store.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s, srv
+}
+
+func suite(t *testing.T, kind func(*store.Store, *api.Kind) store.Interface) {
+	storetest.Run(t, func(t *testing.T, o storetest.Options) *storetest.Fixture {
+		s, srv := open(t, store.Config{History: o.History, BookmarkEvery: o.BookmarkEvery})
+		if err := s.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return &storetest.Fixture{Kind: func(k *api.Kind) store.Interface { return kind(s, k) }, Backend: srv}
+	})
+}
+
+func TestCached(t *testing.T) { suite(t, (*store.Store).Kind) }
+
+func TestDirect(t *testing.T) { suite(t, (*store.Store).Direct) }
