@@ -139,3 +139,9 @@ func VisitPodAffinityTerms(spec *corev1.PodSpec, f func(*corev1.PodAffinityTerm)
 		visit(p.RequiredDuringSchedulingIgnoredDuringExecution, p.PreferredDuringSchedulingIgnoredDuringExecution)
 	}
 }
+
+// aggregateRequests sums what the containers of a spec request, as the
+// scheduler would.
+func aggregateRequests(spec *corev1.PodSpec) corev1.ResourceList {
+	return resource.AggregateContainerRequests(&corev1.Pod{Spec: *spec}, resource.PodResourcesOptions{})
+}
