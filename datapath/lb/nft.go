@@ -162,6 +162,8 @@ func (t *NFT) skeleton() error {
 	t.chain("without")
 	t.rule("without", frontend, []expr.Any{lookup(t.refused)})
 	if t.cfg.Services.IsValid() {
+		// The cluster DNS has its service address on this machine.
+		t.rule("without", toLocal(), verdict(expr.VerdictReturn))
 		t.rule("without", f.inPrefix(f.dstAt, t.cfg.Services, false), f.refuse())
 	}
 	t.base("filter-forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
