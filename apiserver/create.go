@@ -112,6 +112,9 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if m.GetName() == "" && m.GetGenerateName() != "" {
 		m.SetName(generateName(m.GetGenerateName()))
 		a.Name = m.GetName()
+		if st.Default != nil { // defaults may depend on the name
+			st.Default(obj)
+		}
 	}
 	if err := t.reserve(obj, nil); err != nil {
 		return err

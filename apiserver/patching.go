@@ -190,4 +190,3 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 
 // sharesWith says that nothing was applied and obj may be a view of cur.
 func sharesWith(obj, cur runtime.Object) bool { return cur != nil && obj == cur }
-
