@@ -5,6 +5,7 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -34,6 +35,8 @@ func namespace() *api.Kind {
 			return validateFinalizerNames(n.Spec.Finalizers, field.NewPath("spec", "finalizers"))
 		}),
 		ValidateName: apivalidation.NameIsDNSLabel,
+		PrepareDelete: api.On(func(n *corev1.Namespace) { n.Status.Phase = corev1.NamespaceTerminating }),
+		Keep:          func(o runtime.Object) bool { return len(o.(*corev1.Namespace).Spec.Finalizers) > 0 },
 		Warnings: warnings(func(n, _ *corev1.Namespace) []string {
 			return namespaceWarnings(n)
 		}),
