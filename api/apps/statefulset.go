@@ -1,9 +1,23 @@
 package apps
 
 import (
+	"fmt"
+
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/autoscaling"
+	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/podspec"
+	"github.com/coxswain/cox/api/printing"
 )
 
 var statefulSetParts = api.SpecStatus(func(o *appsv1.StatefulSet) (*appsv1.StatefulSetSpec, *appsv1.StatefulSetStatus) {
@@ -20,10 +34,182 @@ func statefulSetKind() *api.Kind {
 		New: api.New[appsv1.StatefulSet](), NewList: api.New[appsv1.StatefulSetList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			PrepareCreate: statefulSetParts.PrepareCreate, PrepareUpdate: statefulSetParts.PrepareUpdate,
+			Default: api.On(defaultStatefulSet),
+			PrepareCreate: func(o runtime.Object) {
+				statefulSetParts.PrepareCreate(o)
+				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, nil)
+			},
+			PrepareUpdate: func(o, prev runtime.Object) {
+				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, &prev.(*appsv1.StatefulSet).Spec.Template.Spec)
+				statefulSetParts.PrepareUpdate(o, prev)
+			},
+			Validate:       api.Check(func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(s, nil) }),
+			ValidateUpdate: api.Check2(validateStatefulSetUpdate),
+			Warnings: func(o, prev runtime.Object) []string {
+				obj := o.(*appsv1.StatefulSet)
+				return templateWarnings(prev, &obj.Spec.Template, func(o runtime.Object) templated {
+					old := o.(*appsv1.StatefulSet)
+					return templated{old.Generation, &old.Spec.Template}
+				}, obj.Generation)
+			},
 		},
 		Subresources: map[string]api.Subresource{
-			"status": {Object: &api.Strategy{PrepareUpdate: statefulSetParts.PrepareStatus}},
+			"status": {Object: &api.Strategy{
+				PrepareUpdate:  statefulSetParts.PrepareStatus,
+				ValidateUpdate: api.Check2(validateStatefulSetStatus),
+			}},
+			"scale": autoscaling.ScaleSubresource(func(s *appsv1.StatefulSet) (autoscaling.Scalable, error) {
+				return scalable(s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas)
+			}, func(s *appsv1.StatefulSet, n int32) { s.Spec.Replicas = &n }),
 		},
+		Columns: []metav1.TableColumnDefinition{
+			printing.Name(),
+			printing.String("Ready", "Number of the pod with ready state"),
+			printing.AgeColumn(),
+			printing.Wide(printing.String("Containers", "Names of each container in the template.")),
+			printing.Wide(printing.String("Images", "Images referenced by each container in the template.")),
+		},
+		Cells: api.Cells(func(s *appsv1.StatefulSet) []any {
+			names, images := printing.Containers(s.Spec.Template.Spec.Containers)
+			return []any{
+				s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, wanted(s.Spec.Replicas)),
+				printing.Age(s.CreationTimestamp), names, images,
+			}
+		}),
 	}
+}
+
+func defaultStatefulSet(o *appsv1.StatefulSet) {
+	s := &o.Spec
+	api.DefaultValue(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
+	api.DefaultValue(&s.UpdateStrategy.Type, appsv1.RollingUpdateStatefulSetStrategyType)
+	if s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
+		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate.Partition, 0)
+		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	api.DefaultPtr(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	api.DefaultValue(&s.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	api.DefaultValue(&s.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	api.DefaultPtr(&s.Replicas, 1)
+	api.DefaultPtr(&s.RevisionHistoryLimit, 10)
+	podspec.DefaultTemplate(&s.Template)
+	for i := range s.VolumeClaimTemplates {
+		c := &s.VolumeClaimTemplates[i]
+		// Nested objects carry their kind on the wire.
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
+		podspec.DefaultClaimSpec(&c.Spec)
+		api.DefaultValue(&c.Status.Phase, corev1.ClaimPending)
+	}
+}
+
+// validateStatefulSet checks the spec; old is nil for a new object. Upstream
+// leaves the pod spec itself to the check of each pod that is made from it.
+func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
+	s, path := &o.Spec, field.NewPath("spec")
+	errs := validatePodManagement(s.PodManagementPolicy, path.Child("podManagementPolicy"))
+	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
+	if p := s.PersistentVolumeClaimRetentionPolicy; p != nil {
+		at := path.Child("persistentVolumeClaimRetentionPolicy")
+		errs = append(errs, check.OneOf(p.WhenDeleted, at.Child("whenDeleted"), appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
+		errs = append(errs, check.OneOf(p.WhenScaled, at.Child("whenScaled"), appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
+	}
+	errs = append(errs, check.NonNegativePtr(s.Replicas, path.Child("replicas"))...)
+	errs = append(errs, check.NonNegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
+	if s.Ordinals != nil {
+		errs = append(errs, check.NonNegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
+	}
+	errs = append(errs, check.NonNegativePtr(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
+	var oldSelector *metav1.LabelSelector
+	if old != nil {
+		oldSelector = old.Spec.Selector
+	}
+	if s.ServiceName != "" && (old == nil || old.Spec.ServiceName != s.ServiceName) {
+		errs = append(errs, check.Each(path.Child("serviceName"), s.ServiceName, apivalidation.NameIsDNS1035Label(s.ServiceName, false))...)
+	}
+	selector, selErrs := check.RequiredSelector(s.Selector, oldSelector, "empty selector is invalid for statefulset", "", path.Child("selector"))
+	errs = append(errs, selErrs...)
+	template := path.Child("template")
+	if selector != nil {
+		if !selector.Empty() && !selector.Matches(labels.Set(s.Template.Labels)) {
+			errs = append(errs, field.Invalid(template.Child("metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
+		}
+		errs = append(errs, metavalidation.ValidateLabels(s.Template.Labels, template.Child("labels"))...)
+		errs = append(errs, apivalidation.ValidateAnnotations(s.Template.Annotations, template.Child("annotations"))...)
+	}
+	errs = append(errs, check.OneOf(s.Template.Spec.RestartPolicy, template.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
+	if s.Template.Spec.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(template.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in StatefulSet is not Supported"))
+	}
+	return errs
+}
+
+func validatePodManagement(p appsv1.PodManagementPolicyType, path *field.Path) field.ErrorList {
+	switch p {
+	case "":
+		return field.ErrorList{field.Required(path, "")}
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, p, fmt.Sprintf("must be '%s' or '%s'", appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement))}
+}
+
+func validateStatefulSetStrategy(s *appsv1.StatefulSetUpdateStrategy, path *field.Path) field.ErrorList {
+	p := path.Child("rollingUpdate")
+	switch s.Type {
+	case "":
+		return field.ErrorList{field.Required(path, "")}
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if s.RollingUpdate != nil {
+			return field.ErrorList{field.Invalid(p, s.RollingUpdate, fmt.Sprintf("only allowed for updateStrategy '%s'", appsv1.RollingUpdateStatefulSetStrategyType))}
+		}
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		if s.RollingUpdate == nil {
+			return nil
+		}
+		errs := check.NonNegativePtr(s.RollingUpdate.Partition, p.Child("partition"))
+		if v := s.RollingUpdate.MaxUnavailable; v != nil {
+			at := p.Child("maxUnavailable")
+			errs = append(errs, check.IntOrPercent(*v, at)...)
+			if check.Amount(v) == 0 {
+				errs = append(errs, field.Invalid(at, *v, "cannot be 0"))
+			}
+			errs = append(errs, check.AtMost100Percent(*v, at)...)
+		}
+		return errs
+	default:
+		return field.ErrorList{field.Invalid(path, *s, fmt.Sprintf("must be '%s' or '%s'", appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType))}
+	}
+	return nil
+}
+
+func validateStatefulSetUpdate(o, old *appsv1.StatefulSet) field.ErrorList {
+	errs := validateStatefulSet(o, old)
+	// What is not among these belongs to the pods' identity or their claims.
+	s := o.Spec
+	s.Replicas, s.Ordinals, s.Template = old.Spec.Replicas, old.Spec.Ordinals, old.Spec.Template
+	s.UpdateStrategy, s.MinReadySeconds = old.Spec.UpdateStrategy, old.Spec.MinReadySeconds
+	s.RevisionHistoryLimit = old.Spec.RevisionHistoryLimit
+	s.PersistentVolumeClaimRetentionPolicy = old.Spec.PersistentVolumeClaimRetentionPolicy
+	if !check.Equal(s, old.Spec) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"))
+	}
+	return errs
+}
+
+func validateStatefulSetStatus(o, old *appsv1.StatefulSet) field.ErrorList {
+	s, path := &o.Status, field.NewPath("status")
+	errs := check.NonNegative(s.Replicas, path.Child("replicas"))
+	errs = append(errs, check.NonNegative(s.ReadyReplicas, path.Child("readyReplicas"))...)
+	errs = append(errs, check.NonNegative(s.CurrentReplicas, path.Child("currentReplicas"))...)
+	errs = append(errs, check.NonNegative(s.UpdatedReplicas, path.Child("updatedReplicas"))...)
+	errs = append(errs, check.NonNegative(s.AvailableReplicas, path.Child("availableReplicas"))...)
+	errs = append(errs, check.NonNegative(s.ObservedGeneration, path.Child("observedGeneration"))...)
+	errs = append(errs, check.NonNegativePtr(s.CollisionCount, path.Child("collisionCount"))...)
+	errs = append(errs, check.NotMore(s.ReadyReplicas, s.Replicas, path.Child("readyReplicas"), moreThanReplicas)...)
+	errs = append(errs, check.NotMore(s.CurrentReplicas, s.Replicas, path.Child("currentReplicas"), moreThanReplicas)...)
+	errs = append(errs, check.NotMore(s.UpdatedReplicas, s.Replicas, path.Child("updatedReplicas"), moreThanReplicas)...)
+	errs = append(errs, check.NotMore(s.AvailableReplicas, s.Replicas, path.Child("availableReplicas"), moreThanReplicas)...)
+	errs = append(errs, check.NotMore(s.AvailableReplicas, s.ReadyReplicas, path.Child("availableReplicas"), "cannot be greater than status.readyReplicas")...)
+	return append(errs, check.NotDecremented(s.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }
