@@ -1,0 +1,200 @@
+package core
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
+
+	"github.com/coxswain/cox/api/podspec"
+)
+
+var statusPath = field.NewPath("status")
+
+// validatePodStatus checks what a kubelet or the scheduler reports.
+func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
+	errs := validateMirror(p, old)
+	if p.Spec.NodeName != old.Spec.NodeName {
+		errs = append(errs, field.Forbidden(statusPath.Child("nodeName"), "may not be changed directly"))
+	}
+	if n := p.Status.NominatedNodeName; n != "" {
+		for _, msg := range apivalidation.NameIsDNSSubdomain(n, false) {
+			errs = append(errs, field.Invalid(statusPath.Child("nominatedNodeName"), n, msg))
+		}
+	}
+	errs = append(errs, nonNegative(p.Status.ObservedGeneration, statusPath.Child("observedGeneration"))...)
+	if old.Status.QOSClass != "" {
+		errs = append(errs, immutable(p.Status.QOSClass, old.Status.QOSClass, statusPath.Child("qosClass"))...)
+	}
+	errs = append(errs, transitions(p.Status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec, false, statusPath.Child("containerStatuses"))...)
+	errs = append(errs, transitions(p.Status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec, true, statusPath.Child("initContainerStatuses"))...)
+	podIPs, hostIPs := make([]string, len(p.Status.PodIPs)), make([]string, len(p.Status.HostIPs))
+	for i := range p.Status.PodIPs {
+		podIPs[i] = p.Status.PodIPs[i].IP
+	}
+	for i := range p.Status.HostIPs {
+		hostIPs[i] = p.Status.HostIPs[i].IP
+	}
+	errs = append(errs, validateStatusIPs(podIPs, statusPath.Child("podIPs"))...)
+	errs = append(errs, validateStatusIPs(hostIPs, statusPath.Child("hostIPs"))...)
+	for i, c := range p.Status.Conditions {
+		errs = append(errs, nonNegative(c.ObservedGeneration, statusPath.Child("conditions").Index(i).Child("observedGeneration"))...)
+	}
+	return append(errs, validateClaimStatuses(p)...)
+}
+
+// transitions refuses that a container which ended for good comes back.
+func transitions(now, old []corev1.ContainerStatus, spec *corev1.PodSpec, init bool, path *field.Path) field.ErrorList {
+	if spec.RestartPolicy == corev1.RestartPolicyAlways {
+		return nil
+	}
+	restarts := map[string]bool{}
+	list := spec.Containers
+	if init {
+		list = spec.InitContainers
+	}
+	for _, c := range list {
+		if c.RestartPolicy != nil && *c.RestartPolicy != corev1.ContainerRestartPolicyNever || len(c.RestartPolicyRules) > 0 {
+			restarts[c.Name] = true
+		}
+	}
+	var errs field.ErrorList
+	for i, before := range old {
+		t := before.State.Terminated
+		if t == nil || restarts[before.Name] || t.ExitCode != 0 && spec.RestartPolicy == corev1.RestartPolicyOnFailure {
+			continue
+		}
+		for _, c := range now {
+			if c.Name == before.Name && c.State.Terminated == nil {
+				errs = append(errs, field.Forbidden(path.Index(i).Child("state"), "may not be transitioned to non-terminated state"))
+			}
+		}
+	}
+	return errs
+}
+
+// validateStatusIPs wants at most one address of each family, each once.
+func validateStatusIPs(ips []string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, ip := range ips {
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, false, nil)...)
+	}
+	if len(errs) > 0 || len(ips) < 2 {
+		return errs
+	}
+	dual, err := netutils.IsDualStackIPStrings(ips)
+	if err != nil {
+		return append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%v", err)))
+	}
+	if !dual || len(ips) > 2 {
+		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
+	}
+	seen := sets.New[string]()
+	for i, ip := range ips {
+		if seen.Has(ip) {
+			errs = append(errs, field.Duplicate(path.Index(i), ip))
+		}
+		seen.Insert(ip)
+	}
+	return errs
+}
+
+func validateClaimStatuses(p *corev1.Pod) field.ErrorList {
+	names := sets.New[string]()
+	for _, c := range p.Spec.ResourceClaims {
+		names.Insert(c.Name)
+	}
+	var errs field.ErrorList
+	for i, s := range p.Status.ResourceClaimStatuses {
+		path := statusPath.Child("resourceClaimStatuses").Index(i)
+		if !names.Has(s.Name) {
+			errs = append(errs, field.Invalid(path.Child("name"), s.Name, "must match the name of an entry in `spec.resourceClaims`"))
+		}
+		if n := s.ResourceClaimName; n != nil {
+			for _, msg := range validation.IsDNS1123Subdomain(*n) {
+				errs = append(errs, field.Invalid(path.Child("name"), *n, msg))
+			}
+		}
+	}
+	return errs
+}
+
+// validateEphemeralUpdate lets ephemeral containers be added and nothing else.
+func validateEphemeralUpdate(p, old *corev1.Pod) field.ErrorList {
+	path := specPath.Child("ephemeralContainers")
+	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
+	}
+	errs := podspec.Validate(&p.Spec, &p.ObjectMeta, specPath, podspec.ForUpdate(&old.Spec))
+	now := map[string]*corev1.EphemeralContainer{}
+	for i := range p.Spec.EphemeralContainers {
+		now[p.Spec.EphemeralContainers[i].Name] = &p.Spec.EphemeralContainers[i]
+	}
+	for i := range old.Spec.EphemeralContainers {
+		before := &old.Spec.EphemeralContainers[i]
+		switch c := now[before.Name]; {
+		case c == nil:
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", before.Name)))
+		case !equal(c, before):
+			errs = append(errs, field.Forbidden(path, fmt.Sprintf("existing ephemeral containers %q may not be changed\n", before.Name)))
+		}
+	}
+	return errs
+}
+
+// validatePodResize checks an in-place change of CPU and memory (KEP 1287).
+func validatePodResize(p, old *corev1.Pod) field.ErrorList {
+	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
+	}
+	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "windows pods cannot be resized")}
+	}
+	errs := podspec.Validate(&p.Spec, &p.ObjectMeta, specPath, podspec.ForUpdate(&old.Spec))
+	if podspec.QOSClass(&p.Spec) != podspec.QOSClass(&old.Spec) {
+		errs = append(errs, field.Invalid(specPath, podspec.QOSClass(&p.Spec), "Pod QOS Class may not change as a result of resizing"))
+	}
+	for _, l := range []struct {
+		name     string
+		now, old []corev1.Container
+	}{{"containers", p.Spec.Containers, old.Spec.Containers}, {"initContainers", p.Spec.InitContainers, old.Spec.InitContainers}} {
+		for i := range l.now {
+			path := specPath.Child(l.name).Index(i)
+			a, b := &l.now[i], &l.old[i]
+			if l.name == "initContainers" && (a.RestartPolicy == nil || *a.RestartPolicy != corev1.ContainerRestartPolicyAlways) &&
+				!equal(a.Resources, b.Resources) {
+				errs = append(errs, field.Forbidden(path.Child("resources"), "resources for non-sidecar init containers are immutable"))
+				continue
+			}
+			errs = append(errs, validateResize(&a.Resources, &b.Resources, path.Child("resources"))...)
+		}
+	}
+	return errs
+}
+
+func validateResize(now, old *corev1.ResourceRequirements, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, l := range []struct {
+		name     string
+		now, old corev1.ResourceList
+	}{{"limits", now.Limits, old.Limits}, {"requests", now.Requests, old.Requests}} {
+		for name := range l.old {
+			if _, ok := l.now[name]; !ok {
+				errs = append(errs, field.Forbidden(path.Child(l.name), fmt.Sprintf("resource %s cannot be removed", l.name)))
+			}
+		}
+		for name, q := range l.now {
+			if before := l.old[name]; name != corev1.ResourceCPU && name != corev1.ResourceMemory && q.Cmp(before) != 0 {
+				errs = append(errs, field.Forbidden(path.Child(l.name).Key(string(name)), "only cpu and memory resources are mutable"))
+			}
+		}
+	}
+	if !equal(now.Claims, old.Claims) {
+		errs = append(errs, field.Forbidden(path.Child("claims"), "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
