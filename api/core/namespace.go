@@ -34,7 +34,7 @@ func namespace() *api.Kind {
 		Validate: api.Check(func(n *corev1.Namespace) field.ErrorList {
 			return validateFinalizerNames(n.Spec.Finalizers, field.NewPath("spec", "finalizers"))
 		}),
-		ValidateName: apivalidation.NameIsDNSLabel,
+		ValidateName:  apivalidation.NameIsDNSLabel,
 		PrepareDelete: api.On(func(n *corev1.Namespace) { n.Status.Phase = corev1.NamespaceTerminating }),
 		Keep:          func(o runtime.Object) bool { return len(o.(*corev1.Namespace).Spec.Finalizers) > 0 },
 		Warnings: warnings(func(n, _ *corev1.Namespace) []string {
