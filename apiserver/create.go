@@ -106,15 +106,15 @@ func (t *transaction) prepareCreate(obj runtime.Object) error {
 func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object) error {
 	st := &t.res.Strategy
 	m := accessor(obj)
-	if st.PrepareCreate != nil {
-		st.PrepareCreate(obj)
-	}
 	if m.GetName() == "" && m.GetGenerateName() != "" {
 		m.SetName(generateName(m.GetGenerateName()))
 		a.Name = m.GetName()
 		if st.Default != nil { // defaults may depend on the name
 			st.Default(obj)
 		}
+	}
+	if st.PrepareCreate != nil { // needs the name: a Job's labels carry it
+		st.PrepareCreate(obj)
 	}
 	if err := t.reserve(obj, nil); err != nil {
 		return err
