@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
@@ -50,6 +51,7 @@ type Server struct {
 	lock    *os.File
 	failure *failure
 	log     *slog.Logger
+	acked   atomic.Int64 // greatest revision that a write was answered with
 }
 
 // A single member needs its ticks for nothing: it campaigns at once (see
@@ -97,6 +99,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.Client = v3client.New(s.etcd)
+	s.acked.Store(s.etcd.KV().Rev())
+	s.Client.KV = &ackedKV{s.Client.KV, &s.acked}
 	return s, nil
 }
 
@@ -225,16 +229,14 @@ func (s *Server) noLeader() error {
 
 // Revision returns a revision at least as great as that of every write
 // acknowledged before the call.
-func (s *Server) Revision(ctx context.Context) (int64, error) {
+func (s *Server) Revision(context.Context) (int64, error) {
 	if err := s.failure.get(); err != nil {
 		return 0, err
 	}
-	// The only member of a cluster has itself applied all that was ever
-	// acknowledged.
-	if len(s.etcd.Cluster().Members()) == 1 {
-		return s.etcd.KV().Rev(), nil
-	}
-	return revision(ctx, s.Client)
+	// All that was ever acknowledged went through this client: there is no
+	// other member, and no listener. What etcd deletes by itself, when a
+	// lease expires, is acknowledged to no one.
+	return s.acked.Load(), nil
 }
 
 // Failed is closed when etcd can no longer go on (a full disk, a broken log);
@@ -273,6 +275,72 @@ func (s *Server) stop() {
 	}
 	s.lock.Close()
 	runtime.KeepAlive(s.lock)
+}
+
+// ackedKV remembers the revisions of the writes that pass through it.
+type ackedKV struct {
+	clientv3.KV
+	acked *atomic.Int64
+}
+
+func (k *ackedKV) note(revision int64) {
+	for {
+		old := k.acked.Load()
+		if revision <= old || k.acked.CompareAndSwap(old, revision) {
+			return
+		}
+	}
+}
+
+func (k *ackedKV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+	resp, err := k.KV.Put(ctx, key, val, opts...)
+	if err == nil {
+		k.note(resp.Header.Revision)
+	}
+	return resp, err
+}
+
+func (k *ackedKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	resp, err := k.KV.Delete(ctx, key, opts...)
+	if err == nil {
+		k.note(resp.Header.Revision)
+	}
+	return resp, err
+}
+
+func (k *ackedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	resp, err := k.KV.Do(ctx, op)
+	if err != nil {
+		return resp, err
+	}
+	switch {
+	case resp.Put() != nil:
+		k.note(resp.Put().Header.Revision)
+	case resp.Del() != nil:
+		k.note(resp.Del().Header.Revision)
+	case resp.Txn() != nil:
+		k.note(resp.Txn().Header.Revision)
+	}
+	return resp, err
+}
+
+func (k *ackedKV) Txn(ctx context.Context) clientv3.Txn { return &ackedTxn{k.KV.Txn(ctx), k} }
+
+type ackedTxn struct {
+	clientv3.Txn
+	kv *ackedKV
+}
+
+func (t *ackedTxn) If(cs ...clientv3.Cmp) clientv3.Txn   { t.Txn = t.Txn.If(cs...); return t }
+func (t *ackedTxn) Then(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(ops...); return t }
+func (t *ackedTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(ops...); return t }
+
+func (t *ackedTxn) Commit() (*clientv3.TxnResponse, error) {
+	resp, err := t.Txn.Commit()
+	if err == nil {
+		t.kv.note(resp.Header.Revision)
+	}
+	return resp, err
 }
 
 // MemberDir is where etcd's files lie within a data directory.

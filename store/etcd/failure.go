@@ -78,7 +78,7 @@ func explain(dir string, err error) error {
 		return fmt.Errorf("the disk of %s reports errors: replace it and restore a backup (%w)", dir, err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("etcd may not use its data in %s: give it to the user that cox runs as (%w)", dir, err)
-	case has("crc mismatch", "cannot be repaired", "failed to read WAL", "failed to repair WAL", "unexpected EOF", "failed to open WAL", "wal: "):
+	case has("crc mismatch", "cannot be repaired", "failed to read WAL", "failed to repair WAL", "unexpected EOF", "failed to open WAL", "wal: ", "cannot use none as id"):
 		return fmt.Errorf("the etcd log in %s/member/wal is corrupt: restore a backup into an empty directory (%w)", dir, err)
 	case has("invalid database", "version mismatch", "failed to open database", "checksum error", "file size too small"):
 		return fmt.Errorf("the etcd database %s/member/snap/db is corrupt or not etcd's: restore a backup into an empty directory (%w)", dir, err)
@@ -121,6 +121,7 @@ var expected = [...]string{
 	"is unpromotable and can not campaign",
 	"Failed to detect schema version",
 	"failed to update storage version",
+	"failed to update cluster version", // stopped right after its start
 }
 
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,8 +92,9 @@ var (
 	}
 )
 
-// Table holds the suite's kinds.
-func Table() (*api.Table, error) {
+// Table holds the suite's kinds. It is one for all tests, as building it
+// completes the rows.
+var Table = sync.OnceValues(func() (*api.Table, error) {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, coordinationv1.AddToScheme} {
 		if err := add(s); err != nil {
@@ -101,7 +103,7 @@ func Table() (*api.Table, error) {
 	}
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
 	return api.NewTable(s, []*api.Kind{ConfigMaps, Pods, Nodes, Services, Events, Leases})
-}
+})
 
 // Run runs the whole suite.
 func Run(t *testing.T, open Opener) {

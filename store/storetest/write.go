@@ -437,4 +437,3 @@ func testCounters(t *testing.T, open Opener) {
 		check(l)
 	}
 }
-
