@@ -1,0 +1,98 @@
+package cgroups
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// v2 has one hierarchy; a controller works in a group only when the group
+// above has enabled it for its children.
+type v2 struct {
+	mount string
+}
+
+func (a *v2) name() string { return "v2" }
+
+func (a *v2) create(group string) error {
+	dir := a.mount
+	for _, part := range strings.Split(strings.Trim(group, "/"), "/") {
+		if err := enable(dir); err != nil {
+			return err
+		}
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	// The pod's containers come below: they need the controllers too.
+	return enable(dir)
+}
+
+// wanted are the controllers that pods need.
+var wanted = []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
+
+// enable turns on for the children of a group what is wanted, available and
+// not on yet.
+func enable(dir string) error {
+	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	on, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	available, enabled := set(string(have)), set(string(on))
+	var add []string
+	for _, c := range wanted {
+		if available[c] && !enabled[c] {
+			add = append(add, "+"+c)
+		}
+	}
+	if len(add) == 0 {
+		return nil
+	}
+	if err := write(dir, "cgroup.subtree_control", strings.Join(add, " ")); err != nil {
+		return fmt.Errorf("enable the controllers %s in %s: %w", strings.Join(add, " "), dir, err)
+	}
+	return nil
+}
+
+func set(s string) map[string]bool {
+	out := map[string]bool{}
+	for _, w := range strings.Fields(s) {
+		out[w] = true
+	}
+	return out
+}
+
+// weight turns shares (2 to 262144) into a weight (1 to 10000), KEP-2254.
+func weight(shares int64) int64 {
+	shares = min(max(shares, 2), 262144)
+	return 1 + (shares-2)*9999/262142
+}
+
+func (a *v2) set(group string, r Resources) error {
+	dir := filepath.Join(a.mount, group)
+	var errs []error
+	if r.CPUShares > 0 {
+		errs = append(errs, writeInt(dir, "cpu.weight", weight(r.CPUShares)))
+	}
+	if r.CPUQuota > 0 {
+		errs = append(errs, write(dir, "cpu.max", fmt.Sprintf("%d %d", r.CPUQuota, r.CPUPeriod)))
+	}
+	if r.Memory > 0 {
+		errs = append(errs, writeInt(dir, "memory.max", r.Memory))
+	}
+	if r.Pids > 0 {
+		errs = append(errs, writeInt(dir, "pids.max", r.Pids))
+	}
+	return errors.Join(errs...)
+}
+
+func (a *v2) remove(group string) error { return removeTree(filepath.Join(a.mount, group)) }
+
+func (a *v2) children(group string) ([]string, error) { return listDirs(filepath.Join(a.mount, group)) }

@@ -1,0 +1,265 @@
+package kubelet
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// launch makes and starts one container. seen is called with the container as
+// soon as it exists and again once it runs. Errors are of type *startError.
+func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus) error {
+	c := a.Container
+	say := func(typ, reason, format string, args ...any) {
+		k.containerEvent(pod, a.Kind, c.Name, typ, reason, format, args...)
+	}
+	sandbox, err := k.sandboxConfig(pod, sb.GetMetadata().GetAttempt())
+	if err != nil {
+		return &startError{reason: reason{createContainerConfigError, err.Error()}}
+	}
+	img, err := k.ensureImage(ctx, pod, c, a.Kind, sandbox)
+	if err != nil {
+		return err
+	}
+	cfg, err := k.containerConfig(ctx, w, pod, a, sb, img)
+	if err != nil {
+		return &startError{reason: reason{createContainerConfigError, err.Error()}}
+	}
+	created, err := k.cfg.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.Id, Config: cfg, SandboxConfig: sandbox})
+	if err != nil {
+		return &startError{reason: reason{createContainerError, err.Error()}}
+	}
+	id := created.ContainerId
+	say(corev1.EventTypeNormal, "Created", "Container created")
+	_, err = k.cfg.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	// Whatever came of it, the runtime knows: the exit reason of a container
+	// that could not start is there too.
+	w.inspect(context.WithoutCancel(ctx), id, sb.Id)
+	if err != nil {
+		return &startError{reason: reason{runContainerError, err.Error()}}
+	}
+	say(corev1.EventTypeNormal, "Started", "Container started")
+	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+		if err := k.hook(ctx, pod, c, id, podIP(pod, sb, k.facts.IPs), c.Lifecycle.PostStart); err != nil && ctx.Err() == nil {
+			say(corev1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+			k.log.Info("postStart hook failed", "pod", podTitle(pod), "container", c.Name, "error", err)
+			return &startError{reason: reason{postStartHookError, "PostStart hook failed"}, Quiet: true}
+		}
+	}
+	return nil
+}
+
+// podIP is where a pod's containers listen, as the kubelet reaches them.
+func podIP(pod *corev1.Pod, sb *runtimeapi.PodSandboxStatus, nodeIPs []string) string {
+	ips := nodeIPs
+	if !pod.Spec.HostNetwork {
+		ips = sandboxIPs(sb)
+	}
+	if len(ips) == 0 {
+		return ""
+	}
+	return ips[0]
+}
+
+// containerConfig is what the runtime is told about a container. Errors are
+// sentences for its status.
+func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
+	c := a.Container
+	security, err := containerSecurity(pod, c, userOf(img), k.cfg.SeccompDir)
+	if err != nil {
+		return nil, err
+	}
+	if a.Target != "" {
+		target := w.runningID(a.Target)
+		if target == "" {
+			return nil, fmt.Errorf("unable to find target container %s", a.Target)
+		}
+		security.NamespaceOptions.Pid, security.NamespaceOptions.TargetId = runtimeapi.NamespaceMode_TARGET, target
+	}
+	ips := sandboxIPs(sb)
+	if pod.Spec.HostNetwork {
+		ips = k.facts.IPs
+	}
+	src := k.envSources(ctx, pod, ips)
+	env, err := makeEnv(c, src)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := k.mounts(pod, c, a.Attempt, env, ips)
+	if err != nil {
+		return nil, err
+	}
+	logPath := containerLog(c.Name, a.Attempt)
+	if err := os.MkdirAll(filepath.Join(k.podLogDir(pod), c.Name), 0o755); err != nil {
+		return nil, err
+	}
+	cfg := &runtimeapi.ContainerConfig{
+		Metadata:   &runtimeapi.ContainerMetadata{Name: c.Name, Attempt: uint32(a.Attempt)},
+		Image:      &runtimeapi.ImageSpec{Image: img.Id, UserSpecifiedImage: c.Image},
+		Command:    expandAll(c.Command, env),
+		Args:       expandAll(c.Args, env),
+		WorkingDir: c.WorkingDir,
+		Mounts:     mounts,
+		Labels: map[string]string{
+			labelPod: pod.Name, labelNamespace: pod.Namespace, labelUID: string(pod.UID), labelContainer: c.Name,
+		},
+		Annotations: map[string]string{
+			annotationRestarts: strconv.Itoa(a.Attempt), annotationSpecHash: specHash(c),
+			annotationTerminationPath: c.TerminationMessagePath, annotationTerminationPolicy: string(c.TerminationMessagePolicy),
+			annotationPodTerminationTime: strconv.FormatInt(spec64(pod.Spec.TerminationGracePeriodSeconds), 10),
+		},
+		LogPath: logPath,
+		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
+		Linux: &runtimeapi.LinuxContainerConfig{
+			Resources:       containerResources(pod, c, k.capacityMemory(), k.oom),
+			SecurityContext: security,
+		},
+	}
+	for _, e := range env {
+		cfg.Envs = append(cfg.Envs, &runtimeapi.KeyValue{Key: e.Name, Value: []byte(e.Value)})
+	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
+		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*l.StopSignal)])
+	}
+	return cfg, nil
+}
+
+func spec64(p *int64) int64 {
+	if p == nil {
+		return 0
+	}
+	return *p
+}
+
+func userOf(img *runtimeapi.Image) imageUser {
+	if img.Uid != nil {
+		return imageUser{UID: &img.Uid.Value}
+	}
+	return imageUser{Name: img.Username}
+}
+
+// mounts lists what a container sees of its pod's volumes, its hosts file and
+// its termination message.
+func (k *Kubelet) mounts(pod *corev1.Pod, c *corev1.Container, attempt int, env []envVar, ips []string) ([]*runtimeapi.Mount, error) {
+	var out []*runtimeapi.Mount
+	ownHosts := false
+	for n := range c.VolumeMounts {
+		m, err := k.volumeMount(pod, c, n, env)
+		if err != nil {
+			return nil, err
+		}
+		ownHosts = ownHosts || m.ContainerPath == "/etc/hosts"
+		out = append(out, m)
+	}
+	if !ownHosts {
+		hosts, err := k.writeHosts(pod, ips)
+		if err != nil {
+			return nil, fmt.Errorf("write the hosts file: %w", err)
+		}
+		ro := c.SecurityContext != nil && isTrue(c.SecurityContext.ReadOnlyRootFilesystem)
+		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: hosts, Readonly: ro, SelinuxRelabel: true})
+	}
+	if c.TerminationMessagePath == "" {
+		return out, nil
+	}
+	dir := filepath.Join(k.volumes.PodDir(pod.UID), "containers", c.Name)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, randomName())
+	// The container may run as anyone.
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		return nil, err
+	}
+	out = append(out, &runtimeapi.Mount{ContainerPath: c.TerminationMessagePath, HostPath: path, SelinuxRelabel: true})
+	return out, nil
+}
+
+func randomName() string {
+	var b [4]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// volumeMount resolves one volumeMount.
+func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env []envVar) (*runtimeapi.Mount, error) {
+	vm := &c.VolumeMounts[n]
+	host, err := k.volumes.Path(pod, vm.Name)
+	if err != nil {
+		return nil, err
+	}
+	sub := vm.SubPath
+	if vm.SubPathExpr != "" {
+		if sub, err = expandStrict(vm.SubPathExpr, env); err != nil {
+			return nil, err
+		}
+	}
+	if sub != "" {
+		if host, err = k.volumes.Subpath(pod, vm.Name, c.Name, n, sub); err != nil {
+			return nil, err
+		}
+	}
+	at := vm.MountPath
+	if !filepath.IsAbs(at) {
+		at = filepath.Join("/", at)
+	}
+	m := &runtimeapi.Mount{ContainerPath: at, HostPath: host, Readonly: vm.ReadOnly}
+	if vm.MountPropagation != nil {
+		switch *vm.MountPropagation {
+		case corev1.MountPropagationHostToContainer:
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		case corev1.MountPropagationBidirectional:
+			m.Propagation = runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		}
+	}
+	if vm.RecursiveReadOnly != nil && *vm.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled && k.recursiveReadOnly() {
+		m.RecursiveReadOnly = true
+	}
+	for i := range pod.Spec.Volumes {
+		// Content that the kubelet keeps fresh is not for containers to
+		// write (API documentation of the volume types).
+		v := &pod.Spec.Volumes[i]
+		if v.Name == vm.Name && (v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil) {
+			m.Readonly = true
+		}
+	}
+	return m, nil
+}
+
+// expandStrict expands a subPathExpr; an unknown variable is an error.
+func expandStrict(expr string, env []envVar) (string, error) {
+	var missing []string
+	out := expand(expr, func(name string) (string, bool) {
+		for _, e := range env {
+			if e.Name == name {
+				return e.Value, true
+			}
+		}
+		missing = append(missing, name)
+		return "", true
+	})
+	if len(missing) > 0 {
+		return "", fmt.Errorf("missing value for %q", strings.Join(missing, ", "))
+	}
+	return out, nil
+}
+
+// envSources gathers what a pod's environment is made of.
+func (k *Kubelet) envSources(ctx context.Context, pod *corev1.Pod, ips []string) *envSources {
+	return &envSources{
+		Pod: pod, PodIPs: ips, HostIPs: k.facts.IPs, NodeName: k.cfg.NodeName, Allocatable: k.allocatable(),
+		Objects:  podObjects{ctx, k.configMaps, k.secrets},
+		Services: k.servicesFor(pod.Namespace),
+	}
+}

@@ -1,0 +1,224 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// startError is why a container did not start: the reason that its status
+// shows.
+type startError struct {
+	reason
+	// Pull says that the image's back-off applies.
+	Pull bool
+	// Quiet says that the cause has been told in an event of its own.
+	Quiet bool
+}
+
+func (e *startError) Error() string { return e.Message }
+
+// normalImage gives an image name its default domain and tag.
+func normalImage(image string) (string, error) {
+	ref, err := reference.ParseDockerRef(image)
+	if err != nil {
+		return "", &startError{reason: reason{invalidImageName, fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: %v", image, image, err)}}
+	}
+	return ref.String(), nil
+}
+
+// pullNeeded says whether an image is pulled under its policy.
+func pullNeeded(c *corev1.Container, present bool) bool {
+	switch c.ImagePullPolicy {
+	case corev1.PullAlways:
+		return true
+	case corev1.PullNever:
+		return false
+	}
+	return !present
+}
+
+// ensureImage makes a container's image present and returns it. Errors are of
+// type *startError.
+func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Container, kind containerKind, sandbox *runtimeapi.PodSandboxConfig) (*runtimeapi.Image, error) {
+	say := func(typ, reason, format string, args ...any) {
+		k.containerEvent(pod, kind, c.Name, typ, reason, format, args...)
+	}
+	name, err := normalImage(c.Image)
+	if err != nil {
+		say(corev1.EventTypeWarning, "InspectFailed", "%s", err.Error())
+		return nil, err
+	}
+	spec := &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: c.Image}
+	img, err := k.imageStatus(ctx, spec)
+	if err != nil {
+		say(corev1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
+		return nil, &startError{reason: reason{imageInspectError, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}}
+	}
+	if !pullNeeded(c, img != nil) {
+		if img == nil {
+			msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+			say(corev1.EventTypeWarning, errImageNeverPull, "%s", msg)
+			return nil, &startError{reason: reason{errImageNeverPull, msg}}
+		}
+		say(corev1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+		return img, nil
+	}
+	say(corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
+	begun := k.cfg.Clock.Now()
+	if err := k.pull(ctx, pod, spec, sandbox); err != nil {
+		if ctx.Err() == nil {
+			say(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, err)
+		}
+		return nil, &startError{reason: reason{errImagePull, err.Error()}, Pull: true}
+	}
+	if img, err = k.imageStatus(ctx, spec); err != nil || img == nil {
+		return nil, &startError{reason: reason{imageInspectError, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}}
+	}
+	took := k.cfg.Clock.Since(begun).Truncate(time.Millisecond)
+	say(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, img.Size)
+	k.imagesChanged()
+	return img, nil
+}
+
+func (k *Kubelet) imageStatus(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
+	res, err := k.cfg.Images.ImageStatus(ctx, &runtimeapi.ImageStatusRequest{Image: spec})
+	if err != nil {
+		return nil, err
+	}
+	return res.Image, nil
+}
+
+// pull tries the pod's credentials for the image in order, or none where
+// there are none.
+func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) error {
+	objs := podObjects{ctx, k.configMaps, k.secrets}
+	var auths []*runtimeapi.AuthConfig
+	for _, r := range pod.Spec.ImagePullSecrets {
+		s, err := objs.Secret(pod.Namespace, r.Name)
+		if err != nil {
+			k.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", r.Name)
+			continue
+		}
+		found, err := credentials(s, spec.Image)
+		if err != nil {
+			k.log.Warn("an image pull secret cannot be read", "namespace", pod.Namespace, "secret", r.Name, "error", err)
+		}
+		auths = append(auths, found...)
+	}
+	if len(auths) == 0 {
+		auths = []*runtimeapi.AuthConfig{nil}
+	}
+	var err error
+	for _, a := range auths {
+		if _, err = k.cfg.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: a, SandboxConfig: sandbox}); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// dockerConfig is a .dockerconfigjson; a .dockercfg is the map inside.
+type dockerConfig struct {
+	Auths map[string]dockerAuth `json:"auths"`
+}
+
+type dockerAuth struct {
+	Username      string `json:"username"`
+	Password      string `json:"password"`
+	Auth          string `json:"auth"`
+	IdentityToken string `json:"identitytoken"`
+	RegistryToken string `json:"registrytoken"`
+}
+
+// credentials returns what a pull secret holds for an image, the most
+// specific registry path first.
+func credentials(s *corev1.Secret, image string) ([]*runtimeapi.AuthConfig, error) {
+	var cfg dockerConfig
+	var err error
+	switch s.Type {
+	case corev1.SecretTypeDockerConfigJson:
+		err = json.Unmarshal(s.Data[corev1.DockerConfigJsonKey], &cfg)
+	case corev1.SecretTypeDockercfg:
+		err = json.Unmarshal(s.Data[corev1.DockerConfigKey], &cfg.Auths)
+	default:
+		return nil, fmt.Errorf("secret type %q holds no registry credentials", s.Type)
+	}
+	if err != nil {
+		// The error of the decoder would quote the secret.
+		return nil, fmt.Errorf("the registry credentials are not valid JSON")
+	}
+	type match struct {
+		length int
+		auth   *runtimeapi.AuthConfig
+	}
+	var found []match
+	for registry, a := range cfg.Auths {
+		n, ok := registryMatches(registry, image)
+		if !ok {
+			continue
+		}
+		auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, ServerAddress: registry}
+		if a.Auth != "" && auth.Username == "" {
+			raw, err := base64.StdEncoding.DecodeString(a.Auth)
+			if err != nil {
+				continue
+			}
+			auth.Username, auth.Password, _ = strings.Cut(string(raw), ":")
+		}
+		i := 0
+		for i < len(found) && found[i].length >= n {
+			i++
+		}
+		found = append(found[:i], append([]match{{n, auth}}, found[i:]...)...)
+	}
+	out := make([]*runtimeapi.AuthConfig, len(found))
+	for i, m := range found {
+		out[i] = m.auth
+	}
+	return out, nil
+}
+
+// registryMatches holds a registry of a pull secret ("https://host/path",
+// "*.host:port") against an image, and returns how specific it is.
+func registryMatches(registry, image string) (int, bool) {
+	if !strings.Contains(registry, "://") {
+		registry = "https://" + registry
+	}
+	u, err := url.Parse(registry)
+	if err != nil || u.Host == "" {
+		return 0, false
+	}
+	host, rest, _ := strings.Cut(image, "/")
+	want := u.Host
+	if want == "index.docker.io" || want == "registry-1.docker.io" {
+		want = "docker.io"
+	}
+	wl, hl := strings.Split(want, "."), strings.Split(host, ".")
+	if len(wl) != len(hl) {
+		return 0, false
+	}
+	for i := range wl {
+		if ok, err := path.Match(wl[i], hl[i]); err != nil || !ok {
+			return 0, false
+		}
+	}
+	p := strings.Trim(strings.TrimSuffix(strings.TrimSuffix(u.Path, "/"), "/v1"), "/")
+	if p == "v1" || p == "v2" {
+		p = ""
+	}
+	if p != "" && rest != p && !strings.HasPrefix(rest, p+"/") && !strings.HasPrefix(rest, p+":") {
+		return 0, false
+	}
+	return len(u.Host) + len(p), true
+}

@@ -1,0 +1,503 @@
+// Package kubelet runs the pods of one node: pods flow in from the API and
+// from a folder, what they should become is planned as a value (plan.go), the
+// container runtime is told through CRI, and statuses flow back as API writes.
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/kubelet/cgroups"
+	"github.com/coxswain/cox/kubelet/probes"
+	"github.com/coxswain/cox/kubelet/volumes"
+)
+
+// Config is what a kubelet needs. Fields without a default must be set.
+type Config struct {
+	// Client carries the identity system:node:NodeName.
+	Client   client.Interface
+	NodeName string
+	// NodeIPs are the node's addresses, the primary first (one per family).
+	NodeIPs []string
+	// Hostname is the address of type Hostname; default NodeName.
+	Hostname string
+	// RootDir holds the pods' folders (RootDir/pods/<uid>), LogDir their logs
+	// (LogDir/<namespace>_<name>_<uid>/<container>/<n>.log).
+	RootDir, LogDir string
+	// SeccompDir holds Localhost seccomp profiles; default RootDir/seccomp.
+	SeccompDir string
+
+	// Runtime and Images are the CRI runtime. RuntimeName is shown in
+	// container ids ("containerd"); default as the runtime says.
+	Runtime     runtimeapi.RuntimeServiceClient
+	Images      runtimeapi.ImageServiceClient
+	RuntimeName string
+
+	// StaticPodDir is the folder of static pod manifests, "" for none.
+	StaticPodDir string
+	// DefaultPod sets the API's defaults in a static pod; nil sets none.
+	DefaultPod func(*corev1.Pod)
+
+	ClusterDNS    []string
+	ClusterDomain string // default cluster.local
+	ResolvConf    string // the host's resolv.conf, "" for none
+
+	// CgroupRoot is the group below which kubepods is made; default "/".
+	CgroupRoot string
+	// MaxPods is 110 by default, Port (of the HTTPS API) 10250.
+	MaxPods int
+	Port    int
+	// Reserved is kept from pods; EvictionMemory too (default 100 MiB).
+	Reserved       corev1.ResourceList
+	EvictionMemory int64
+
+	// Labels, Annotations and Taints are given to the node when it is
+	// registered; ProviderID names it to its cloud.
+	Labels, Annotations map[string]string
+	Taints              []corev1.Taint
+	ProviderID          string
+
+	// DrainDelay keeps the containers of a deleted, ready pod running for a
+	// moment before SIGTERM, so that proxies can take the pod out of their
+	// rules first. 0 stops them at once.
+	DrainDelay time.Duration
+
+	// Version is shown as the kubelet's, such as "v1.36.2".
+	Version string
+	Log     *slog.Logger
+	Clock   clock.WithTickerAndDelayedExecution // default: the real one
+}
+
+// Kubelet runs the pods of one node. Its exported methods are safe for
+// concurrent use.
+type Kubelet struct {
+	cfg      Config
+	log      *slog.Logger
+	ctx      context.Context
+	recorder client.Recorder
+	cgroups  *cgroups.Manager
+	volumes  *volumes.Manager
+	probes   *probes.Manager
+	status   *statusManager
+	tokens   *tokenCache
+	node     *nodeManager
+	hooks    *http.Client
+	oom      oomLimits
+	facts    nodeFacts
+	ready    chan struct{}
+	ops      sync.WaitGroup
+
+	informers  *client.Informers
+	pods       client.Informer[*corev1.Pod]
+	services   client.Informer[*corev1.Service]
+	configMaps *objectCache[*corev1.ConfigMap]
+	secrets    *objectCache[*corev1.Secret]
+
+	mu       sync.Mutex // guards below; taken before a worker's lock, never after
+	workers  map[types.UID]*worker
+	found    map[types.UID]*foundPod // at start, until their pods are known
+	apiReady bool                    // the API's pods are known
+	shares   int64                   // CPU shares of the burstable class as set
+}
+
+// New checks the configuration and makes a kubelet; Run does the rest.
+func New(cfg Config) (*Kubelet, error) {
+	switch {
+	case cfg.Client == nil, cfg.Runtime == nil, cfg.Images == nil:
+		return nil, errors.New("kubelet: Client, Runtime and Images must be set")
+	case cfg.NodeName == "":
+		return nil, errors.New("kubelet: NodeName must be set")
+	case !filepath.IsAbs(cfg.RootDir), !filepath.IsAbs(cfg.LogDir):
+		return nil, fmt.Errorf("kubelet: RootDir %q and LogDir %q must be absolute paths", cfg.RootDir, cfg.LogDir)
+	}
+	setDefault(&cfg.ClusterDomain, "cluster.local")
+	setDefault(&cfg.CgroupRoot, "/")
+	setDefault(&cfg.MaxPods, 110)
+	setDefault(&cfg.Port, 10250)
+	setDefault(&cfg.Hostname, cfg.NodeName)
+	setDefault(&cfg.EvictionMemory, 100<<20)
+	setDefault(&cfg.Version, "v1.36.2")
+	setDefault(&cfg.SeccompDir, filepath.Join(cfg.RootDir, "seccomp"))
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	cg, err := cgroups.Detect(cfg.CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kubelet{
+		cfg: cfg, log: cfg.Log.With("component", "kubelet"), cgroups: cg,
+		volumes: volumes.NewManager(filepath.Join(cfg.RootDir, "pods")),
+		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
+		facts:   nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
+		workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
+	}
+	k.probes = probes.NewManager(probes.Config{
+		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
+		Changed: k.probeChanged, Unhealthy: k.unhealthy,
+	})
+	return k, nil
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// Ready is closed once the node is registered and its Ready condition was
+// posted as True for the first time.
+func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
+
+// Run runs the kubelet until ctx ends; containers go on running then. It
+// returns an error when the node cannot work at all.
+func (k *Kubelet) Run(ctx context.Context) error {
+	k.ctx = ctx
+	for _, d := range []string{filepath.Join(k.cfg.RootDir, "pods"), k.cfg.LogDir} {
+		if err := os.MkdirAll(d, 0o750); err != nil {
+			return fmt.Errorf("make the kubelet's folders: %w", err)
+		}
+	}
+	if err := k.cgroups.EnsureTree(k.treeResources()); err != nil {
+		return err
+	}
+	k.recorder = client.NewRecorder(ctx, k.cfg.Client, "kubelet", k.cfg.NodeName)
+	k.configMaps = newObjectCache(ctx, k.cfg.Client, client.ConfigMaps, k.log, func(ns, name string) { k.objectChanged(true, ns, name) })
+	k.secrets = newObjectCache(ctx, k.cfg.Client, client.Secrets, k.log, func(ns, name string) { k.objectChanged(false, ns, name) })
+	k.tokens = newTokenCache(k.cfg.Client, k.cfg.Clock)
+	k.status = newStatusManager(k.cfg.Client, k.log, k.apiPod)
+	k.informers = client.NewInformers(k.cfg.Client)
+	k.pods = client.ScopedInformerFor(k.informers, client.Pods, client.Scope{Field: fields.OneTermEqualSelector("spec.nodeName", k.cfg.NodeName)})
+	k.services = client.InformerFor(k.informers, client.Services)
+	k.node = newNodeManager(k)
+
+	var wg sync.WaitGroup
+	wg.Go(func() { k.status.run(ctx) })
+	wg.Go(func() { k.node.run(ctx) })
+	k.informers.Start(ctx)
+
+	listed := make(chan struct{})
+	var once sync.Once
+	wg.Go(func() {
+		k.follow(ctx, func() {
+			if k.reobserve(ctx) {
+				once.Do(func() { close(listed) })
+			}
+		})
+	})
+	select {
+	case <-listed:
+	case <-ctx.Done():
+	}
+	if ctx.Err() == nil && k.cfg.StaticPodDir != "" {
+		wg.Go(func() { k.runStatic(ctx) })
+	}
+	if ctx.Err() == nil && k.informers.WaitForSync(ctx) {
+		k.begin()
+	}
+	<-ctx.Done()
+	k.ops.Wait()
+	wg.Wait()
+	return nil
+}
+
+// begin takes in the API's pods and clears away what belongs to none.
+func (k *Kubelet) begin() {
+	k.mu.Lock()
+	k.apiReady = true
+	k.mu.Unlock()
+	k.pods.OnChange(func(pod, old *corev1.Pod) {
+		switch {
+		case pod == nil:
+			k.podGone(old)
+		case old != nil && old.UID != pod.UID:
+			k.podGone(old)
+			k.podChanged(pod)
+		default:
+			k.podChanged(pod)
+		}
+	})
+	// The handler has seen every pod of the informer when this returns.
+	for _, pod := range k.pods.List("", nil) {
+		k.podChanged(pod)
+	}
+	k.clearOrphans()
+}
+
+// podChanged takes in a pod of the API.
+func (k *Kubelet) podChanged(pod *corev1.Pod) {
+	if _, mirror := pod.Annotations[annotationConfigMirror]; mirror {
+		k.mirrorChanged(pod)
+		return
+	}
+	k.mu.Lock()
+	w := k.workers[pod.UID]
+	if w != nil {
+		k.mu.Unlock()
+		w.update(pod)
+		return
+	}
+	w = k.add(pod, false)
+	k.mu.Unlock()
+	w.sync()
+}
+
+// add makes the worker of a new pod. Call with the lock held.
+func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
+	w := k.newWorker(pod, static)
+	f := k.found[pod.UID]
+	delete(k.found, pod.UID)
+	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil
+	if f == nil && !ended {
+		if r := admit(pod, k.node.current(), k.activePods(), static); r != nil {
+			w.state.Rejected = r
+			k.recorder.Event(pod, corev1.EventTypeWarning, r.Reason, r.Message)
+		}
+	}
+	k.workers[pod.UID] = w
+	w.mu.Lock()
+	w.watchReferences()
+	w.mu.Unlock()
+	if f != nil {
+		w.adopt(f)
+	}
+	k.updateShares()
+	return w
+}
+
+// activePods lists the pods that use the node's resources. Call with the lock
+// held.
+func (k *Kubelet) activePods() []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, w := range k.workers {
+		w.mu.Lock()
+		pod := w.state.Pod
+		over := w.state.Rejected != nil || w.state.Released
+		w.mu.Unlock()
+		if !over && pod.Status.Phase != corev1.PodFailed && pod.Status.Phase != corev1.PodSucceeded {
+			out = append(out, pod)
+		}
+	}
+	return out
+}
+
+// updateShares gives the burstable class the shares that its pods ask for.
+// Call with the lock held.
+func (k *Kubelet) updateShares() {
+	var milli int64
+	for _, pod := range k.activePods() {
+		if qosClass(pod) == corev1.PodQOSBurstable {
+			milli += podMilliCPU(pod)
+		}
+	}
+	shares := milliToShares(milli)
+	if shares == k.shares {
+		return
+	}
+	if err := k.cgroups.SetClass(cgroups.Burstable, shares); err != nil {
+		k.log.Warn("cannot set the CPU shares of burstable pods", "error", err)
+		return
+	}
+	k.shares = shares
+}
+
+func (k *Kubelet) podGone(pod *corev1.Pod) {
+	if _, mirror := pod.Annotations[annotationConfigMirror]; mirror {
+		k.mirrorGone(pod)
+		return
+	}
+	if w := k.worker(pod.UID); w != nil {
+		w.gone()
+	}
+}
+
+// clearOrphans stops pods that the runtime has and no source knows, and
+// removes folders and cgroups that belong to none.
+func (k *Kubelet) clearOrphans() {
+	k.mu.Lock()
+	var orphans []*worker
+	if k.cfg.StaticPodDir == "" || k.node.staticListed.Load() {
+		for uid, f := range k.found {
+			w := k.add(orphanPod(uid, f), false)
+			w.state.Gone = true
+			orphans = append(orphans, w)
+		}
+	}
+	known := map[types.UID]bool{}
+	for uid := range k.workers {
+		known[uid] = true
+	}
+	for uid := range k.found {
+		known[uid] = true
+	}
+	k.mu.Unlock()
+	for _, w := range orphans {
+		w.sync()
+	}
+	k.sweep(known)
+}
+
+// sweep removes what pods that are no more have left on disk and in cgroups.
+func (k *Kubelet) sweep(known map[types.UID]bool) {
+	uids, err := k.volumes.Pods()
+	if err != nil {
+		k.log.Warn("cannot list the pods' folders", "error", err)
+	}
+	for _, uid := range uids {
+		if !known[uid] {
+			if err := k.volumes.Remove(uid); err != nil {
+				k.log.Warn("cannot remove the folder of a pod that is gone", "uid", uid, "error", err)
+			}
+		}
+	}
+	groups, err := k.cgroups.Pods()
+	if err != nil {
+		k.log.Warn("cannot list the pods' cgroups", "error", err)
+	}
+	for class, names := range groups {
+		for _, n := range names {
+			if uid := types.UID(n[len("pod"):]); !known[uid] {
+				if err := k.cgroups.RemovePod(class, n); err != nil {
+					k.log.Warn("cannot remove the cgroup of a pod that is gone", "uid", uid, "error", err)
+				}
+			}
+		}
+	}
+}
+
+// orphanPod makes up as much of a pod as it takes to end it.
+func orphanPod(uid types.UID, f *foundPod) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid, Name: f.name, Namespace: f.namespace}}
+	var names []string
+	for _, c := range f.containers {
+		names = append(names, c.name())
+	}
+	for _, n := range unique(names) {
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: n})
+	}
+	for _, c := range f.containers {
+		if g, err := parseInt(c.Annotations[annotationPodTerminationTime]); err == nil {
+			pod.Spec.TerminationGracePeriodSeconds = &g
+		}
+	}
+	return pod
+}
+
+// reobserve compares what the kubelet knows with what the runtime has: at
+// start, and whenever events may have been lost.
+func (k *Kubelet) reobserve(ctx context.Context) bool {
+	all, err := k.list(ctx, nil)
+	if err != nil {
+		k.log.Warn("cannot list the runtime's containers", "error", err)
+		return false
+	}
+	if k.facts.Runtime == "" {
+		if v, err := k.cfg.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err == nil {
+			k.facts.Runtime = v.RuntimeName
+		}
+	}
+	k.mu.Lock()
+	var ws []*worker
+	for uid, f := range all {
+		if k.workers[uid] == nil {
+			k.found[uid] = f
+		}
+	}
+	for _, w := range k.workers {
+		ws = append(ws, w)
+	}
+	k.mu.Unlock()
+	for _, w := range ws {
+		w.adopt(all[w.uid])
+		w.sync()
+	}
+	k.nudgeNode()
+	return true
+}
+
+func (k *Kubelet) worker(uid types.UID) *worker {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.workers[uid]
+}
+
+func (k *Kubelet) forget(uid types.UID) {
+	k.mu.Lock()
+	delete(k.workers, uid)
+	k.updateShares()
+	k.mu.Unlock()
+	k.status.forget(uid)
+	k.tokens.forget(uid)
+	k.staticForgotten(uid)
+}
+
+func (k *Kubelet) objectChanged(config bool, namespace, name string) {
+	k.mu.Lock()
+	var ws []*worker
+	for _, w := range k.workers {
+		ws = append(ws, w)
+	}
+	k.mu.Unlock()
+	for _, w := range ws {
+		w.objectChanged(config, objectKey{namespace, name})
+	}
+}
+
+func (k *Kubelet) probeChanged(t *probes.Target) {
+	if w := k.worker(t.Pod.UID); w != nil {
+		w.sync()
+	}
+}
+
+func (k *Kubelet) unhealthy(t *probes.Target, message string) {
+	_, kind := findContainer(&t.Pod.Spec, t.Container.Name)
+	k.containerEvent(t.Pod, kind, t.Container.Name, corev1.EventTypeWarning, "Unhealthy", "%s", message)
+}
+
+// containerEvent records an event about one container of a pod.
+func (k *Kubelet) containerEvent(pod *corev1.Pod, kind containerKind, name, typ, reason, format string, args ...any) {
+	k.recorder.Eventf(&corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID,
+		ResourceVersion: pod.ResourceVersion, FieldPath: fieldPath(kind, name),
+	}, typ, reason, format, args...)
+}
+
+// guard keeps a panic in one operation from ending the process.
+func (k *Kubelet) guard(what string, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			k.log.Error("an operation panicked", "operation", what, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	f()
+}
+
+func (k *Kubelet) servicesFor(namespace string) []*corev1.Service {
+	out := k.services.List(namespace, nil)
+	if namespace != metav1.NamespaceDefault {
+		if s, ok := k.services.Get(metav1.NamespaceDefault, "kubernetes"); ok {
+			out = append(out, s)
+		}
+	}
+	return out
+}

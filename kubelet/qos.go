@@ -1,0 +1,212 @@
+package kubelet
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/kubelet/cgroups"
+)
+
+// qosClass returns a pod's class (API documentation of PodQOSClass); the API
+// server has set it in all but static pods.
+func qosClass(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	guaranteed, any := true, false
+	check := func(r *corev1.ResourceRequirements) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			req, limit := r.Requests[name], r.Limits[name]
+			any = any || !req.IsZero() || !limit.IsZero()
+			guaranteed = guaranteed && !limit.IsZero() && (req.IsZero() || req.Cmp(limit) == 0)
+		}
+	}
+	if r := pod.Spec.Resources; r != nil {
+		check(r)
+	} else {
+		for i := range pod.Spec.InitContainers {
+			check(&pod.Spec.InitContainers[i].Resources)
+		}
+		for i := range pod.Spec.Containers {
+			check(&pod.Spec.Containers[i].Resources)
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
+
+// podCgroup is a pod's place in the tree of the kubelet.
+func podCgroup(pod *corev1.Pod) (cgroups.Class, string) {
+	class := cgroups.Guaranteed
+	switch qosClass(pod) {
+	case corev1.PodQOSBurstable:
+		class = cgroups.Burstable
+	case corev1.PodQOSBestEffort:
+		class = cgroups.BestEffort
+	}
+	return class, "pod" + podDirName(pod)
+}
+
+// podDirName is the pod's uid, by which its cgroup and folder are named. For
+// a mirror pod it is the uid of the static pod.
+func podDirName(pod *corev1.Pod) string { return string(pod.UID) }
+
+// Limits of the kernel's CPU knobs.
+const (
+	minShares   = 2
+	maxShares   = 262144
+	quotaPeriod = 100_000 // microseconds
+	minQuota    = 1_000
+)
+
+// milliToShares turns a CPU request into cpu.shares.
+func milliToShares(m int64) int64 {
+	return min(max(m*1024/1000, minShares), maxShares)
+}
+
+// milliToQuota turns a CPU limit into microseconds per period; 0 is no limit.
+func milliToQuota(m int64) int64 {
+	if m == 0 {
+		return 0
+	}
+	return max(m*quotaPeriod/1000, minQuota)
+}
+
+// podResources is what the pod's cgroup gets.
+func podResources(pod *corev1.Pod) cgroups.Resources {
+	opts := resourcehelper.PodResourcesOptions{}
+	req := resourcehelper.PodRequests(pod, opts)
+	r := cgroups.Resources{CPUShares: minShares}
+	if qosClass(pod) == corev1.PodQOSBestEffort {
+		return r
+	}
+	r.CPUShares = milliToShares(req.Cpu().MilliValue())
+	// A limit of the pod holds only when every container has one.
+	limits := resourcehelper.PodLimits(pod, opts)
+	if all(pod, corev1.ResourceCPU) {
+		r.CPUQuota, r.CPUPeriod = milliToQuota(limits.Cpu().MilliValue()), quotaPeriod
+	}
+	if all(pod, corev1.ResourceMemory) {
+		r.Memory = limits.Memory().Value()
+	}
+	return r
+}
+
+// all says that the pod, or each of its containers, limits a resource.
+func all(pod *corev1.Pod, name corev1.ResourceName) bool {
+	if pod.Spec.Resources != nil {
+		if q, ok := pod.Spec.Resources.Limits[name]; ok && !q.IsZero() {
+			return true
+		}
+	}
+	for _, l := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range l {
+			if q, ok := l[i].Resources.Limits[name]; !ok || q.IsZero() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// containerResources is what one container's cgroup gets.
+func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oom oomLimits) *runtimeapi.LinuxContainerResources {
+	req, limit := c.Resources.Requests, c.Resources.Limits
+	cpu := req.Cpu()
+	if _, ok := req[corev1.ResourceCPU]; !ok {
+		cpu = limit.Cpu()
+	}
+	r := &runtimeapi.LinuxContainerResources{
+		CpuShares: milliToShares(cpu.MilliValue()), OomScoreAdj: oom.clamp(oomScoreAdj(pod, c, capacity)),
+		MemoryLimitInBytes: limit.Memory().Value(),
+	}
+	if q := milliToQuota(limit.Cpu().MilliValue()); q > 0 {
+		r.CpuQuota, r.CpuPeriod = q, quotaPeriod
+	}
+	for name, q := range limit {
+		if size, ok := hugePageSize(name); ok {
+			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
+		}
+	}
+	return r
+}
+
+// hugePageSize turns "hugepages-2Mi" into the kernel's "2MB".
+func hugePageSize(name corev1.ResourceName) (string, bool) {
+	s, ok := bytes.CutPrefix([]byte(name), []byte(corev1.ResourceHugePagesPrefix))
+	if !ok {
+		return "", false
+	}
+	q, err := resource.ParseQuantity(string(s))
+	if err != nil {
+		return "", false
+	}
+	switch n := q.Value(); {
+	case n >= 1<<30:
+		return strconv.FormatInt(n>>30, 10) + "GB", true
+	case n >= 1<<20:
+		return strconv.FormatInt(n>>20, 10) + "MB", true
+	default:
+		return strconv.FormatInt(n>>10, 10) + "KB", true
+	}
+}
+
+// oomScoreAdj says how readily the kernel kills a container when the node is
+// out of memory ("Node out of memory behavior" in the documentation).
+func oomScoreAdj(pod *corev1.Pod, c *corev1.Container, capacity int64) int64 {
+	if p := pod.Spec.Priority; p != nil && *p >= 2_000_000_000 {
+		return -997
+	}
+	switch qosClass(pod) {
+	case corev1.PodQOSGuaranteed:
+		return -997
+	case corev1.PodQOSBestEffort:
+		return 1000
+	}
+	if capacity == 0 {
+		return 999
+	}
+	return min(max(1000-1000*c.Resources.Requests.Memory().Value()/capacity, 3), 999)
+}
+
+// oomLimits knows which scores this process may give.
+type oomLimits struct{ lowest int64 }
+
+// detectOOMLimits finds the lowest score: without CAP_SYS_RESOURCE a process
+// cannot go below its own.
+func detectOOMLimits() oomLimits {
+	const capSysResource = 24
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return oomLimits{}
+	}
+	for line := range bytes.Lines(b) {
+		v, ok := bytes.CutPrefix(line, []byte("CapEff:"))
+		if !ok {
+			continue
+		}
+		caps, err := strconv.ParseUint(string(bytes.TrimSpace(v)), 16, 64)
+		if err == nil && caps&(1<<capSysResource) != 0 {
+			return oomLimits{-1000}
+		}
+	}
+	own, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return oomLimits{}
+	}
+	n, _ := strconv.ParseInt(string(bytes.TrimSpace(own)), 10, 64)
+	return oomLimits{max(n, 0)}
+}
+
+func (l oomLimits) clamp(n int64) int64 { return max(n, l.lowest) }

@@ -1,0 +1,274 @@
+package volumes
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// ensureTmpfs mounts memory on dir unless something is mounted there. size is
+// in bytes, 0 for the kernel's default.
+func ensureTmpfs(dir string, size int64, mode os.FileMode) error {
+	if mounted, err := isMountPoint(dir); err != nil || mounted {
+		return err
+	}
+	opts := fmt.Sprintf("mode=%o", mode)
+	if size > 0 {
+		opts += ",size=" + strconv.FormatInt(size, 10)
+	}
+	// Secrets must not reach a swap device; kernels before 6.4 do not know
+	// the option.
+	err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts+",noswap")
+	if errors.Is(err, unix.EINVAL) {
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts)
+	}
+	if err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return nil
+}
+
+// ensureHugePages mounts a hugetlbfs; size is such as "2Mi", "" for the
+// default size.
+func ensureHugePages(dir, size string) error {
+	if mounted, err := isMountPoint(dir); err != nil || mounted {
+		return err
+	}
+	opts := ""
+	if size != "" {
+		opts = "pagesize=" + strings.TrimSuffix(size, "i")
+	}
+	if err := unix.Mount("nodev", dir, "hugetlbfs", 0, opts); err != nil {
+		return fmt.Errorf("mount hugetlbfs: %w", err)
+	}
+	return nil
+}
+
+// isMountPoint compares the mount a folder is in with its parent's.
+func isMountPoint(dir string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("statx %s: %w", dir, err)
+	}
+	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
+	mounts, err := mountsBelow(dir)
+	return slices.Contains(mounts, dir), err
+}
+
+// mountsBelow lists the mount points at and below a folder, deepest first.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []string
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		w := strings.Fields(sc.Text())
+		if len(w) < 5 {
+			continue
+		}
+		p := unescape(w[4])
+		if p == dir || strings.HasPrefix(p, dir+"/") {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(b, a) })
+	return out, sc.Err()
+}
+
+// unescape turns mountinfo's octal escapes back.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// Unmount takes away all volumes of a pod, content included (of hostPaths
+// nothing). It may be repeated.
+func (m *Manager) Unmount(uid types.UID) error {
+	return removeTree(m.PodDir(uid), filepath.Join(m.PodDir(uid), subpathsFolder), filepath.Join(m.PodDir(uid), volumesFolder))
+}
+
+// Remove deletes the pod's whole folder, volumes included.
+func (m *Manager) Remove(uid types.UID) error {
+	return removeTree(m.PodDir(uid), m.PodDir(uid))
+}
+
+// removeTree unmounts everything below a pod's folder, then deletes folders.
+// Nothing is deleted while anything is mounted: that could be the host's own
+// data.
+func removeTree(podDir string, dirs ...string) error {
+	if _, err := os.Lstat(podDir); os.IsNotExist(err) {
+		return nil
+	}
+	real, err := filepath.EvalSymlinks(podDir)
+	if err != nil {
+		return err
+	}
+	mounts, err := mountsBelow(real)
+	if err != nil {
+		return err
+	}
+	for _, p := range mounts {
+		if err := unix.Unmount(p, unix.UMOUNT_NOFOLLOW); err != nil {
+			if err := unix.Unmount(p, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("unmount %s: %w", p, err)
+			}
+		}
+	}
+	if left, err := mountsBelow(real); err != nil || len(left) > 0 {
+		return fmt.Errorf("still mounted below %s: %v (%w)", real, left, err)
+	}
+	for _, d := range dirs {
+		if err := os.RemoveAll(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Pods lists the uids that have a folder.
+func (m *Manager) Pods() ([]types.UID, error) {
+	entries, err := os.ReadDir(m.root)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	var out []types.UID
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, types.UID(e.Name()))
+		}
+	}
+	return out, err
+}
+
+// Subpath makes the part of a volume that a container mounts appear under a
+// path of its own, which cannot be changed behind the kubelet's back: the
+// part is opened without following links out of the volume and bound from the
+// open file. n numbers the container's mounts.
+func (m *Manager) Subpath(pod *corev1.Pod, volume, container string, n int, sub string) (string, error) {
+	base, err := m.Path(pod, volume)
+	if err != nil {
+		return "", err
+	}
+	if filepath.IsAbs(sub) || slices.Contains(strings.Split(sub, "/"), "..") {
+		return "", fmt.Errorf("subPath %q must be a relative path without '..'", sub)
+	}
+	fd, isDir, err := openBelow(base, filepath.Clean(sub))
+	if err != nil {
+		return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", volume, container, err)
+	}
+	defer unix.Close(fd)
+	target := filepath.Join(m.PodDir(pod.UID), subpathsFolder, volume, container, strconv.Itoa(n))
+	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
+		return "", err
+	}
+	if mounted, err := isMountPoint(target); err != nil {
+		return "", err
+	} else if mounted {
+		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+			return "", fmt.Errorf("unmount %s: %w", target, err)
+		}
+	}
+	os.Remove(target)
+	if isDir {
+		err = os.Mkdir(target, 0o750)
+	} else {
+		err = os.WriteFile(target, nil, 0o640)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(fd), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return "", fmt.Errorf("bind subPath %q: %w", sub, err)
+	}
+	return target, nil
+}
+
+// openBelow opens sub below base as a path only, and makes missing folders
+// with the mode of base. No component may lead out of base (openat2(2)).
+func openBelow(base, sub string) (fd int, isDir bool, err error) {
+	root, err := unix.Open(base, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, false, err
+	}
+	defer unix.Close(root)
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return -1, false, err
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err = unix.Openat2(root, sub, &how)
+	if errors.Is(err, unix.ENOENT) {
+		if err := makeBelow(root, sub, st.Mode&0o7777, how); err != nil {
+			return -1, false, err
+		}
+		fd, err = unix.Openat2(root, sub, &how)
+	}
+	if errors.Is(err, unix.EXDEV) {
+		return -1, false, fmt.Errorf("subPath %q leads out of its volume", sub)
+	}
+	if err != nil {
+		return -1, false, err
+	}
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, false, err
+	}
+	return fd, st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+func makeBelow(root int, sub string, mode uint32, how unix.OpenHow) error {
+	at, err := unix.Dup(root)
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Split(sub, "/") {
+		next, err := unix.Openat2(at, name, &how)
+		if errors.Is(err, unix.ENOENT) {
+			if err = unix.Mkdirat(at, name, mode); err == nil || errors.Is(err, unix.EEXIST) {
+				if next, err = unix.Openat2(at, name, &how); err == nil {
+					// Apart from the umask; through /proc because O_PATH
+					// cannot be fchmod'ed.
+					err = unix.Chmod("/proc/self/fd/"+strconv.Itoa(next), mode)
+				}
+			}
+		}
+		unix.Close(at)
+		if err != nil {
+			return err
+		}
+		at = next
+	}
+	return unix.Close(at)
+}

@@ -1,0 +1,279 @@
+package kubelet
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/coxswain/cox/kubelet/probes"
+)
+
+// worker brings one pod to where it should be. Whatever happens to the pod
+// (its source, the runtime, a probe, a timer, the end of an operation) is put
+// into its state, and then sync plans anew: the plan's operations run in
+// goroutines of their own, so that a slow pull or a long grace period never
+// keeps the pod from reacting. An idle pod has no goroutine.
+type worker struct {
+	k   *Kubelet
+	uid types.UID
+	ctx context.Context // ends with the kubelet or the pod
+
+	mu         sync.Mutex // guards all below; may be held while taking the probes' and the status manager's locks
+	state      podState
+	static     bool // comes from the folder, not from the API
+	sandboxes  map[string]*runtimeapi.PodSandboxStatus
+	containers map[string]*instance
+	cancels    map[string]context.CancelFunc // of operations, by key
+	kills      map[string]context.CancelFunc // of containers being stopped, by id
+	waiting    map[string]reason             // as of the last plan
+	timer      clock.Timer
+	configs    map[objectKey]bool // referenced objects under watch
+	secrets    map[objectKey]bool
+	sandboxGap time.Duration
+	volumesGap time.Duration
+	done       bool
+	cancel     context.CancelFunc
+}
+
+func (k *Kubelet) newWorker(pod *corev1.Pod, static bool) *worker {
+	w := &worker{
+		k: k, uid: pod.UID, static: static,
+		sandboxes: map[string]*runtimeapi.PodSandboxStatus{}, containers: map[string]*instance{},
+		cancels: map[string]context.CancelFunc{}, kills: map[string]context.CancelFunc{}, waiting: map[string]reason{},
+	}
+	w.ctx, w.cancel = context.WithCancel(k.ctx)
+	w.state = podState{
+		Pod: pod, Memory: map[string]*memory{}, Probes: map[string]probes.Result{},
+		Starting: map[string]bool{}, Killing: map[string]time.Time{}, Dropping: map[string]bool{},
+	}
+	return w
+}
+
+// update takes a new version of the pod from its source.
+func (w *worker) update(pod *corev1.Pod) {
+	w.mu.Lock()
+	old := w.state.Pod
+	w.state.Pod = pod
+	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
+		w.state.VolumesStale = true
+	}
+	w.watchReferences()
+	w.mu.Unlock()
+	w.sync()
+}
+
+// gone is called when the pod has left its source.
+func (w *worker) gone() {
+	w.mu.Lock()
+	w.state.Gone = true
+	w.mu.Unlock()
+	w.sync()
+}
+
+// watchReferences keeps the objects that the pod names under watch. Call with
+// the lock held.
+func (w *worker) watchReferences() {
+	configs, secrets := references(w.state.Pod)
+	if w.done {
+		configs, secrets = nil, nil
+	}
+	follow(w.k.configMaps.add, w.k.configMaps.release, w.configs, configs)
+	follow(w.k.secrets.add, w.k.secrets.release, w.secrets, secrets)
+	w.configs, w.secrets = configs, secrets
+}
+
+func follow(add, release func(objectKey), old, now map[objectKey]bool) {
+	for key := range now {
+		if !old[key] {
+			add(key)
+		}
+	}
+	for key := range old {
+		if !now[key] {
+			release(key)
+		}
+	}
+}
+
+// objectChanged is called when a ConfigMap or Secret that the pod may refer to
+// has changed.
+func (w *worker) objectChanged(config bool, key objectKey) {
+	w.mu.Lock()
+	refs := w.secrets
+	if config {
+		refs = w.configs
+	}
+	hit := refs[key]
+	if hit {
+		w.state.VolumesStale = true
+		w.state.VolumesRetry = time.Time{}
+		for _, m := range w.state.Memory {
+			if m.Waiting.Reason == createContainerConfigError {
+				m.RetryAt = time.Time{}
+			}
+		}
+	}
+	w.mu.Unlock()
+	if hit {
+		w.sync()
+	}
+}
+
+// sync plans and sets the plan's operations going. It never blocks.
+func (w *worker) sync() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.done || w.ctx.Err() != nil {
+		return
+	}
+	s := w.snapshot()
+	p := makePlan(s)
+	if p.Ending && s.EndingSince.IsZero() {
+		w.beginEnd(s)
+		p = makePlan(s)
+	}
+	if p.End != nil && s.Ended == nil && s.Rejected == nil {
+		s.Ended = p.End
+		w.k.recorder.Event(s.Pod, corev1.EventTypeNormal, p.End.Reason, p.End.Message)
+	}
+	w.announce(&p)
+	w.apply(&p)
+	w.publish(&p)
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+	}
+	if !p.Wake.IsZero() {
+		w.timer = w.k.cfg.Clock.AfterFunc(max(p.Wake.Sub(w.k.cfg.Clock.Now()), 0), w.sync)
+	}
+}
+
+// snapshot brings the state up to now.
+func (w *worker) snapshot() *podState {
+	s := &w.state
+	s.Now = w.k.cfg.Clock.Now()
+	s.Sandboxes = slices.Collect(maps.Values(w.sandboxes))
+	s.Containers = slices.Collect(maps.Values(w.containers))
+	sortNewestFirst(s.Sandboxes, s.Containers)
+	clear(s.Probes)
+	for _, c := range s.Containers {
+		if c.running() {
+			s.Probes[c.Id] = w.k.probes.Result(c.Id)
+		}
+	}
+	return s
+}
+
+// beginEnd marks when a pod began to end: nothing new is started any more.
+func (w *worker) beginEnd(s *podState) {
+	s.EndingSince = s.Now
+	if s.deleting() && w.k.cfg.DrainDelay > 0 && s.grace() > time.Second {
+		if c := findCondition(s.Pod.Status.Conditions, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue {
+			s.DrainUntil = s.Now.Add(min(w.k.cfg.DrainDelay, s.grace()/2))
+		}
+	}
+	for _, cancel := range w.cancels {
+		cancel()
+	}
+}
+
+// announce tells of back-offs that begin.
+func (w *worker) announce(p *plan) {
+	pod := w.state.Pod
+	for name, why := range p.Waiting {
+		if w.waiting[name].Reason == why.Reason {
+			continue
+		}
+		c, kind := findContainer(&pod.Spec, name)
+		switch {
+		case c == nil:
+		case why.Reason == imagePullBackOff:
+			w.k.containerEvent(pod, kind, name, corev1.EventTypeNormal, "BackOff", "Back-off pulling image %q", c.Image)
+			w.k.containerEvent(pod, kind, name, corev1.EventTypeWarning, "Failed", "Error: %s", imagePullBackOff)
+		case why.Reason == crashLoopBackOff:
+			w.k.containerEvent(pod, kind, name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", name, podTitle(pod))
+		}
+	}
+	w.waiting = p.Waiting
+}
+
+// publish hands the pod's status on.
+func (w *worker) publish(p *plan) {
+	s := &w.state
+	old := s.Pod.Status.Phase
+	if (old == corev1.PodFailed || old == corev1.PodSucceeded) && len(s.Containers) == 0 {
+		return // the API's word is the last
+	}
+	if s.Gone {
+		return
+	}
+	st := makeStatus(s, p, w.k.facts)
+	w.k.status.set(s.Pod, st, w.static)
+	if w.static && !equality.Semantic.DeepEqual(&s.Pod.Status, st) {
+		// Nobody else keeps a static pod's status.
+		pod := *s.Pod
+		pod.Status = *st
+		s.Pod = &pod
+	}
+}
+
+// run starts an operation unless one with the same key is under way. op gets
+// a context that ends when the pod does; finish runs with the lock held.
+func (w *worker) run(key string, cancellable bool, op func(ctx context.Context), finish func()) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	if cancellable {
+		w.cancels[key] = cancel
+	}
+	w.k.ops.Go(func() {
+		defer cancel()
+		w.k.guard(key, func() { op(ctx) })
+		w.mu.Lock()
+		delete(w.cancels, key)
+		finish()
+		w.mu.Unlock()
+		w.sync()
+	})
+}
+
+// memoryOf returns what is remembered of a container, making it at first use.
+// Call with the lock held.
+func (w *worker) memoryOf(name string) *memory {
+	m := w.state.Memory[name]
+	if m == nil {
+		m = &memory{}
+		w.state.Memory[name] = m
+	}
+	return m
+}
+
+// runningID returns the id of a running container, "" if there is none.
+func (w *worker) runningID(name string) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.containers {
+		if c.name() == name && c.running() {
+			return c.Id
+		}
+	}
+	return ""
+}
+
+// finish forgets the worker once its pod has left the node.
+func (w *worker) finish() {
+	w.done = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	w.watchReferences()
+	w.cancel()
+	uid := w.uid
+	w.k.ops.Go(func() { w.k.forget(uid) })
+}
