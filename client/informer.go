@@ -22,7 +22,7 @@ type Informers struct {
 
 	mu      sync.Mutex
 	byGVR   map[informerKey]cache.SharedIndexInformer
-	started map[informerKey]bool
+	started map[informerKey]context.CancelFunc
 }
 
 type informerKey struct {
@@ -34,7 +34,7 @@ type informerKey struct {
 
 // NewInformers returns an empty set that reads through c.
 func NewInformers(c Interface) *Informers {
-	return &Informers{c: c, byGVR: map[informerKey]cache.SharedIndexInformer{}, started: map[informerKey]bool{}}
+	return &Informers{c: c, byGVR: map[informerKey]cache.SharedIndexInformer{}, started: map[informerKey]context.CancelFunc{}}
 }
 
 // Scope narrows an informer; the zero value is the whole cluster.
@@ -69,11 +69,32 @@ func ScopedInformerFor[T Object](i *Informers, k Kind[T], scope Scope) Informer[
 	defer i.mu.Unlock()
 	inf, ok := i.byGVR[key]
 	if !ok {
-		inf = cache.NewSharedIndexInformer(ListWatch(i.c, k, scope), k.New(), 0,
+		// No example object: an informer is shared by kind and by metadata, and
+		// the door hands out the right type by itself.
+		inf = cache.NewSharedIndexInformer(ListWatch(i.c, k, scope), nil, 0,
 			cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 		i.byGVR[key] = inf
 	}
 	return Informer[T]{inf}
+}
+
+// Any returns the informer of a whole resource of any kind, the one that
+// InformerFor returns for a kind of that resource. It is for components that
+// handle objects by their metadata.
+func (i *Informers) Any(gvr schema.GroupVersionResource) cache.SharedIndexInformer {
+	return InformerFor(i, Kind[Object]{GroupVersionResource: gvr}).SharedIndexInformer
+}
+
+// Drop ends and forgets the informer of a resource that is served no longer.
+func (i *Informers) Drop(gvr schema.GroupVersionResource) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	key := informerKey{gvr: gvr}
+	if cancel := i.started[key]; cancel != nil {
+		cancel()
+	}
+	delete(i.started, key)
+	delete(i.byGVR, key)
 }
 
 // Start runs every informer that does not run yet until ctx ends.
@@ -81,8 +102,9 @@ func (i *Informers) Start(ctx context.Context) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for k, inf := range i.byGVR {
-		if !i.started[k] {
-			i.started[k] = true
+		if i.started[k] == nil {
+			ctx, cancel := context.WithCancel(ctx)
+			i.started[k] = cancel
 			go inf.RunWithContext(ctx)
 		}
 	}
@@ -94,7 +116,7 @@ func (i *Informers) WaitForSync(ctx context.Context) bool {
 	i.mu.Lock()
 	var synced []cache.DoneChecker
 	for k, inf := range i.byGVR {
-		if i.started[k] {
+		if i.started[k] != nil {
 			synced = append(synced, inf.HasSyncedChecker())
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"context"
 	"log/slog"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
@@ -49,6 +50,17 @@ func ByOwner[T client.Object](obj T) []string {
 		return []string{OwnedBy(string(ref.UID))}
 	}
 	return []string{OrphansIn(obj.GetNamespace())}
+}
+
+// NodeIndex is the name of the index of pods by the node they are bound to.
+const NodeIndex = "node"
+
+// ByNode is the function behind NodeIndex.
+func ByNode(p *corev1.Pod) []string {
+	if p.Spec.NodeName == "" {
+		return nil
+	}
+	return []string{p.Spec.NodeName}
 }
 
 // ControlledBy says that ref names a controller of this kind, in any version

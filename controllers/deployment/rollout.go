@@ -10,12 +10,17 @@ import (
 )
 
 // newSize is how large the new set may be now: with rolling updates, all
-// sets together stay within replicas plus surge.
+// sets together stay within replicas plus surge. A set that was shrunk counts
+// with the pods that it still has, so that the bound holds for pods and not
+// for wishes.
 func (p *planner) newSize() int32 {
 	if p.d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return p.replicas
 	}
-	room := p.replicas + p.surge - total(p.all)
+	room := p.replicas + p.surge
+	for _, s := range p.all {
+		room -= max(s.replicas, s.Status.Replicas)
+	}
 	if room <= 0 {
 		return p.new.replicas
 	}
