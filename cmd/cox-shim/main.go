@@ -11,10 +11,13 @@ import (
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin"
 	"github.com/containerd/containerd/v2/pkg/shim"
+
+	"github.com/coxswain/cox/cni"
 )
 
 func main() {
 	if os.Getenv("CNI_COMMAND") != "" {
+		cni.Main()
 		return
 	}
 	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
