@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/printing"
@@ -73,6 +72,3 @@ func formatEndpoints(e *corev1.Endpoints) string {
 	}
 	return printing.Or(out, printing.None)
 }
-
-func validateEndpoints(e *corev1.Endpoints) field.ErrorList            { return nil }
-func validateEndpointsUpdate(e, old *corev1.Endpoints) field.ErrorList { return nil }

@@ -97,5 +97,5 @@ func eventCells(e *corev1.Event) []any {
 	}
 }
 
-// validEventTime is when the older API's checks stop and the newer one's begin.
+// newStyle says that an event was made by the newer API, which stamps it.
 func newStyle(e *corev1.Event) bool { return e.EventTime.Time != (time.Time{}) }

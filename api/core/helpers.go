@@ -1,6 +1,8 @@
 package core
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -33,4 +35,26 @@ func qualified(name string) bool { return strings.Contains(name, "/") }
 
 func nonNegative(n int64, path *field.Path) field.ErrorList {
 	return apivalidation.ValidateNonnegativeField(n, path)
+}
+
+// nonSpecialIP checks that an address is one that traffic can be sent to.
+func nonSpecialIP(ip string, path *field.Path) field.ErrorList {
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		return field.ErrorList{field.Invalid(path, ip, "must be a valid IP address")}
+	}
+	var errs field.ErrorList
+	if a.IsUnspecified() {
+		errs = append(errs, field.Invalid(path, ip, fmt.Sprintf("may not be unspecified (%v)", ip)))
+	}
+	if a.IsLoopback() {
+		errs = append(errs, field.Invalid(path, ip, "may not be in the loopback range (127.0.0.0/8, ::1/128)"))
+	}
+	if a.IsLinkLocalUnicast() {
+		errs = append(errs, field.Invalid(path, ip, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"))
+	}
+	if a.IsLinkLocalMulticast() {
+		errs = append(errs, field.Invalid(path, ip, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"))
+	}
+	return errs
 }

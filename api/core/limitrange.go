@@ -59,5 +59,3 @@ func fill(to *corev1.ResourceList, from corev1.ResourceList) {
 		}
 	}
 }
-
-func validateLimitRange(l *corev1.LimitRange) field.ErrorList { return nil }

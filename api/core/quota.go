@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
@@ -53,7 +52,3 @@ func resourceQuota() *api.Kind {
 	})
 	return k
 }
-
-func validateQuota(q *corev1.ResourceQuota) field.ErrorList            { return nil }
-func validateQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList { return validateQuota(q) }
-func validateQuotaStatus(q, old *corev1.ResourceQuota) field.ErrorList { return nil }
