@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -98,27 +99,7 @@ func (s *Server) recovered(w http.ResponseWriter, r *http.Request) {
 }
 
 // fail answers with an error in the format that the client accepts.
-func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
-	a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool { return a.As == "" || a.Media == wire.JSON })
-	if !ok {
-		a = wire.Accept{}
-	}
-	st := wire.Status(err)
-	if d := st.Details; d != nil && d.RetryAfterSeconds > 0 {
-		w.Header().Set("Retry-After", fmt.Sprint(d.RetryAfterSeconds))
-	}
-	body, encErr := s.codec.Body(a.Media, st)
-	if encErr != nil {
-		http.Error(w, st.Message, int(st.Code))
-		return
-	}
-	pieces, encErr := wire.StatusHead.Message(a.Media, body)
-	if encErr != nil {
-		http.Error(w, st.Message, int(st.Code))
-		return
-	}
-	wire.Respond(w, r, int(st.Code), a.Media.String(), pieces, wire.Pretty(r, a))
-}
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) { wire.Fail(w, r, err) }
 
 // impersonate returns on whose behalf a request is carried out: its user, or
 // whom the Impersonate- headers name, if the user may.
@@ -333,6 +314,15 @@ type codeWriter struct {
 
 // WriteHeader notes the code.
 func (c *codeWriter) WriteHeader(code int) { c.code = code; c.ResponseWriter.WriteHeader(code) }
+
+// Hijack hands over the connection, for those that ask the writer itself.
+func (c *codeWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c.code = http.StatusSwitchingProtocols
+	return http.NewResponseController(c.ResponseWriter).Hijack()
+}
+
+// Flush sends what is buffered.
+func (c *codeWriter) Flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }
 
 // Unwrap lets http.ResponseController find what the writer can do.
 func (c *codeWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }

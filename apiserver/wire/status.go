@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,4 +56,25 @@ func Success(details *metav1.StatusDetails) *metav1.Status {
 func reset(obj runtime.Object) {
 	v := reflect.ValueOf(obj).Elem()
 	v.Set(reflect.Zero(v.Type()))
+}
+
+// Fail answers a request with an error, in the format that the client accepts.
+func Fail(w http.ResponseWriter, r *http.Request, err error) {
+	a, ok := Negotiate(r.Header.Get("Accept"), func(a Accept) bool { return a.As == "" || a.Media == JSON })
+	if !ok {
+		a = Accept{}
+	}
+	st := Status(err)
+	if d := st.Details; d != nil && d.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
+	}
+	body, encErr := new(Codec).Body(a.Media, st)
+	if encErr == nil {
+		var pieces [][]byte
+		if pieces, encErr = StatusHead.Message(a.Media, body); encErr == nil {
+			Respond(w, r, int(st.Code), a.Media.String(), pieces, Pretty(r, a))
+			return
+		}
+	}
+	http.Error(w, st.Message, int(st.Code))
 }
