@@ -2,14 +2,21 @@ package runtime_test
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/coxswain/cox/cni"
 	"github.com/coxswain/cox/runtime"
 	"github.com/coxswain/cox/runtime/runtimetest"
 )
@@ -177,4 +184,116 @@ func TestPurgeKillsRunningPods(t *testing.T) {
 	if err != nil || strings.Contains(string(mounts), cfg.State) {
 		t.Errorf("mounts are left: %v", err)
 	}
+}
+
+// netPod is a pod in a network of its own.
+func netPod(name, logs, cgroup string) *runtimeapi.PodSandboxConfig {
+	cfg := hostPod(name, logs, cgroup)
+	cfg.Hostname = name
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_POD
+	return cfg
+}
+
+func network(t testing.TB, cfg runtime.Config) cni.Conf {
+	t.Helper()
+	conf := cni.Conf{
+		Name: "test" + filepath.Base(cfg.CgroupRoot), StateDir: filepath.Join(cfg.State, "cni"),
+		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.142.7.0/24")}, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.142.0.0/16")},
+	}
+	if err := cni.Setup(conf); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cni.Purge(conf); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := cni.WriteConfig(filepath.Join(cfg.Root, "net.d"), conf); err != nil {
+		t.Fatal(err)
+	}
+	return conf
+}
+
+func TestPodGetsItsNetwork(t *testing.T) {
+	cfg := runtimetest.Config(t)
+	r, err := runtime.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	runtimetest.Import(t, r)
+	cri, _ := r.CRI()
+	// The network is configured after the runtime has started.
+	network(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for ready := false; !ready; {
+		st, err := cri.Status(ctx, &runtimeapi.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range st.Status.Conditions {
+			ready = ready || c.Type == runtimeapi.NetworkReady && c.Status
+		}
+		t.Log(st.Status.Conditions)
+	}
+	begin := time.Now()
+	p := runPod(t, r, netPod("web", t.TempDir(), cfg.CgroupRoot))
+	t.Logf("sandbox: %v", time.Since(begin))
+	p.run("httpd", "sh", "-c", "echo 'hello from a pod' >/tmp/index.html; exec httpd -f -p 80 -h /tmp")
+	t.Logf("to started container: %v", time.Since(begin))
+	st, err := cri.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: p.id})
+	if err != nil || st.Status.Network.GetIp() != "10.142.7.2" {
+		t.Fatalf("pod address: %v, %v", st.GetStatus().GetNetwork(), err)
+	}
+	client := http.Client{Timeout: 5 * time.Second}
+	var body []byte
+	for ctx.Err() == nil {
+		res, err := client.Get("http://10.142.7.2/index.html")
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			continue // not listening yet
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ = io.ReadAll(res.Body)
+		res.Body.Close()
+		break
+	}
+	if string(body) != "hello from a pod\n" {
+		t.Errorf("the pod answers %q", body)
+	}
+	begin = time.Now()
+	if err := r.StopPods(t.Context()); err != nil {
+		t.Error(err)
+	}
+	t.Logf("stopped: %v", time.Since(begin))
+}
+
+// BenchmarkPod measures a pod with one container, from RunPodSandbox to its
+// removal.
+func BenchmarkPod(b *testing.B) {
+	cfg := runtimetest.Config(b)
+	r, err := runtime.Start(b.Context(), cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { r.Close() })
+	runtimetest.Import(b, r)
+	network(b, cfg)
+	time.Sleep(100 * time.Millisecond) // the runtime loads the network
+	var sandbox, start time.Duration
+	for i := 0; b.Loop(); i++ {
+		begin := time.Now()
+		p := runPod(b, r, netPod("p"+strconv.Itoa(i), b.TempDir(), cfg.CgroupRoot))
+		sandbox += time.Since(begin)
+		begin = time.Now()
+		p.run("c", "sleep", "1000")
+		start += time.Since(begin)
+		if err := r.StopPods(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(sandbox.Milliseconds())/float64(b.N), "ms-sandbox/op")
+	b.ReportMetric(float64(start.Milliseconds())/float64(b.N), "ms-container/op")
 }
