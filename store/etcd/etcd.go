@@ -8,6 +8,7 @@ package etcd
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,7 +25,6 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // Config says where an embedded member keeps its data and what it is called.
@@ -111,12 +111,13 @@ func (s *Server) config(cfg Config) (config.ServerConfig, error) {
 	}
 	lg := newZap(cfg.Log, s.failure)
 	return config.ServerConfig{
-		Name:                cfg.Name,
-		DataDir:             cfg.Dir,
-		ClientURLs:          types.URLs{url.URL{Scheme: "https", Host: "127.0.0.1:2379"}},
-		PeerURLs:            peer,
-		InitialPeerURLsMap:  types.URLsMap{cfg.Name: peer},
-		InitialClusterToken: "cox",
+		Name:               cfg.Name,
+		DataDir:            cfg.Dir,
+		ClientURLs:         types.URLs{url.URL{Scheme: "https", Host: "127.0.0.1:2379"}},
+		PeerURLs:           peer,
+		InitialPeerURLsMap: types.URLsMap{cfg.Name: peer},
+		// It goes into the ids of cluster and member, which stay with the data.
+		InitialClusterToken: rand.Text(),
 		NewCluster:          true,
 
 		TickMs:        uint(tick / time.Millisecond),
@@ -125,7 +126,7 @@ func (s *Server) config(cfg Config) (config.ServerConfig, error) {
 
 		// Entries of the log that have been applied are of use only to
 		// followers, of which there are none: keep few of them in memory.
-		SnapshotCount:          etcdserver.DefaultSnapshotCount,
+		SnapshotCount:          5000,
 		SnapshotCatchUpEntries: 64,
 		MaxSnapFiles:           5,
 		MaxWALFiles:            5,
@@ -186,45 +187,6 @@ func (s *Server) open(cfg config.ServerConfig) error {
 	case <-s.failure.done:
 		return s.failure.get()
 	}
-}
-
-// lead waits until the member has been elected and has applied its whole log.
-// It campaigns right away instead of waiting for an election time-out.
-func (s *Server) lead(ctx context.Context) error {
-	id := uint64(s.etcd.MemberID())
-	retry := time.NewTicker(time.Millisecond)
-	defer retry.Stop()
-	giveUp := time.NewTimer(30 * time.Second)
-	defer giveUp.Stop()
-	for {
-		// The message is refused while the log's configuration changes are
-		// not applied yet, hence again and again.
-		if s.etcd.Leader() == 0 {
-			if err := s.etcd.Process(ctx, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: id, To: id}); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("etcd: ask for leadership: %w", err)
-			}
-		} else {
-			retry.Stop()
-		}
-		select {
-		case <-s.etcd.ReadyNotify():
-			return s.failure.get()
-		case <-s.failure.done:
-			return s.failure.get()
-		case <-ctx.Done():
-			return fmt.Errorf("etcd did not become ready: %w", context.Cause(ctx))
-		case <-giveUp.C:
-			return s.noLeader()
-		case <-retry.C:
-		}
-	}
-}
-
-func (s *Server) noLeader() error {
-	if n := len(s.etcd.Cluster().Members()); n > 1 {
-		return fmt.Errorf("etcd data in %s belongs to a cluster of %d members and no majority of them answers: start the others, or restore a backup into an empty directory", s.etcd.Cfg.DataDir, n)
-	}
-	return fmt.Errorf("etcd in %s did not become leader within 30 s: is the disk overloaded?", s.etcd.Cfg.DataDir)
 }
 
 // Revision returns a revision at least as great as that of every write

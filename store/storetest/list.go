@@ -39,9 +39,9 @@ func testList(t *testing.T, open Opener) {
 	equal(t, "empty", len(list(t, i, "", store.ListOptions{}).Entries), 0)
 	for _, k := range []string{"b/x", "a/z", "a/y", "a-b/x", "b/w"} {
 		ns, name, _ := strings.Cut(k, "/")
-		create(t, i, configMap(ns, name, "1"))
+		create(t, i, ConfigMap(ns, name, "1"))
 	}
-	last := create(t, f.Kind(Pods), pod("a", "p", ""))
+	last := create(t, f.Kind(Pods), Pod("a", "p", ""))
 	l := list(t, i, "", store.ListOptions{})
 	equal(t, "all, in key order", keys(l), []string{"a-b/x", "a/y", "a/z", "b/w", "b/x"})
 	equal(t, "revision", l.Revision, last.Revision)
@@ -56,11 +56,11 @@ func testList(t *testing.T, open Opener) {
 func testListSelectors(t *testing.T, open Opener) {
 	f := open(t, Options{})
 	i, pods := f.Kind(ConfigMaps), f.Kind(Pods)
-	create(t, i, configMap("a", "1", "web"))
-	create(t, i, configMap("a", "2", "db"))
-	create(t, i, configMap("b", "1", "web"))
-	create(t, pods, pod("a", "p1", "n1"))
-	create(t, pods, pod("a", "p2", "n2"))
+	create(t, i, ConfigMap("a", "1", "web"))
+	create(t, i, ConfigMap("a", "2", "db"))
+	create(t, i, ConfigMap("b", "1", "web"))
+	create(t, pods, Pod("a", "p1", "n1"))
+	create(t, pods, Pod("a", "p2", "n2"))
 	for _, tc := range []struct {
 		i      store.Interface
 		prefix string
@@ -81,9 +81,9 @@ func testListSelectors(t *testing.T, open Opener) {
 // testListRevisions is the API documentation's table, row by row.
 func testListRevisions(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	e1 := create(t, i, configMap("ns", "a", "1"))
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
 	e2 := set(t, i, "ns/a", "2")
-	e3 := create(t, i, configMap("ns", "b", "3"))
+	e3 := create(t, i, ConfigMap("ns", "b", "3"))
 	e4 := remove(t, i, "ns/b")
 	e5 := set(t, i, "ns/a", "5")
 	const (
@@ -100,17 +100,17 @@ func testListRevisions(t *testing.T, open Opener) {
 	}{
 		{"", "", 0, newest, 0},
 		{"", "", 1, newest, 0},
-		{rv(e2.Revision), "", 0, newest, 0},
-		{rv(e2.Revision), least, 0, newest, 0},
-		{rv(e2.Revision), least, 1, newest, 0},
-		{rv(e5.Revision), least, 0, newest, 0},
-		{rv(e1.Revision), exact, 0, []string{"ns/a=1"}, e1.Revision},
-		{rv(e2.Revision), exact, 0, []string{"ns/a=2"}, e2.Revision},
-		{rv(e3.Revision), exact, 0, []string{"ns/a=2", "ns/b=3"}, e3.Revision},
-		{rv(e3.Revision), exact, 1, []string{"ns/a=2"}, e3.Revision},
-		{rv(e3.Revision), "", 1, []string{"ns/a=2"}, e3.Revision},
-		{rv(e4.Revision), exact, 0, []string{"ns/a=2"}, e4.Revision},
-		{rv(e5.Revision), exact, 0, newest, e5.Revision},
+		{RV(e2.Revision), "", 0, newest, 0},
+		{RV(e2.Revision), least, 0, newest, 0},
+		{RV(e2.Revision), least, 1, newest, 0},
+		{RV(e5.Revision), least, 0, newest, 0},
+		{RV(e1.Revision), exact, 0, []string{"ns/a=1"}, e1.Revision},
+		{RV(e2.Revision), exact, 0, []string{"ns/a=2"}, e2.Revision},
+		{RV(e3.Revision), exact, 0, []string{"ns/a=2", "ns/b=3"}, e3.Revision},
+		{RV(e3.Revision), exact, 1, []string{"ns/a=2"}, e3.Revision},
+		{RV(e3.Revision), "", 1, []string{"ns/a=2"}, e3.Revision},
+		{RV(e4.Revision), exact, 0, []string{"ns/a=2"}, e4.Revision},
+		{RV(e5.Revision), exact, 0, newest, e5.Revision},
 	} {
 		name := fmt.Sprintf("rv=%q match=%q limit=%d", tc.rv, tc.match, tc.limit)
 		l := list(t, i, "ns/", store.ListOptions{ResourceVersion: tc.rv, ResourceVersionMatch: tc.match, Limit: tc.limit})
@@ -128,9 +128,9 @@ func testListRevisions(t *testing.T, open Opener) {
 	}
 	var wg sync.WaitGroup
 	for _, o := range []store.ListOptions{
-		{ResourceVersion: rv(e5.Revision + 1000)},
-		{ResourceVersion: rv(e5.Revision + 1000), ResourceVersionMatch: least},
-		{ResourceVersion: rv(e5.Revision + 1000), ResourceVersionMatch: exact},
+		{ResourceVersion: RV(e5.Revision + 1000)},
+		{ResourceVersion: RV(e5.Revision + 1000), ResourceVersionMatch: least},
+		{ResourceVersion: RV(e5.Revision + 1000), ResourceVersionMatch: exact},
 	} {
 		wg.Go(func() {
 			_, err := i.List(t.Context(), "", o)
@@ -145,9 +145,9 @@ func testListRevisions(t *testing.T, open Opener) {
 func testListPages(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
 	for _, k := range []string{"a", "b", "c", "d", "e"} {
-		create(t, i, configMap("ns", k, "1"))
+		create(t, i, ConfigMap("ns", k, "1"))
 	}
-	create(t, i, configMap("other", "x", "1"))
+	create(t, i, ConfigMap("other", "x", "1"))
 	p1 := list(t, i, "ns/", store.ListOptions{Limit: 2})
 	equal(t, "page 1", keys(p1), []string{"ns/a", "ns/b"})
 	if p1.RemainingItemCount == nil || *p1.RemainingItemCount != 3 {
@@ -163,7 +163,7 @@ func testListPages(t *testing.T, open Opener) {
 	// Changes in between are not seen.
 	remove(t, i, "ns/d")
 	set(t, i, "ns/c", "2")
-	create(t, i, configMap("ns", "c1", "1"))
+	create(t, i, ConfigMap("ns", "c1", "1"))
 	p2 := list(t, i, "ns/", store.ListOptions{Limit: 2, Continue: p1.Continue})
 	equal(t, "page 2", values(p2), []string{"ns/c=1", "ns/d=1"})
 	equal(t, "its revision", p2.Revision, p1.Revision)
@@ -182,7 +182,7 @@ func testListPages(t *testing.T, open Opener) {
 func testListPagesSelected(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
 	for n := range 20 {
-		create(t, i, configMap("ns", fmt.Sprintf("c%02d", n), []string{"web", "db"}[n%2]))
+		create(t, i, ConfigMap("ns", fmt.Sprintf("c%02d", n), []string{"web", "db"}[n%2]))
 	}
 	o := store.ListOptions{Limit: 3, Predicate: byLabel(t, "app=web")}
 	var got []string
@@ -207,7 +207,7 @@ func testListPagesCompacted(t *testing.T, open Opener) {
 	f := open(t, Options{History: store.History{Least: 1, Bytes: 1}})
 	i := f.Kind(ConfigMaps)
 	for _, k := range []string{"a", "b", "c", "d"} {
-		create(t, i, configMap("ns", k, "1"))
+		create(t, i, ConfigMap("ns", k, "1"))
 	}
 	p1 := list(t, i, "ns/", store.ListOptions{Limit: 2})
 	set(t, i, "ns/c", "2")
@@ -233,7 +233,7 @@ func testListPagesCompacted(t *testing.T, open Opener) {
 	p2 := list(t, i, "ns/", store.ListOptions{Limit: 2, Continue: token})
 	equal(t, "the rest, as it is now", values(p2), []string{"ns/c=3", "ns/d=4"})
 
-	_, err = i.List(t.Context(), "ns/", store.ListOptions{ResourceVersion: rv(p1.Revision), ResourceVersionMatch: metav1.ResourceVersionMatchExact})
+	_, err = i.List(t.Context(), "ns/", store.ListOptions{ResourceVersion: RV(p1.Revision), ResourceVersionMatch: metav1.ResourceVersionMatchExact})
 	reason(t, err, metav1.StatusReasonExpired)
 	if err.Error() != "The resourceVersion for the provided list is too old." {
 		t.Errorf("got %q", err)
@@ -242,7 +242,7 @@ func testListPagesCompacted(t *testing.T, open Opener) {
 
 func testContinueInvalid(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	create(t, i, configMap("ns", "a", "1"))
+	create(t, i, ConfigMap("ns", "a", "1"))
 	token := func(v any) string {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -6,7 +6,6 @@ package storetest
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -147,15 +146,16 @@ func Run(t *testing.T, open Opener) {
 	}
 }
 
-// configMap makes an object of the suite.
-func configMap(ns, name, value string) *corev1.ConfigMap {
+// ConfigMap makes an object whose data and label are value.
+func ConfigMap(ns, name, value string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name, Labels: map[string]string{"app": value}},
 		Data:       map[string]string{"value": value},
 	}
 }
 
-func pod(ns, name, node string) *corev1.Pod {
+// Pod makes a pod on a node ("" for none).
+func Pod(ns, name, node string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}, Spec: corev1.PodSpec{NodeName: node}}
 }
 
@@ -208,8 +208,6 @@ func list(t *testing.T, i store.Interface, prefix string, o store.ListOptions) *
 	return l
 }
 
-func rv(n int64) string { return strconv.FormatInt(n, 10) }
-
 func keys(l *store.List) []string {
 	out := []string{}
 	for _, e := range l.Entries {
@@ -236,7 +234,7 @@ func equal[T any](t *testing.T, what string, got, want T) {
 // checkRevision holds an entry's object against its revision.
 func checkRevision(t *testing.T, e *store.Entry) {
 	t.Helper()
-	if got := e.Object.(api.Object).GetResourceVersion(); got != rv(e.Revision) {
+	if got := e.Object.(api.Object).GetResourceVersion(); got != RV(e.Revision) {
 		t.Errorf("%s: object has resourceVersion %s in an entry of revision %d", e.Key, got, e.Revision)
 	}
 }

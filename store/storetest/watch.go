@@ -15,15 +15,15 @@ import (
 
 func testWatchFromNow(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	old := create(t, i, configMap("ns", "old", "1"))
+	old := create(t, i, ConfigMap("ns", "old", "1"))
 	no := false
 	synthetic := watch(t, i, "", store.WatchOptions{})
 	bare := watch(t, i, "", store.WatchOptions{SendInitialEvents: &no})
 	expect(t, synthetic, store.Added, "ns/old", old.Revision)
-	e1 := create(t, i, configMap("ns", "a", "1"))
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
 	e2 := set(t, i, "ns/a", "2")
 	e3 := remove(t, i, "ns/a")
-	e4 := create(t, i, configMap("ns", "a", "3"))
+	e4 := create(t, i, ConfigMap("ns", "a", "3"))
 	for _, w := range []store.Watcher{synthetic, bare} {
 		expect(t, w, store.Added, "ns/a", e1.Revision)
 		expect(t, w, store.Modified, "ns/a", e2.Revision)
@@ -36,12 +36,12 @@ func testWatchFromNow(t *testing.T, open Opener) {
 func testWatchResume(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
 	var all []*store.Entry
-	all = append(all, create(t, i, configMap("ns", "a", "0")))
+	all = append(all, create(t, i, ConfigMap("ns", "a", "0")))
 	for n := range 40 {
 		all = append(all, set(t, i, "ns/a", fmt.Sprint(n+1)))
 	}
 	for _, from := range []int{0, 1, 20, 39, 40} {
-		w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(all[from].Revision)})
+		w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(all[from].Revision)})
 		for n := from + 1; n < len(all); n++ {
 			ev := expect(t, w, store.Modified, "ns/a", all[n].Revision)
 			equal(t, "value", ev.Entry.Object.(*corev1.ConfigMap).Data["value"], fmt.Sprint(n))
@@ -49,7 +49,7 @@ func testWatchResume(t *testing.T, open Opener) {
 	}
 	// A revision yet to come: what comes before it is not sent.
 	e := all[len(all)-1]
-	w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(e.Revision + 2)})
+	w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e.Revision + 2)})
 	set(t, i, "ns/a", "x")
 	set(t, i, "ns/a", "y")
 	last := set(t, i, "ns/a", "z")
@@ -62,7 +62,7 @@ func testWatchResume(t *testing.T, open Opener) {
 func testWatchExpired(t *testing.T, open Opener) {
 	f := open(t, Options{History: store.History{Least: 1, Bytes: 1}})
 	i := f.Kind(ConfigMaps)
-	e1 := create(t, i, configMap("ns", "a", "1"))
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
 	for n := range 5 {
 		set(t, i, "ns/a", fmt.Sprint(n+2))
 	}
@@ -70,7 +70,7 @@ func testWatchExpired(t *testing.T, open Opener) {
 	if _, err := f.Backend.Compact(t.Context(), last.Revision); err != nil {
 		t.Fatal(err)
 	}
-	w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(e1.Revision)})
+	w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e1.Revision)})
 	ev := next(t, w)
 	if ev.Type != store.Error {
 		t.Fatalf("got event %d at %d, want an error", ev.Type, ev.Revision)
@@ -80,7 +80,7 @@ func testWatchExpired(t *testing.T, open Opener) {
 		t.Error("the watch goes on after its error")
 	}
 	// The newest revision is not gone.
-	w = watch(t, i, "", store.WatchOptions{ResourceVersion: rv(last.Revision)})
+	w = watch(t, i, "", store.WatchOptions{ResourceVersion: RV(last.Revision)})
 	e := remove(t, i, "ns/a")
 	expect(t, w, store.Deleted, "ns/a", e.Revision)
 }
@@ -93,7 +93,7 @@ func testWatchSelectors(t *testing.T, open Opener) {
 	name := watch(t, i, "ns/", store.WatchOptions{Predicate: byField(t, "metadata.name=a")})
 	other := watch(t, i, "", store.WatchOptions{Predicate: byField(t, "metadata.namespace=ns2")})
 
-	e1 := create(t, i, configMap("ns", "a", "db"))
+	e1 := create(t, i, ConfigMap("ns", "a", "db"))
 	e2 := set(t, i, "ns/a", "web")
 	e3, err := i.Update(t.Context(), "ns/a", false, func(cur *store.Entry) (runtime.Object, error) {
 		cm := cur.Object.DeepCopyObject().(*corev1.ConfigMap)
@@ -104,7 +104,7 @@ func testWatchSelectors(t *testing.T, open Opener) {
 		t.Fatal(err)
 	}
 	e4 := set(t, i, "ns/a", "db")
-	e5 := create(t, i, configMap("ns2", "b", "web"))
+	e5 := create(t, i, ConfigMap("ns2", "b", "web"))
 	e6 := remove(t, i, "ns/a")
 	e7 := remove(t, i, "ns2/b")
 
@@ -140,7 +140,7 @@ func testWatchSelectors(t *testing.T, open Opener) {
 		}
 		return e
 	}
-	p1 := create(t, pods, pod("ns", "p", ""))
+	p1 := create(t, pods, Pod("ns", "p", ""))
 	p2 := move("n1")
 	p3 := move("n2")
 	p4 := remove(t, pods, "ns/p")
@@ -156,9 +156,9 @@ func testWatchSelectors(t *testing.T, open Opener) {
 func testWatchNamespace(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
 	w := watch(t, i, "a/", store.WatchOptions{})
-	create(t, i, configMap("a-b", "x", "1"))
-	create(t, i, configMap("b", "x", "1"))
-	e := create(t, i, configMap("a", "x", "1"))
+	create(t, i, ConfigMap("a-b", "x", "1"))
+	create(t, i, ConfigMap("b", "x", "1"))
+	e := create(t, i, ConfigMap("a", "x", "1"))
 	expect(t, w, store.Added, "a/x", e.Revision)
 	remove(t, i, "b/x")
 	e = remove(t, i, "a/x")
@@ -167,11 +167,11 @@ func testWatchNamespace(t *testing.T, open Opener) {
 
 func testWatchInitialEvents(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	a := create(t, i, configMap("ns", "a", "web"))
-	b := create(t, i, configMap("ns", "b", "db"))
-	c := create(t, i, configMap("ns2", "c", "web"))
+	a := create(t, i, ConfigMap("ns", "a", "web"))
+	b := create(t, i, ConfigMap("ns", "b", "db"))
+	c := create(t, i, ConfigMap("ns2", "c", "web"))
 	yes := true
-	for _, at := range []string{"", "0", rv(a.Revision), rv(c.Revision)} {
+	for _, at := range []string{"", "0", RV(a.Revision), RV(c.Revision)} {
 		w := watch(t, i, "", store.WatchOptions{ResourceVersion: at, SendInitialEvents: &yes, Bookmarks: true})
 		expect(t, w, store.Added, "ns/a", a.Revision)
 		expect(t, w, store.Added, "ns/b", b.Revision)
@@ -189,18 +189,18 @@ func testWatchInitialEvents(t *testing.T, open Opener) {
 	e := set(t, i, "ns/b", "web")
 	expect(t, w, store.Added, "ns/b", e.Revision)
 
-	_, err := i.Watch(t.Context(), "", store.WatchOptions{ResourceVersion: rv(e.Revision + 1000), SendInitialEvents: &yes})
+	_, err := i.Watch(t.Context(), "", store.WatchOptions{ResourceVersion: RV(e.Revision + 1000), SendInitialEvents: &yes})
 	tooLarge(t, err)
 }
 
 func testWatchBookmarks(t *testing.T, open Opener) {
 	f := open(t, Options{BookmarkEvery: 20 * time.Millisecond})
 	i := f.Kind(ConfigMaps)
-	e := create(t, i, configMap("ns", "a", "1"))
-	w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(e.Revision), Bookmarks: true})
-	silent := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(e.Revision)})
+	e := create(t, i, ConfigMap("ns", "a", "1"))
+	w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e.Revision), Bookmarks: true})
+	silent := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e.Revision)})
 	// Another kind moves the revision on.
-	other := create(t, f.Kind(Pods), pod("ns", "p", ""))
+	other := create(t, f.Kind(Pods), Pod("ns", "p", ""))
 	for {
 		ev := next(t, w)
 		if ev.Type != store.Bookmark || ev.InitialEventsEnd {
@@ -253,7 +253,7 @@ func testWatchEnds(t *testing.T, open Opener) {
 	drain(w)
 	// With events that no one takes.
 	w = watch(t, i, "", store.WatchOptions{})
-	create(t, i, configMap("ns", "a", "0"))
+	create(t, i, ConfigMap("ns", "a", "0"))
 	for n := range 60 {
 		set(t, i, "ns/a", fmt.Sprint(n+1))
 	}
@@ -267,9 +267,9 @@ func testWatchSlow(t *testing.T, open Opener) {
 	for name, history := range map[string]store.History{"long history": {}, "short history": {Least: 5, Bytes: 1}} {
 		t.Run(name, func(t *testing.T) {
 			i := open(t, Options{History: history}).Kind(ConfigMaps)
-			first := create(t, i, configMap("ns", "a", "0"))
-			slow := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(first.Revision)})
-			quick := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(first.Revision)})
+			first := create(t, i, ConfigMap("ns", "a", "0"))
+			slow := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(first.Revision)})
+			quick := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(first.Revision)})
 			var all []*store.Entry
 			for n := range 100 {
 				all = append(all, set(t, i, "ns/a", fmt.Sprint(n+1)))

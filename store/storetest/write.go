@@ -18,19 +18,19 @@ import (
 func testCreate(t *testing.T, open Opener) {
 	f := open(t, Options{})
 	i := f.Kind(ConfigMaps)
-	e := create(t, i, configMap("ns", "a", "1"))
+	e := create(t, i, ConfigMap("ns", "a", "1"))
 	checkRevision(t, e)
 	if e.Key != "ns/a" || e.Revision == 0 {
 		t.Errorf("got entry %q at %d", e.Key, e.Revision)
 	}
-	_, err := i.Create(t.Context(), "ns/a", configMap("ns", "a", "2"))
+	_, err := i.Create(t.Context(), "ns/a", ConfigMap("ns", "a", "2"))
 	reason(t, err, metav1.StatusReasonAlreadyExists)
 	if err.Error() != `configmaps "a" already exists` {
 		t.Errorf("got %q", err)
 	}
 	equal(t, "value after a refused create", values(list(t, i, "", store.ListOptions{})), []string{"ns/a=1"})
 
-	with := configMap("ns", "b", "1")
+	with := ConfigMap("ns", "b", "1")
 	with.ResourceVersion = "5"
 	_, err = i.Create(t.Context(), "ns/b", with)
 	reason(t, err, metav1.StatusReasonBadRequest)
@@ -51,14 +51,14 @@ func testGet(t *testing.T, open Opener) {
 	if err.Error() != `configmaps "a" not found` {
 		t.Errorf("got %q", err)
 	}
-	e1 := create(t, i, configMap("ns", "a", "1"))
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
 	e2 := set(t, i, "ns/a", "2")
-	for _, at := range []string{"", rv(e1.Revision), rv(e2.Revision)} {
+	for _, at := range []string{"", RV(e1.Revision), RV(e2.Revision)} {
 		got, err := i.Get(t.Context(), "ns/a", at)
 		if err != nil {
 			t.Fatalf("get at %q: %v", at, err)
 		}
-		if at != rv(e1.Revision) { // any state since the first will do there
+		if at != RV(e1.Revision) { // any state since the first will do there
 			equal(t, "revision", got.Revision, e2.Revision)
 		}
 		checkRevision(t, got)
@@ -68,7 +68,7 @@ func testGet(t *testing.T, open Opener) {
 	}
 	_, err = i.Get(t.Context(), "ns/a", "x")
 	reason(t, err, metav1.StatusReasonBadRequest)
-	_, err = i.Get(t.Context(), "ns/a", rv(e2.Revision+1000))
+	_, err = i.Get(t.Context(), "ns/a", RV(e2.Revision+1000))
 	tooLarge(t, err)
 	_, err = i.Get(t.Context(), "ns", "")
 	reason(t, err, metav1.StatusReasonNotFound)
@@ -80,7 +80,7 @@ func testUpdate(t *testing.T, open Opener) {
 		if cur != nil {
 			return nil, errors.New("it is there")
 		}
-		return configMap("ns", "a", "1"), nil
+		return ConfigMap("ns", "a", "1"), nil
 	}
 	_, err := i.Update(t.Context(), "ns/a", false, put)
 	reason(t, err, metav1.StatusReasonNotFound)
@@ -108,7 +108,7 @@ func testUpdate(t *testing.T, open Opener) {
 func testUpdateUnchanged(t *testing.T, open Opener) {
 	f := open(t, Options{})
 	i := f.Kind(ConfigMaps)
-	e1 := create(t, i, configMap("ns", "a", "1"))
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
 	for name, same := range map[string]func(*store.Entry) (runtime.Object, error){
 		"same object": func(cur *store.Entry) (runtime.Object, error) { return cur.Object, nil },
 		"equal copy":  func(cur *store.Entry) (runtime.Object, error) { return cur.Object.DeepCopyObject(), nil },
@@ -131,7 +131,7 @@ func testUpdateUnchanged(t *testing.T, open Opener) {
 // write.
 func testUpdateRetries(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	create(t, i, configMap("ns", "a", "1"))
+	create(t, i, ConfigMap("ns", "a", "1"))
 	tries := 0
 	e, err := i.Update(t.Context(), "ns/a", false, func(cur *store.Entry) (runtime.Object, error) {
 		if tries++; tries <= 3 {
@@ -162,8 +162,8 @@ func testUpdateRetries(t *testing.T, open Opener) {
 
 func testUpdateDeletes(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	e1 := create(t, i, configMap("ns", "a", "1"))
-	w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(e1.Revision)})
+	e1 := create(t, i, ConfigMap("ns", "a", "1"))
+	w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e1.Revision)})
 	e, err := i.Update(t.Context(), "ns/a", false, func(*store.Entry) (runtime.Object, error) { return nil, nil })
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func testDelete(t *testing.T, open Opener) {
 	_, err := i.Delete(t.Context(), "ns/a", nil, nil)
 	reason(t, err, metav1.StatusReasonNotFound)
 
-	cm := configMap("ns", "a", "1")
+	cm := ConfigMap("ns", "a", "1")
 	cm.UID = "u1"
 	e1 := create(t, i, cm)
 	other, stale := types.UID("u2"), "1"
@@ -203,7 +203,7 @@ func testDelete(t *testing.T, open Opener) {
 		t.Errorf("got %v, want the check's own error", err)
 	}
 
-	uid, at := types.UID("u1"), rv(e1.Revision)
+	uid, at := types.UID("u1"), RV(e1.Revision)
 	e2, err := i.Delete(t.Context(), "ns/a", &store.Preconditions{UID: &uid, ResourceVersion: &at}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func testDelete(t *testing.T, open Opener) {
 func testDefaultsOnRead(t *testing.T, open Opener) {
 	f := open(t, Options{})
 	i := f.Kind(Pods)
-	data, err := store.EncodeProtobuf(pod("ns", "old", ""), Pods.Hub)
+	data, err := store.EncodeProtobuf(Pod("ns", "old", ""), Pods.Hub)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func testDefaultsOnRead(t *testing.T, open Opener) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := i.Get(t.Context(), "ns/old", rv(put.Header.Revision))
+	e, err := i.Get(t.Context(), "ns/old", RV(put.Header.Revision))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,8 +285,8 @@ func testTTL(t *testing.T, open Opener) {
 // testWriters has many writers count up one object; nothing may get lost.
 func testWriters(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
-	first := create(t, i, configMap("ns", "a", ""))
-	w := watch(t, i, "", store.WatchOptions{ResourceVersion: rv(first.Revision)})
+	first := create(t, i, ConfigMap("ns", "a", ""))
+	w := watch(t, i, "", store.WatchOptions{ResourceVersion: RV(first.Revision)})
 	const writers, rounds = 8, 25
 	var wg sync.WaitGroup
 	for n := range writers {
@@ -332,7 +332,7 @@ func testReadYourWrites(t *testing.T, open Opener) {
 	for n := range 4 {
 		wg.Go(func() {
 			name := fmt.Sprint("c", n)
-			e, err := i.Create(t.Context(), "ns/"+name, configMap("ns", name, "0"))
+			e, err := i.Create(t.Context(), "ns/"+name, ConfigMap("ns", name, "0"))
 			if err != nil {
 				t.Error(err)
 				return
@@ -372,7 +372,7 @@ func testReadYourWrites(t *testing.T, open Opener) {
 func testCounters(t *testing.T, open Opener) {
 	i := open(t, Options{}).Kind(ConfigMaps)
 	for n := range 4 {
-		create(t, i, configMap("ns", fmt.Sprint("c", n), ""))
+		create(t, i, ConfigMap("ns", fmt.Sprint("c", n), ""))
 	}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -432,7 +432,7 @@ func testCounters(t *testing.T, open Opener) {
 	}
 	wg.Wait()
 	for n := 0; n < len(past); n += max(1, len(past)/20) {
-		l := list(t, i, "ns/", store.ListOptions{ResourceVersion: rv(past[n]), ResourceVersionMatch: metav1.ResourceVersionMatchExact})
+		l := list(t, i, "ns/", store.ListOptions{ResourceVersion: RV(past[n]), ResourceVersionMatch: metav1.ResourceVersionMatchExact})
 		equal(t, "exact revision", l.Revision, past[n])
 		check(l)
 	}
