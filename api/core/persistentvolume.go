@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
@@ -122,11 +121,3 @@ func prepareVolumePhase(v, old *corev1.PersistentVolume) {
 		v.Status.LastPhaseTransitionTime = &now
 	}
 }
-
-func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList { return nil }
-
-func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
-	return validatePersistentVolume(v)
-}
-
-func persistentVolumeWarnings(v, _ *corev1.PersistentVolume) []string { return nil }

@@ -4,7 +4,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
@@ -90,15 +89,3 @@ func normalizeDataSources(spec *corev1.PersistentVolumeClaimSpec) {
 		}
 	}
 }
-
-func validateClaim(c *corev1.PersistentVolumeClaim) field.ErrorList {
-	return podspec.ValidateClaimSpec(&c.Spec, field.NewPath("spec"))
-}
-
-func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
-	return validateClaim(c)
-}
-
-func validateClaimStatus(c, old *corev1.PersistentVolumeClaim) field.ErrorList { return nil }
-
-func claimWarnings(c, _ *corev1.PersistentVolumeClaim) []string { return nil }

@@ -1,0 +1,223 @@
+package core
+
+import (
+	"path"
+
+	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/podspec"
+)
+
+func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
+	s := &v.Spec
+	var errs field.ErrorList
+	if len(s.AccessModes) == 0 {
+		errs = append(errs, field.Required(specPath.Child("accessModes"), ""))
+	}
+	errs = append(errs, podspec.ValidateAccessModes(s.AccessModes, specPath.Child("accessModes"))...)
+	capacity := specPath.Child("capacity")
+	if len(s.Capacity) == 0 {
+		errs = append(errs, field.Required(capacity, ""))
+	}
+	if _, ok := s.Capacity[corev1.ResourceStorage]; !ok || len(s.Capacity) > 1 {
+		errs = append(errs, field.NotSupported(capacity, s.Capacity, []corev1.ResourceName{corev1.ResourceStorage}))
+	}
+	for _, name := range sets.List(sets.KeySet(s.Capacity)) {
+		q, p := s.Capacity[name], capacity.Key(string(name))
+		errs = append(errs, podspec.ValidateNonNegative(q, p)...)
+		errs = append(errs, podspec.ValidatePositive(q, p)...)
+	}
+	if p := s.PersistentVolumeReclaimPolicy; p != "" {
+		errs = append(errs, supported(p, specPath.Child("persistentVolumeReclaimPolicy"),
+			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
+	}
+	if a := s.NodeAffinity; a != nil {
+		if a.Required == nil {
+			errs = append(errs, field.Required(specPath.Child("nodeAffinity", "required"), "must specify required node constraints"))
+		} else {
+			errs = append(errs, podspec.ValidateNodeSelector(a.Required, specPath.Child("nodeAffinity", "required"))...)
+		}
+	}
+	errs = append(errs, validateVolumeSource(s)...)
+	if h := s.HostPath; h != nil && path.Clean(h.Path) == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		errs = append(errs, field.Forbidden(specPath.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
+	}
+	if c := s.StorageClassName; c != "" {
+		errs = append(errs, invalid(specPath.Child("storageClassName"), c, apivalidation.NameIsDNSSubdomain(c, false))...)
+	}
+	if m := s.VolumeMode; m != nil {
+		errs = append(errs, supported(*m, specPath.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
+	}
+	if c := s.VolumeAttributesClassName; c != nil {
+		p := specPath.Child("volumeAttributesClassName")
+		if *c == "" {
+			errs = append(errs, field.Required(p, "an empty string is disallowed"))
+		} else {
+			errs = append(errs, invalid(p, *c, apivalidation.NameIsDNSSubdomain(*c, false))...)
+		}
+		if s.CSI == nil {
+			errs = append(errs, field.Required(specPath.Child("csi"), "has to be specified when using volumeAttributesClassName"))
+		}
+	}
+	return errs
+}
+
+// need checks that strings are there, given as name and value in turn.
+func need(p *field.Path, pairs ...string) field.ErrorList {
+	var errs field.ErrorList
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] == "" {
+			errs = append(errs, field.Required(p.Child(pairs[i]), ""))
+		}
+	}
+	return errs
+}
+
+// validateVolumeSource checks that a volume has exactly one source, and it.
+func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
+	var errs field.ErrorList
+	n := 0
+	one := func(set bool, name string, check func(p *field.Path) field.ErrorList) {
+		if !set {
+			return
+		}
+		p := specPath.Child(name)
+		if n++; n > 1 {
+			errs = append(errs, field.Forbidden(p, "may not specify more than 1 volume type"))
+			return
+		}
+		errs = append(errs, check(p)...)
+	}
+	one(s.HostPath != nil, "hostPath", func(p *field.Path) field.ErrorList { return podspec.ValidateHostPath(s.HostPath, p) })
+	one(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(p *field.Path) field.ErrorList {
+		return podspec.ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, p)
+	})
+	one(s.AWSElasticBlockStore != nil, "awsElasticBlockStore", func(p *field.Path) field.ErrorList {
+		return podspec.ValidateDisk(s.AWSElasticBlockStore.VolumeID, "volumeID", s.AWSElasticBlockStore.Partition, p)
+	})
+	one(s.NFS != nil, "nfs", func(p *field.Path) field.ErrorList { return podspec.ValidateNFS(s.NFS, p) })
+	one(s.ISCSI != nil, "iscsi", func(p *field.Path) field.ErrorList {
+		v, name := s.ISCSI, ""
+		if v.SecretRef != nil {
+			name = v.SecretRef.Name
+		}
+		return podspec.ValidateISCSI(podspec.ISCSI{Portal: v.TargetPortal, IQN: v.IQN, LUN: v.Lun, CHAP: v.DiscoveryCHAPAuth || v.SessionCHAPAuth,
+			HasSecret: v.SecretRef != nil, Secret: name, Initiator: v.InitiatorName, Interface: v.ISCSIInterface}, p)
+	})
+	one(s.Glusterfs != nil, "glusterfs", func(p *field.Path) field.ErrorList {
+		return need(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)
+	})
+	one(s.RBD != nil, "rbd", func(p *field.Path) field.ErrorList { return podspec.ValidateRBD(s.RBD.CephMonitors, s.RBD.RBDImage, p) })
+	one(s.CephFS != nil, "cephfs", func(p *field.Path) field.ErrorList { return podspec.ValidateMonitors(s.CephFS.Monitors, p) })
+	one(s.Cinder != nil, "cinder", func(p *field.Path) field.ErrorList { return need(p, "volumeID", s.Cinder.VolumeID) })
+	one(s.Flocker != nil, "flocker", func(p *field.Path) field.ErrorList { return podspec.ValidateFlocker(s.Flocker, p) })
+	one(s.FC != nil, "fc", func(p *field.Path) field.ErrorList { return podspec.ValidateFC(s.FC, p) })
+	one(s.FlexVolume != nil, "flexVolume", func(p *field.Path) field.ErrorList {
+		return podspec.ValidateFlex(s.FlexVolume.Driver, s.FlexVolume.Options, p)
+	})
+	one(s.AzureFile != nil, "azureFile", func(p *field.Path) field.ErrorList {
+		e := need(p, "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)
+		if ns := s.AzureFile.SecretNamespace; ns != nil && *ns == "" {
+			e = append(e, field.Required(p.Child("secretNamespace"), ""))
+		}
+		return e
+	})
+	one(s.AzureDisk != nil, "azureDisk", func(p *field.Path) field.ErrorList { return podspec.ValidateAzureDisk(s.AzureDisk, p) })
+	one(s.VsphereVolume != nil, "vsphereVolume", func(p *field.Path) field.ErrorList {
+		return need(p, "volumePath", s.VsphereVolume.VolumePath)
+	})
+	one(s.Quobyte != nil, "quobyte", func(p *field.Path) field.ErrorList { return podspec.ValidateQuobyte(s.Quobyte, p) })
+	one(s.PhotonPersistentDisk != nil, "photonPersistentDisk", func(p *field.Path) field.ErrorList {
+		return need(p, "pdID", s.PhotonPersistentDisk.PdID)
+	})
+	one(s.PortworxVolume != nil, "portworxVolume", func(p *field.Path) field.ErrorList { return need(p, "volumeID", s.PortworxVolume.VolumeID) })
+	one(s.ScaleIO != nil, "scaleIO", func(p *field.Path) field.ErrorList {
+		return need(p, "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)
+	})
+	one(s.StorageOS != nil, "storageos", func(p *field.Path) field.ErrorList {
+		return podspec.ValidateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+	})
+	one(s.Local != nil, "local", func(p *field.Path) field.ErrorList {
+		if s.Local.Path == "" {
+			return need(p, "path", "")
+		}
+		e := podspec.ValidateNoBacksteps(s.Local.Path, p.Child("path"))
+		if s.NodeAffinity == nil {
+			e = append(e, field.Required(specPath.Child("nodeAffinity"), "Local volume requires node affinity"))
+		}
+		return e
+	})
+	one(s.CSI != nil, "csi", func(p *field.Path) field.ErrorList { return validateCSI(s.CSI, p) })
+	if n == 0 {
+		errs = append(errs, field.Required(specPath, "must specify a volume type"))
+	}
+	return errs
+}
+
+func validateCSI(c *corev1.CSIPersistentVolumeSource, p *field.Path) field.ErrorList {
+	errs := podspec.ValidateDriverName(c.Driver, p.Child("driver"))
+	errs = append(errs, need(p, "volumeHandle", c.VolumeHandle)...)
+	for _, r := range []struct {
+		ref  *corev1.SecretReference
+		name string
+	}{
+		{c.ControllerPublishSecretRef, "controllerPublishSecretRef"}, {c.ControllerExpandSecretRef, "controllerExpandSecretRef"},
+		{c.NodePublishSecretRef, "nodePublishSecretRef"}, {c.NodeExpandSecretRef, "nodeExpandSecretRef"}, {c.NodeStageSecretRef, "nodeStageSecretRef"},
+	} {
+		if r.ref == nil {
+			continue
+		}
+		rp := p.Child(r.name)
+		if r.ref.Name == "" {
+			errs = append(errs, field.Required(rp.Child("name"), ""))
+		} else {
+			errs = append(errs, invalid(rp.Child("name"), r.ref.Name, validation.IsDNS1123Subdomain(r.ref.Name))...)
+		}
+		if r.ref.Namespace == "" {
+			errs = append(errs, field.Required(rp.Child("namespace"), ""))
+		} else {
+			errs = append(errs, invalid(rp.Child("namespace"), r.ref.Namespace, validation.IsDNS1123Label(r.ref.Namespace))...)
+		}
+	}
+	return errs
+}
+
+// validatePersistentVolumeUpdate keeps what a volume is; only the secrets of
+// a CSI driver may be others.
+func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
+	errs := validatePersistentVolume(v)
+	now, before := v.Spec.PersistentVolumeSource.DeepCopy(), old.Spec.PersistentVolumeSource
+	if c, o := now.CSI, before.CSI; c != nil && o != nil {
+		c.ControllerPublishSecretRef, c.NodePublishSecretRef, c.NodeStageSecretRef = o.ControllerPublishSecretRef, o.NodePublishSecretRef, o.NodeStageSecretRef
+		c.ControllerExpandSecretRef, c.NodeExpandSecretRef = o.ControllerExpandSecretRef, o.NodeExpandSecretRef
+	}
+	if !equal(*now, before) {
+		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n"+diff.Diff(before, *now)))
+	}
+	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))...)
+	if old.Spec.NodeAffinity != nil {
+		errs = append(errs, immutable(v.Spec.NodeAffinity, old.Spec.NodeAffinity, specPath.Child("nodeAffinity"))...)
+	}
+	return errs
+}
+
+const storageClassWarning = "metadata.annotations[" + corev1.BetaStorageClassAnnotation + `]: deprecated since v1.8; use "storageClassName" attribute instead`
+
+func persistentVolumeWarnings(v, _ *corev1.PersistentVolume) []string {
+	var out []string
+	if _, ok := v.Annotations[corev1.BetaStorageClassAnnotation]; ok {
+		out = append(out, storageClassWarning)
+	}
+	if _, ok := v.Annotations[corev1.MountOptionAnnotation]; ok {
+		out = append(out, "metadata.annotations["+corev1.MountOptionAnnotation+`]: deprecated since v1.31; use "mountOptions" attribute instead`)
+	}
+	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		out = append(out, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")
+	}
+	return out
+}
