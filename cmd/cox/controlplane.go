@@ -1,0 +1,342 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/builtin"
+	"github.com/coxswain/cox/apiserver"
+	"github.com/coxswain/cox/apiserver/actions"
+	"github.com/coxswain/cox/apiserver/audit"
+	"github.com/coxswain/cox/apiserver/authn"
+	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/authz/escalation"
+	"github.com/coxswain/cox/apiserver/authz/node"
+	"github.com/coxswain/cox/apiserver/authz/rbac"
+	"github.com/coxswain/cox/apiserver/authz/review"
+	"github.com/coxswain/cox/apiserver/openapi"
+	"github.com/coxswain/cox/apiserver/rbacdefaults"
+	"github.com/coxswain/cox/apiserver/tokens"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers"
+	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/pki"
+	"github.com/coxswain/cox/store"
+	"github.com/coxswain/cox/store/etcd"
+)
+
+// lateDoor stands in for the API server's door until there is one: the
+// authenticators and authorizers that the server is made with read through
+// the server itself.
+type lateDoor struct{ door atomic.Pointer[client.Interface] }
+
+func (l *lateDoor) set(d client.Interface) { l.door.Store(&d) }
+
+func (l *lateDoor) get() (client.Interface, error) {
+	if d := l.door.Load(); d != nil {
+		return *d, nil
+	}
+	return nil, apierrors.NewServiceUnavailable("the API server is starting")
+}
+
+func (l *lateDoor) Do(ctx context.Context, req *client.Request) (*client.Result, error) {
+	d, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	return d.Do(ctx, req)
+}
+
+func (l *lateDoor) Watch(ctx context.Context, req *client.Request) (watch.Interface, error) {
+	d, err := l.get()
+	if err != nil {
+		return nil, err
+	}
+	return d.Watch(ctx, req)
+}
+
+// controlPlane is the API server with its store.
+type controlPlane struct {
+	cfg     *config
+	log     *slog.Logger
+	bundle  *pki.Bundle
+	etcd    *etcd.Server // nil with an external cluster
+	store   *store.Store
+	table   *api.Table
+	server  *apiserver.Server
+	rbac    *rbac.Authorizer
+	nodes   *node.Authorizer
+	auth    authz.Authorizer
+	root    client.Interface // the API server's own identity
+	service *actions.Services
+	http    *http.Server
+	closers []func()
+}
+
+// masters is the API server's own user, as upstream names it.
+var masters = client.User{Name: "system:apiserver", Groups: []string{"system:masters", "system:authenticated"}}
+
+// openStore starts the embedded etcd or connects to the external one.
+func (cp *controlPlane) openStore(ctx context.Context) error {
+	c := cp.cfg
+	table, err := builtin.New()
+	if err != nil {
+		return fmt.Errorf("table of kinds: %w", err)
+	}
+	cp.table = table
+	var backend store.Backend
+	if len(c.EtcdServers) > 0 {
+		dialed, err := etcd.Dial(ctx, etcd.DialConfig{Endpoints: c.EtcdServers, CAFile: c.EtcdCAFile, CertFile: c.EtcdCertFile, KeyFile: c.EtcdKeyFile, Log: cp.log})
+		if err != nil {
+			return err
+		}
+		cp.closers = append(cp.closers, func() { _ = dialed.Close() })
+		backend = dialed
+	} else {
+		member, err := etcd.Start(ctx, etcd.Config{Dir: c.dir("etcd"), Name: c.Name, Log: cp.log.With("component", "etcd")})
+		if err != nil {
+			return err
+		}
+		cp.closers = append(cp.closers, func() {
+			if err := member.Close(); err != nil {
+				cp.log.Warn("etcd did not close cleanly; nothing acknowledged is lost", "error", err)
+			}
+		})
+		cp.etcd, backend = member, member
+	}
+	cp.store, err = store.New(store.Config{Backend: backend, Table: table, Log: cp.log.With("component", "store")})
+	if err != nil {
+		return err
+	}
+	cp.closers = append(cp.closers, func() { _ = cp.store.Close() })
+	return nil
+}
+
+// makeServer puts the API server together; it serves once listen is called.
+func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) error {
+	c := cp.cfg
+	late := &lateDoor{}
+	cp.root = client.As(late, masters)
+	issuerURL := "https://kubernetes.default.svc." + c.ClusterDomain
+	issuer, err := satoken.NewIssuer(issuerURL, cp.bundle.ServiceAccountKey)
+	if err != nil {
+		return fmt.Errorf("service account tokens: %w", err)
+	}
+	audiences := []string{issuerURL}
+	bearer := []authn.TokenAuthenticator{
+		authn.NewServiceAccounts(issuer, audiences, cp.root, time.Now),
+		authn.NewBootstrap(cp.root, audiences, time.Now),
+	}
+	if c.TokenAuthFile != "" {
+		static, err := authn.LoadStatic(c.TokenAuthFile, audiences)
+		if err != nil {
+			return fmt.Errorf("--token-auth-file: %w", err)
+		}
+		bearer = append(bearer, static)
+	}
+	tokenAuth := authn.TokenUnion(bearer...)
+	policy, err := rbacdefaults.Default()
+	if err != nil {
+		return fmt.Errorf("default roles: %w", err)
+	}
+	cp.rbac = rbac.New()
+	cp.nodes = node.New(cp.root, nodeRules(policy))
+	cp.auth = authz.Union(authz.Masters(), cp.nodes, cp.rbac)
+
+	records, err := cp.openAudit()
+	if err != nil {
+		return err
+	}
+	paths, err := tokens.Handlers(issuer, "")
+	if err != nil {
+		return fmt.Errorf("issuer discovery: %w", err)
+	}
+	ext := apiserver.Extensions{
+		Hooks: escalation.Hooks(cp.rbac, cp.auth), Actions: review.Actions(cp.auth), Connects: cp.connects(),
+	}
+	cidr := netip.MustParsePrefix(c.ServiceCIDR)
+	base, size, err := c.nodePorts()
+	if err != nil {
+		return err
+	}
+	cp.service = actions.NewServices(actions.ServiceConfig{
+		CIDRs: []netip.Prefix{cidr}, NodePortBase: base, NodePortSize: size,
+		Loopback: cp.root, Ranges: cp.store.Kind(actions.RangeKind()), Log: cp.log,
+	})
+	ext.Hooks[schema.GroupResource{Resource: "services"}] = cp.service.Hook()
+	for name, action := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: cp.root, Tokens: tokenAuth, Now: time.Now}) {
+		ext.Actions[name] = action
+	}
+	pods, ok := cp.table.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"})
+	if !ok {
+		return fmt.Errorf("the table has no pods")
+	}
+	binding := actions.Binding(cp.store.Kind(pods.Kind), time.Now)
+	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
+	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
+
+	cp.server, err = apiserver.New(apiserver.Config{
+		Table: cp.table,
+		Store: func(k *api.Kind) store.Interface { return cp.store.Kind(k) },
+		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
+			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
+			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
+			authn.Bearer(tokenAuth)),
+		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: openapi.Handler(), Paths: paths,
+		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
+		Address: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
+	})
+	if err != nil {
+		return err
+	}
+	late.set(cp.server.Door())
+	cp.server.SetAdmission(cp.admission())
+	if cp.etcd != nil {
+		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
+	}
+	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
+	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
+	return nil
+}
+
+func (cp *controlPlane) openAudit() (*audit.Log, error) {
+	c := cp.cfg
+	if c.AuditPolicyFile == "" {
+		return nil, nil
+	}
+	policy, err := audit.LoadPolicy(c.AuditPolicyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--audit-policy-file: %w", err)
+	}
+	path := c.AuditLogPath
+	if path == "" {
+		path = c.dir("log", "audit.log")
+	}
+	file, err := audit.OpenFile(audit.FileOptions{Path: path, MaxBackups: 10, Now: time.Now})
+	if err != nil {
+		return nil, fmt.Errorf("--audit-log-path: %w", err)
+	}
+	cp.closers = append(cp.closers, func() { _ = file.Close() })
+	return audit.New(policy, file, time.Now, func(err error) { cp.log.Error("audit records are being lost", "error", err) }), nil
+}
+
+// listen opens the HTTPS door.
+func (cp *controlPlane) listen() error {
+	c := cp.cfg
+	l, err := net.Listen("tcp", net.JoinHostPort(c.BindAddress, fmt.Sprint(c.Port)))
+	if err != nil {
+		return fmt.Errorf("the API server cannot listen: %w; choose another port with --https-listen-port", err)
+	}
+	cp.http = &http.Server{
+		Handler: cp.server, TLSConfig: cp.bundle.APIServer.ServerTLS(),
+		ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second,
+		ErrorLog:          slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+	}
+	go func() {
+		if err := cp.http.ServeTLS(l, "", ""); err != nil && err != http.ErrServerClosed {
+			cp.log.Error("the API server's listener ended", "error", err)
+		}
+	}()
+	return nil
+}
+
+// bootstrap writes what a cluster has from its first second.
+func (cp *controlPlane) bootstrap(ctx context.Context) error {
+	c := cp.cfg
+	policy, err := rbacdefaults.Default()
+	if err != nil {
+		return err
+	}
+	policy.Aggregate()
+	errs := make(chan error, 2)
+	go func() {
+		errs <- actions.Bootstrap(ctx, cp.root, actions.BootstrapConfig{
+			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(c.ServiceCIDR)},
+			Endpoint:     netip.AddrPortFrom(netip.MustParseAddr(c.AdvertiseAddress), uint16(c.Port)),
+			ClientCA:     string(cp.bundle.CA.PEM()), FrontProxyCA: string(cp.bundle.FrontProxyCA.PEM()),
+			FrontProxyNames: fmt.Sprintf("[%q]", pki.FrontProxyUser),
+		})
+	}()
+	go func() {
+		revisions, err := rbacdefaults.Reconcile(ctx, cp.root, policy)
+		if err == nil {
+			err = cp.rbac.Caught(ctx, revisions)
+		}
+		errs <- err
+	}()
+	var first error
+	for range 2 {
+		if err := <-errs; err != nil && first == nil {
+			first = err
+		}
+	}
+	if first != nil {
+		return first
+	}
+	return cp.service.Repair(ctx, cp.root)
+}
+
+// close ends the control plane in order: no new requests, streams told to
+// end, then the store.
+func (cp *controlPlane) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if cp.server != nil {
+		if err := cp.server.Shutdown(ctx); err != nil {
+			cp.log.Warn("requests were cut off", "error", err)
+		}
+	}
+	if cp.http != nil {
+		if err := cp.http.Shutdown(ctx); err != nil {
+			_ = cp.http.Close()
+		}
+	}
+	for i := len(cp.closers) - 1; i >= 0; i-- {
+		cp.closers[i]()
+	}
+}
+
+// served lists what the garbage collector and namespace deletion look after.
+func (cp *controlPlane) served(context.Context) ([]controllers.Resource, error) {
+	var out []controllers.Resource
+	for _, k := range cp.table.Kinds {
+		if k.Prefix == "" || len(k.Views) == 0 {
+			continue
+		}
+		out = append(out, controllers.Resource{
+			GroupVersionResource: k.Views[0].GroupVersion().WithResource(k.Resource),
+			Kind:                 k.Views[0].Kind,
+			Namespaced:           k.Namespaced,
+			Verbs:                k.Verbs,
+		})
+	}
+	return out, nil
+}
+
+// identity is the door of a component under its own user.
+func (cp *controlPlane) identity(user string, groups ...string) client.Interface {
+	return client.As(cp.server.Door(), client.User{Name: user, Groups: append(groups, "system:authenticated")})
+}
+
+// controllerIdentity is the door of a controller under its service account.
+func (cp *controlPlane) controllerIdentity(account string) client.Interface {
+	return client.As(cp.server.Door(), client.ServiceAccountUser("kube-system", account))
+}
+
+func manifestsDir(c *config) string { return filepath.Clean(c.StaticPodPath) }
+
+func (cp *controlPlane) connects() map[string]apiserver.ConnectFunc { return nil }

@@ -1,0 +1,333 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/admission/plugins"
+	"github.com/coxswain/cox/apiserver/rbacdefaults"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/pki"
+	"github.com/coxswain/cox/scheduler"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+)
+
+func serverCommand() *cobra.Command {
+	c := &config{}
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run the control plane and this machine's node in the foreground",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			report := openReport()
+			err := c.load(cmd.Flags())
+			if err == nil {
+				ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+				defer stop()
+				err = runServer(ctx, c, report)
+			}
+			if err != nil {
+				report.fail(err)
+			}
+			return err
+		},
+	}
+	c.flags(cmd.Flags())
+	return cmd
+}
+
+// report tells whoever started the server how far it is: lines of JSON on the
+// descriptor that COX_REPORT_FD names, and the log.
+type report struct {
+	begin, last time.Time
+	mu          sync.Mutex
+	out         *os.File
+	log         *slog.Logger
+}
+
+func openReport() *report {
+	r := &report{begin: time.Now(), last: time.Now(), log: slog.Default()}
+	if fd, err := strconv.Atoi(os.Getenv("COX_REPORT_FD")); err == nil {
+		os.Unsetenv("COX_REPORT_FD")
+		syscall.CloseOnExec(fd)
+		r.out = os.NewFile(uintptr(fd), "report")
+	}
+	return r
+}
+
+func (r *report) send(s step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.out != nil {
+		_ = json.NewEncoder(r.out).Encode(s)
+	}
+}
+
+// done reports a step that began at begin.
+func (r *report) done(name string, begin time.Time, detail string) {
+	d := time.Since(begin)
+	r.log.Info("started", "step", name, "took", d.Round(time.Millisecond), "since start", time.Since(r.begin).Round(time.Millisecond), "detail", detail)
+	r.send(step{Name: name, Millis: d.Milliseconds(), Detail: detail})
+}
+
+func (r *report) ready() {
+	r.send(step{Ready: true, Millis: time.Since(r.begin).Milliseconds()})
+	r.close()
+}
+
+func (r *report) fail(err error) {
+	r.send(step{Error: err.Error()})
+	r.close()
+}
+
+func (r *report) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.out != nil {
+		r.out.Close()
+		r.out = nil
+	}
+}
+
+// runServer runs until ctx ends or something that all depends on is lost.
+func runServer(ctx context.Context, c *config, rep *report) (err error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	rep.log = log
+	quiet(log)
+	// A control plane that idles should not hold on to what starting took.
+	debug.SetGCPercent(60)
+
+	lock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := c.preflight(); err != nil {
+		return err
+	}
+	if err := c.claim(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	group := component.NewGroup(ctx, log)
+	s := &server{cfg: c, log: log, report: rep, group: group, started: time.Now()}
+	if err := c.serveControl(ctx, s.status); err != nil {
+		return err
+	}
+	defer func() {
+		s.stop()
+		_ = os.Remove(c.controlSocket())
+	}()
+	if err := s.start(ctx, cancel); err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			return cause
+		}
+		return err
+	}
+	rep.ready()
+	time.AfterFunc(3*time.Second, debug.FreeOSMemory)
+	<-ctx.Done()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	log.Info("stopping")
+	return nil
+}
+
+// server is one running `cox server`.
+type server struct {
+	cfg     *config
+	log     *slog.Logger
+	report  *report
+	group   *component.Group
+	started time.Time
+	cp      *controlPlane
+	node    *localNode
+	isReady atomic.Bool
+}
+
+// start brings everything up, in the order of dependence, side by side where
+// nothing depends.
+func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error {
+	c := s.cfg
+	begin := time.Now()
+	bundle, err := pki.Ensure(c.dir("pki"), c.pkiConfig(s.log))
+	if err != nil {
+		return fmt.Errorf("certificates: %w", err)
+	}
+	s.report.done("certificates", begin, "")
+
+	// The container runtime needs nothing of the control plane.
+	s.node = newLocalNode(c, s.log, s.group, bundle)
+	runtimeReady := make(chan error, 1)
+	go func() {
+		begin := time.Now()
+		err := s.node.startRuntime(ctx)
+		if err == nil {
+			s.report.done("container runtime", begin, s.node.runtime.Endpoint())
+		}
+		runtimeReady <- err
+	}()
+
+	begin = time.Now()
+	s.cp = &controlPlane{cfg: c, log: s.log, bundle: bundle}
+	if err := s.cp.openStore(ctx); err != nil {
+		return err
+	}
+	s.report.done("etcd", begin, "")
+	if s.cp.etcd != nil {
+		go func() {
+			select {
+			case <-ctx.Done():
+			case <-s.cp.etcd.Failed():
+				fatal(s.cp.etcd.Err())
+			}
+		}()
+	}
+	begin = time.Now()
+	if err := s.cp.makeServer(ctx, s.group); err != nil {
+		return err
+	}
+	if err := s.cp.listen(); err != nil {
+		return err
+	}
+	if err := s.cp.bootstrap(ctx); err != nil {
+		return fmt.Errorf("bootstrap the cluster: %w", err)
+	}
+	if err := s.writeKubeconfig(bundle); err != nil {
+		return err
+	}
+	s.report.done("API server", begin, c.serverURL())
+
+	begin = time.Now()
+	if err := s.startLoops(bundle); err != nil {
+		return err
+	}
+	s.report.done("controllers and scheduler", begin, "")
+
+	if err := <-runtimeReady; err != nil {
+		return fmt.Errorf("container runtime: %w", err)
+	}
+	begin = time.Now()
+	if err := s.node.start(ctx, s.cp.server.Door(), s.cp.root); err != nil {
+		return err
+	}
+	select {
+	case <-s.node.ready():
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	s.isReady.Store(true)
+	s.report.done("node "+c.NodeName, begin, "Ready")
+	return nil
+}
+
+// startLoops runs the controllers and the scheduler, each under its identity.
+func (s *server) startLoops(bundle *pki.Bundle) error {
+	cp := s.cp
+	s.group.Go("controller-manager", func(ctx context.Context) error {
+		door := cp.identity("system:kube-controller-manager")
+		return manager.Run(ctx, manager.Config{
+			ClientFor: cp.controllerIdentity,
+			Informers: client.NewInformers(door),
+			Discovery: cp.served,
+			RootCA:    bundle.CA.PEM(),
+			Log:       s.log.With("component", "controller-manager"),
+		})
+	})
+	s.group.Go("scheduler", func(ctx context.Context) error {
+		door := cp.identity("system:kube-scheduler")
+		informers := client.NewInformers(door)
+		recorder := client.NewRecorder(ctx, door, "default-scheduler", "")
+		sched, err := scheduler.New(scheduler.Config{Client: door, Informers: informers, Recorder: recorder, Log: s.log.With("component", "scheduler")})
+		if err != nil {
+			return err
+		}
+		informers.Start(ctx)
+		sched.Run(ctx)
+		return ctx.Err()
+	})
+	return nil
+}
+
+func (s *server) stop() {
+	if s.node != nil {
+		s.node.prepareStop()
+	}
+	s.group.Stop()
+	if s.node != nil {
+		s.node.close()
+	}
+	if s.cp != nil {
+		s.cp.close()
+	}
+}
+
+func (s *server) status() status {
+	host := s.cfg.serverURL()
+	return status{
+		Name: s.cfg.Name, Version: gitVersion, PID: os.Getpid(), Started: s.started, Server: host,
+		Kubeconfig: s.cfg.Kubeconfig, Node: s.cfg.NodeName, Ready: s.isReady.Load(), Components: s.group.Health(),
+	}
+}
+
+func (s *server) writeKubeconfig(bundle *pki.Bundle) error {
+	cert, key, err := bundle.Admin.PEM()
+	if err != nil {
+		return fmt.Errorf("administrator's certificate: %w", err)
+	}
+	if err := pki.WriteKubeconfig(s.cfg.Kubeconfig, s.cfg.serverURL(), bundle.CA.PEM(), cert, key); err != nil {
+		return fmt.Errorf("write the kubeconfig: %w", err)
+	}
+	return nil
+}
+
+func (c *config) pkiConfig(log *slog.Logger) pki.Config {
+	host, _ := os.Hostname()
+	ips := []net.IP{net.ParseIP(c.NodeIP)}
+	if a := net.ParseIP(c.AdvertiseAddress); a != nil && !a.Equal(ips[0]) {
+		ips = append(ips, a)
+	}
+	return pki.Config{
+		Hostname: host, IPs: ips, ServiceIPs: []net.IP{c.serviceIP().AsSlice()},
+		ClusterDomain: c.ClusterDomain, ExtraSANs: c.TLSSANs, Log: log,
+	}
+}
+
+// admission is the default chain, reading through the server itself.
+func (cp *controlPlane) admission() []admission.Plugin {
+	return plugins.Default(plugins.Config{Door: cp.root, Authz: cp.auth, Log: cp.log, Now: time.Now})
+}
+
+// nodeRules are the rules of the role system:node.
+func nodeRules(p *rbacdefaults.Policy) []rbacv1.PolicyRule {
+	for _, r := range p.ClusterRoles {
+		if r.Name == "system:node" {
+			return r.Rules
+		}
+	}
+	return nil
+}
