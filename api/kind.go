@@ -93,6 +93,9 @@ type View struct {
 	// Default sets the defaults of this version before conversion; nil where
 	// Strategy.Default does it all.
 	Default func(obj runtime.Object)
+	// Check adds to the strategy's validation what only this version demands
+	// of a hub object written through it; old is nil on create.
+	Check func(obj, old runtime.Object) field.ErrorList
 	// ShortNames and Categories differ from the kind's only where upstream's
 	// do; nil means the kind's.
 	ShortNames []string

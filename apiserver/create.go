@@ -126,6 +126,9 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if st.Validate != nil {
 		errs = append(errs, st.Validate(obj)...)
 	}
+	if t.res.view.Check != nil {
+		errs = append(errs, t.res.view.Check(obj, nil)...)
+	}
 	if err := t.invalid(m.GetName(), errs); err != nil {
 		return err
 	}

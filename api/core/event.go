@@ -23,7 +23,7 @@ func event() *api.Kind {
 	k.Views = append(k.Views, api.View{
 		GroupVersionKind: eventsv1.SchemeGroupVersion.WithKind("Event"),
 		New:              api.New[eventsv1.Event](), NewList: api.New[eventsv1.EventList](),
-		ToHub: eventToHub, FromHub: eventFromHub,
+		ToHub: eventToHub, FromHub: eventFromHub, Check: checkEventsV1,
 	})
 	k.Strategy = api.Strategy{
 		Validate:            api.Check(validateEvent),

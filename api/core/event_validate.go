@@ -1,8 +1,9 @@
 package core
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -60,35 +61,16 @@ func validateReport(e *corev1.Event) field.ErrorList {
 	return errs
 }
 
-// validateEventUpdate keeps the parts of a newer event that tell what
-// happened; only its series goes on.
-func validateEventUpdate(e, old *corev1.Event) field.ErrorList {
-	errs := validateEvent(e)
-	if !newStyle(e) || !newStyle(old) {
-		return errs
-	}
-	for _, f := range []struct {
-		name     string
-		now, old any
-	}{
-		{"involvedObject", e.InvolvedObject, old.InvolvedObject}, {"reason", e.Reason, old.Reason}, {"message", e.Message, old.Message},
-		{"source", e.Source, old.Source}, {"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp},
-		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp}, {"count", e.Count, old.Count}, {"type", e.Type, old.Type},
-		{"action", e.Action, old.Action}, {"related", e.Related, old.Related},
-		{"reportingController", e.ReportingController, old.ReportingController}, {"reportingInstance", e.ReportingInstance, old.ReportingInstance},
-	} {
-		errs = append(errs, immutable(f.now, f.old, field.NewPath(f.name))...)
-	}
-	// Storage keeps microseconds, older writers sent more.
-	if !e.EventTime.Truncate(1e3).Equal(old.EventTime.Truncate(1e3)) {
-		errs = append(errs, immutable(e.EventTime, old.EventTime, field.NewPath("eventTime"))...)
-	}
-	return errs
-}
+func validateEventUpdate(e, _ *corev1.Event) field.ErrorList { return validateEvent(e) }
 
-// validateEventsV1 checks what only events.k8s.io/v1 demands of a new event.
-func validateEventsV1(o runtime.Object) field.ErrorList {
-	e := o.(*eventsv1.Event)
+// checkEventsV1 checks what only events.k8s.io/v1 demands: a new event tells
+// nothing in the older API's fields, and of a stored one only the series
+// goes on.
+func checkEventsV1(o, prev runtime.Object) field.ErrorList {
+	e := o.(*corev1.Event)
+	if prev != nil {
+		return changedEvent(e, prev.(*corev1.Event))
+	}
 	var errs field.ErrorList
 	if e.EventTime.IsZero() {
 		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
@@ -100,8 +82,8 @@ func validateEventsV1(o runtime.Object) field.ErrorList {
 		name string
 		set  bool
 	}{
-		{"firstTimestamp", !e.DeprecatedFirstTimestamp.IsZero()}, {"lastTimestamp", !e.DeprecatedLastTimestamp.IsZero()},
-		{"count", e.DeprecatedCount != 0}, {"source", e.DeprecatedSource.Component != "" || e.DeprecatedSource.Host != ""},
+		{"firstTimestamp", !e.FirstTimestamp.IsZero()}, {"lastTimestamp", !e.LastTimestamp.IsZero()},
+		{"count", e.Count != 0}, {"source", e.Source.Component != "" || e.Source.Host != ""},
 	} {
 		if f.set {
 			errs = append(errs, field.Invalid(field.NewPath(f.name), "", "needs to be unset"))
@@ -114,6 +96,27 @@ func validateEventsV1(o runtime.Object) field.ErrorList {
 		if s.LastObservedTime.IsZero() {
 			errs = append(errs, field.Required(field.NewPath("series", "lastObservedTime"), ""))
 		}
+	}
+	return errs
+}
+
+func changedEvent(e, old *corev1.Event) field.ErrorList {
+	var errs field.ErrorList
+	for _, f := range []struct {
+		name     string
+		now, old any
+	}{
+		{"involvedObject", e.InvolvedObject, old.InvolvedObject}, {"reason", e.Reason, old.Reason}, {"message", e.Message, old.Message},
+		{"source", e.Source, old.Source}, {"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp},
+		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp}, {"count", e.Count, old.Count}, {"type", e.Type, old.Type},
+		{"action", e.Action, old.Action}, {"related", e.Related, old.Related},
+		{"reportingController", e.ReportingController, old.ReportingController}, {"reportingInstance", e.ReportingInstance, old.ReportingInstance},
+	} {
+		errs = append(errs, immutable(f.now, f.old, field.NewPath(f.name))...)
+	}
+	// Microseconds are what the wire carries; some writers hold more.
+	if !e.EventTime.Truncate(time.Microsecond).Equal(old.EventTime.Truncate(time.Microsecond)) {
+		errs = append(errs, immutable(e.EventTime, old.EventTime, field.NewPath("eventTime"))...)
 	}
 	return errs
 }
