@@ -66,6 +66,10 @@ type answer struct {
 	created, pending bool
 }
 
+// defaultManager owns the fields that components of this process write without
+// naming a manager.
+const defaultManager = "cox"
+
 func (c *call) warn(text string) { c.warnings = append(c.warnings, text) }
 
 // newCall finds what a request is for. The error is a 404 or 405.
@@ -74,7 +78,7 @@ func (s *Server) newCall(req *client.Request) (*call, error) {
 	if !ok {
 		return nil, notServed(req)
 	}
-	c := &call{srv: s, req: req, res: r, name: req.Name, manager: "cox"}
+	c := &call{srv: s, req: req, res: r, name: req.Name, manager: defaultManager}
 	if req.Subresource != "" {
 		sub, ok := r.Subresources[req.Subresource]
 		if !ok {
@@ -90,8 +94,22 @@ func (s *Server) newCall(req *client.Request) (*call, error) {
 	return c, nil
 }
 
+// refuseUnknown records and refuses a request for what is not served: with a
+// 403 for those who may not know, else with a 404.
+func (s *Server) refuseUnknown(ctx context.Context, req *client.Request, f *front, manager string) error {
+	c := &call{srv: s, req: req, res: &resource{kind: &kind{}}, name: req.Name, front: f, manager: manager}
+	c.beginAudit()
+	err := c.authorize(ctx)
+	if err == nil {
+		err = notServed(req)
+	}
+	st := wire.Status(err)
+	c.record.End(st.Code, nil)
+	return err
+}
+
 func notServed(req *client.Request) error {
-	return apierrors.NewGenericServerResponse(http.StatusNotFound, string(req.Verb), req.Resource.GroupResource(), req.Name, "", 0, false)
+	return apierrors.NewGenericServerResponse(http.StatusNotFound, string(req.Verb), req.Resource.GroupResource(), req.Name, "404 page not found", 0, true)
 }
 
 // allowed says whether the resource knows the verb.
@@ -100,6 +118,9 @@ func (c *call) allowed() error {
 	switch {
 	case c.sub == nil:
 		ok = c.res.verbs[v]
+		if c.front != nil && (v == client.Create) == (c.req.Name != "") && v != client.List && v != client.Watch && v != client.DeleteCollection {
+			ok = false // POST is for collections, the others for objects
+		}
 	case c.sub.Object != nil || c.sub.Project != nil:
 		ok = v == client.Get || v == client.Update || v == client.Patch
 		if c.sub.Verbs != nil {

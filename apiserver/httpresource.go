@@ -76,18 +76,11 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 // unknown answers a request for a resource that is not served: as upstream,
 // with a 403 for those who may not know, else with a plain 404.
 func (s *Server) unknown(w http.ResponseWriter, r *http.Request, user client.User, f *front, req *client.Request) {
-	c := &call{srv: s, req: req, res: &resource{kind: &kind{}}, name: req.Name, front: f, manager: "unknown"}
-	c.beginAudit()
-	if err := c.authorize(r.Context()); err != nil {
-		st := wire.Status(err)
-		c.record.End(st.Code, st)
+	if err := s.refuseUnknown(r.Context(), req, f, "unknown"); !apierrors.IsNotFound(err) {
 		s.fail(w, r, err)
 		return
 	}
-	c.record.End(http.StatusNotFound, nil)
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(http.StatusNotFound)
-	_, _ = io.WriteString(w, "404 page not found\n")
+	notFound(w, r)
 }
 
 // managerOf is the field manager that a user agent stands for.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/admission"
@@ -147,12 +148,43 @@ func (r *resource) projectionFields(p *api.Projection, sub string) *managedfield
 	t := v.(*tracker)
 	t.once.Do(func() {
 		conv := &singleConverter{p}
-		fm, err := managedfields.NewDefaultFieldManager(r.srv.converter(), conv, conv, conv, p.GVK, p.GVK.GroupVersion(), sub, nil)
+		types, err := scaleTypes(r.srv.cfg.Table.Scheme)
+		if err != nil {
+			r.srv.log.Warn("fields of a projection are not tracked", "resource", r.gvr.String(), "error", err)
+			return
+		}
+		fm, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv, p.GVK, p.GVK.GroupVersion(), sub, nil)
 		if err == nil {
 			t.fm = fm
 		}
 	})
 	return t.fm
+}
+
+// scaleSchema is autoscaling/v1 Scale for field management: the published
+// schemas leave it out, since it is never stored. Only spec.replicas is carried
+// over to the scaled object.
+const scaleSchema = `types:
+- name: io.k8s.api.autoscaling.v1.Scale
+  map:
+    fields:
+    - {name: apiVersion, type: {scalar: string}}
+    - {name: kind, type: {scalar: string}}
+    - {name: metadata, type: {namedType: any}}
+    - {name: spec, type: {map: {fields: [{name: replicas, type: {scalar: numeric}}]}}}
+    - {name: status, type: {map: {fields: [{name: replicas, type: {scalar: numeric}}, {name: selector, type: {scalar: string}}]}}}
+- name: any
+  scalar: untyped
+  list: {elementType: {namedType: any}, elementRelationship: atomic}
+  map: {elementType: {namedType: any}, elementRelationship: atomic}
+`
+
+func scaleTypes(scheme *runtime.Scheme) (managedfields.TypeConverter, error) {
+	parser, err := typed.NewParser(scaleSchema)
+	if err != nil {
+		return nil, fmt.Errorf("schema of Scale: %w", err)
+	}
+	return managedfields.NewSchemeTypeConverter(scheme, parser), nil
 }
 
 // singleConverter serves field management for a kind with one version.

@@ -165,3 +165,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		return fmt.Errorf("api server: requests still open: %w", ctx.Err())
 	}
 }
+
+// Encodings says how many objects have been encoded to and decoded from wire
+// formats so far.
+func (s *Server) Encodings() (encoded, decoded int64) {
+	return s.codec.Counter.Encoded.Load(), s.codec.Counter.Decoded.Load()
+}
