@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -14,13 +15,21 @@ import (
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
+	"github.com/coxswain/cox/controllers/bootstrap"
+	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/deployment"
 	"github.com/coxswain/cox/controllers/endpoints"
 	"github.com/coxswain/cox/controllers/endpointslice"
+	"github.com/coxswain/cox/controllers/garbagecollector"
+	"github.com/coxswain/cox/controllers/job"
 	"github.com/coxswain/cox/controllers/namespace"
+	"github.com/coxswain/cox/controllers/nodeipam"
+	"github.com/coxswain/cox/controllers/nodelifecycle"
+	"github.com/coxswain/cox/controllers/podgc"
 	"github.com/coxswain/cox/controllers/replicaset"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
+	"github.com/coxswain/cox/controllers/tainteviction"
 )
 
 // Config is what the controllers need from the outside.
@@ -34,9 +43,25 @@ type Config struct {
 	// Discovery lists what is served, for the deletion of namespaces and the
 	// garbage collector.
 	Discovery controllers.Discovery
+	// ResourcesChanged tells that Discovery may return something else now; nil
+	// is never.
+	ResourcesChanged <-chan struct{}
 	// RootCA is the PEM bundle that verifies the API server, published in
 	// every namespace; nil publishes nothing.
 	RootCA []byte
+	// Signing are the authorities for CertificateSigningRequests.
+	Signing certificates.Config
+	// ClusterCIDRs is the pod network, at most one range per family, that
+	// nodes get their parts of; empty leaves nodes alone. NodeMaskIPv4 and
+	// NodeMaskIPv6 are the sizes of the parts; 0 is 24 and 64.
+	ClusterCIDRs               []netip.Prefix
+	NodeMaskIPv4, NodeMaskIPv6 int
+	// Nodes are the settings of the node lifecycle; the zero value means
+	// upstream's defaults.
+	Nodes nodelifecycle.Settings
+	// FinishedPods is how many finished pods may stay; 0 is 12,500, a
+	// negative number all.
+	FinishedPods int
 
 	Log   *slog.Logger
 	Clock clock.Clock // nil is the real one
@@ -54,7 +79,7 @@ func as[C controllers.Controller](f func(controllers.Env) (C, error)) func(contr
 	return func(env controllers.Env) (controllers.Controller, error) { return f(env) }
 }
 
-func parts(cfg *Config) []part {
+func parts(cfg *Config) ([]part, error) {
 	out := []part{
 		{"deployment", "deployment-controller", as(deployment.New)},
 		{"replicaset", "replicaset-controller", as(replicaset.New)},
@@ -62,6 +87,29 @@ func parts(cfg *Config) []part {
 		{"endpoints", "endpoint-controller", as(endpoints.New)},
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
+		{"job", "job-controller", as(job.New)},
+		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
+		{"tainteviction", "node-controller", as(tainteviction.New)},
+		{"tokencleaner", "token-cleaner", as(bootstrap.NewCleaner)},
+		{"bootstrapsigner", "bootstrap-signer", as(bootstrap.NewSigner)},
+		{"nodelifecycle", "node-controller", as(func(env controllers.Env) (*nodelifecycle.Controller, error) {
+			return nodelifecycle.New(env, cfg.Nodes)
+		})},
+		{"podgc", "pod-garbage-collector", as(func(env controllers.Env) (*podgc.Controller, error) {
+			return podgc.New(env, max(cfg.FinishedPods, 0))
+		})},
+		{"certificates", "certificate-controller", as(func(env controllers.Env) (*certificates.Controller, error) {
+			return certificates.New(env, cfg.Signing)
+		})},
+	}
+	if len(cfg.ClusterCIDRs) > 0 {
+		ranges, err := nodeipam.Ranges(cfg.ClusterCIDRs, cfg.NodeMaskIPv4, cfg.NodeMaskIPv6)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, part{"nodeipam", "node-controller", as(func(env controllers.Env) (*nodeipam.Controller, error) {
+			return nodeipam.New(env, ranges)
+		})})
 	}
 	if cfg.RootCA != nil {
 		out = append(out, part{"rootca", "root-ca-cert-publisher", as(func(env controllers.Env) (*rootca.Controller, error) {
@@ -71,9 +119,11 @@ func parts(cfg *Config) []part {
 	if cfg.Discovery != nil {
 		out = append(out, part{"namespace", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
 			return namespace.New(env, cfg.Discovery)
+		})}, part{"garbagecollector", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
+			return garbagecollector.New(env, cfg.Discovery, cfg.ResourcesChanged)
 		})})
 	}
-	return out
+	return out, nil
 }
 
 // Run makes all controllers, waits until their informers have synced, and
@@ -84,7 +134,16 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	all := parts(&cfg)
+	if cfg.Nodes == (nodelifecycle.Settings{}) {
+		cfg.Nodes = nodelifecycle.Defaults()
+	}
+	if cfg.FinishedPods == 0 {
+		cfg.FinishedPods = 12500
+	}
+	all, err := parts(&cfg)
+	if err != nil {
+		return err
+	}
 	running := make([]controllers.Controller, len(all))
 	envs := map[string]controllers.Env{}
 	for i, p := range all {
