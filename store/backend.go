@@ -18,6 +18,14 @@ type Backend interface {
 	Revision(ctx context.Context) (int64, error)
 }
 
+// Follower is a Backend that has a shorter way than Watch to follow all keys
+// (an embedded etcd): it calls do with the changes after a revision, in
+// order and those of one revision together, until ctx ends or the history is
+// lost (rpctypes.ErrCompacted).
+type Follower interface {
+	Follow(ctx context.Context, after int64, do func([]*clientv3.Event)) error
+}
+
 // Transformer turns an object's encoding into what lies in etcd and back, such
 // as by encrypting it. key is the full etcd key, which authenticates the
 // value's place. It is safe for concurrent use.

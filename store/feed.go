@@ -285,6 +285,9 @@ func (f *feed) follow(ctx context.Context, rev int64) error {
 }
 
 func (f *feed) watch(ctx context.Context) error {
+	if b, ok := f.s.cfg.Backend.(Follower); ok {
+		return b.Follow(ctx, f.seen.Load(), func(events []event) { f.take(ctx, events) })
+	}
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	for resp := range f.s.cfg.Backend.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithRev(f.seen.Load()+1)) {

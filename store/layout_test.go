@@ -12,12 +12,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/store"
 	"github.com/coxswain/cox/store/storetest"
 )
 
 func TestLayout(t *testing.T) {
 	table, err := storetest.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Layout(t, startEtcd(t), table, storetest.UpstreamLayout)
+}
+
+// TestBuiltinLayout runs over every kind that is served.
+func TestBuiltinLayout(t *testing.T) {
+	table, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
 	}

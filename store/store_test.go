@@ -28,12 +28,18 @@ func startEtcd(t testing.TB) *etcd.Server {
 // watched over.
 func open(t testing.TB, cfg store.Config) (*store.Store, *etcd.Server) {
 	t.Helper()
+	srv := startEtcd(t)
+	cfg.Backend = srv
+	return openOn(t, cfg), srv
+}
+
+func openOn(t testing.TB, cfg store.Config) *store.Store {
+	t.Helper()
 	table, err := storetest.Table()
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := startEtcd(t)
-	cfg.Backend, cfg.Table = srv, table
+	cfg.Table = table
 	if _, bench := t.(*testing.B); !bench {
 		cfg.Mutated = func(text string) { t.Error(text) }
 	}
@@ -42,19 +48,29 @@ func open(t testing.TB, cfg store.Config) (*store.Store, *etcd.Server) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return s, srv
+	return s
 }
 
-func suite(t *testing.T, kind func(*store.Store, *api.Kind) store.Interface) {
+// remote hides what an embedded etcd can do beyond an external one.
+type remote struct{ store.Backend }
+
+func suite(t *testing.T, backend func(*etcd.Server) store.Backend, kind func(*store.Store, *api.Kind) store.Interface) {
 	storetest.Run(t, func(t *testing.T, o storetest.Options) *storetest.Fixture {
-		s, srv := open(t, store.Config{History: o.History, BookmarkEvery: o.BookmarkEvery})
+		etcd := backend(startEtcd(t))
+		s := openOn(t, store.Config{Backend: etcd, History: o.History, BookmarkEvery: o.BookmarkEvery})
 		if err := s.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		return &storetest.Fixture{Kind: func(k *api.Kind) store.Interface { return kind(s, k) }, Backend: srv}
+		return &storetest.Fixture{Kind: func(k *api.Kind) store.Interface { return kind(s, k) }, Backend: etcd}
 	})
 }
 
-func TestCached(t *testing.T) { suite(t, (*store.Store).Kind) }
+func embedded(s *etcd.Server) store.Backend { return s }
 
-func TestDirect(t *testing.T) { suite(t, (*store.Store).Direct) }
+func external(s *etcd.Server) store.Backend { return remote{s} }
+
+func TestCached(t *testing.T) { suite(t, embedded, (*store.Store).Kind) }
+
+func TestCachedRemote(t *testing.T) { suite(t, external, (*store.Store).Kind) }
+
+func TestDirect(t *testing.T) { suite(t, embedded, (*store.Store).Direct) }
