@@ -40,16 +40,16 @@ type config struct {
 	ClusterDomain string
 	NodePortRange string
 
-	NodeName         string
-	NodeIP           string
-	NodeLabels       []string
-	KubeletPort      int
-	MaxPods          int
-	RuntimeEndpoint  string
-	StaticPodPath    string
-	CNIConfDir       string
-	CNIBinDir        string
-	ResolvConf       string
+	NodeName        string
+	NodeIP          string
+	NodeLabels      []string
+	KubeletPort     int
+	MaxPods         int
+	RuntimeEndpoint string
+	StaticPodPath   string
+	CNIConfDir      string
+	CNIBinDir       string
+	ResolvConf      string
 }
 
 // flags registers the configuration's flags with their defaults.

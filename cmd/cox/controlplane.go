@@ -41,7 +41,9 @@ import (
 // lateDoor stands in for the API server's door until there is one: the
 // authenticators and authorizers that the server is made with read through
 // the server itself.
-type lateDoor struct{ door atomic.Pointer[client.Interface] }
+type lateDoor struct {
+	door atomic.Pointer[client.Interface]
+}
 
 func (l *lateDoor) set(d client.Interface) { l.door.Store(&d) }
 
@@ -243,8 +245,8 @@ func (cp *controlPlane) listen() error {
 	cp.http = &http.Server{
 		Handler: cp.server, TLSConfig: cp.bundle.APIServer.ServerTLS(),
 		ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second,
-		ErrorLog:          slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
+		ErrorLog: slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 250},
 	}
 	go func() {
 		if err := cp.http.ServeTLS(l, "", ""); err != nil && err != http.ErrServerClosed {
@@ -287,7 +289,10 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	if first != nil {
 		return first
 	}
-	return cp.service.Repair(ctx, cp.root)
+	if err := cp.service.Repair(ctx, cp.root); err != nil {
+		return err
+	}
+	return cp.ownObjects(ctx)
 }
 
 // close ends the control plane in order: no new requests, streams told to

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coxswain/cox/cni"
+	"github.com/coxswain/cox/datapath/lb"
 	"github.com/coxswain/cox/runtime"
 )
 
@@ -111,5 +113,12 @@ func onlyOurs(entries []os.DirEntry) bool {
 	return true
 }
 
-// purgeNetwork removes links, routes and nftables tables.
-func (c *config) purgeNetwork() []error { return nil }
+// purgeNetwork removes links, addresses, routes and nftables tables.
+func (c *config) purgeNetwork() []error {
+	problems := []error{cni.Purge(c.network(nil)), c.dnsAddress(false)}
+	table, err := lb.NewNFT(c.servicesTable())
+	if err == nil {
+		err = errors.Join(table.Purge(), table.Close())
+	}
+	return append(problems, err)
+}

@@ -4,34 +4,55 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/cni"
+	"github.com/coxswain/cox/datapath/lb"
+	"github.com/coxswain/cox/dns"
 	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/kubelet"
 	"github.com/coxswain/cox/pki"
+	"github.com/coxswain/cox/proxy"
 	"github.com/coxswain/cox/runtime"
 )
 
-// localNode is this machine as a node: runtime, kubelet, proxy, DNS.
+// localNode is this machine as a node: runtime, kubelet, pod network, proxy
+// and DNS.
 type localNode struct {
 	cfg     *config
 	log     *slog.Logger
 	group   *component.Group
 	bundle  *pki.Bundle
 	runtime *runtime.Runtime
-	isReady chan struct{}
+	kubelet *kubelet.Kubelet
+	proxy   *proxy.Proxy
 }
 
 func newLocalNode(c *config, log *slog.Logger, group *component.Group, bundle *pki.Bundle) *localNode {
-	return &localNode{cfg: c, log: log, group: group, bundle: bundle, isReady: make(chan struct{})}
+	return &localNode{cfg: c, log: log, group: group, bundle: bundle}
 }
 
 // runtimeConfig says where this cluster's containerd lives on this machine.
 func (c *config) runtimeConfig(log *slog.Logger) runtime.Config {
-	return runtime.Config{
+	cfg := runtime.Config{
 		Root: c.dir("containerd"), State: c.runDir() + "/containerd",
 		CNIConfDir: c.CNIConfDir, CgroupRoot: "/" + c.cgroup(), Log: log,
 	}
+	if c.CNIBinDir != "" {
+		cfg.CNIBinDirs = []string{c.CNIBinDir}
+	}
+	return cfg
 }
 
 // cgroup is the name under which everything of this cluster's node runs.
@@ -40,6 +61,14 @@ func (c *config) cgroup() string {
 		return "cox"
 	}
 	return "cox-" + c.Name
+}
+
+// network is the pod network's configuration for a node's pod ranges.
+func (c *config) network(podCIDRs []netip.Prefix) cni.Conf {
+	return cni.Conf{
+		Name: c.Name, PodCIDRs: podCIDRs, StateDir: filepath.Join(c.runDir(), "cni"),
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(c.ClusterCIDR)},
+	}
 }
 
 func (n *localNode) startRuntime(ctx context.Context) error {
@@ -53,15 +82,172 @@ func (n *localNode) startRuntime(ctx context.Context) error {
 	return err
 }
 
-func (n *localNode) start(ctx context.Context, door, root client.Interface) error {
-	close(n.isReady)
+// start runs the node's parts. door is the API server's; what is done through
+// it carries the node's own identity.
+func (n *localNode) start(ctx context.Context, door client.Interface) error {
+	c := n.cfg
+	me := client.As(door, client.User{
+		Name: "system:node:" + c.NodeName, Groups: []string{"system:nodes", "system:authenticated"},
+	})
+	if err := os.MkdirAll(c.StaticPodPath, 0o700); err != nil {
+		return fmt.Errorf("folder of static pods: %w", err)
+	}
+	labels, err := keyValues(c.NodeLabels)
+	if err != nil {
+		return fmt.Errorf("--node-label: %w", err)
+	}
+	runtimeService, imageService := n.runtime.CRI()
+	k, err := kubelet.New(kubelet.Config{
+		Client: me, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
+		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"),
+		Runtime: runtimeService, Images: imageService,
+		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
+		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
+		CgroupRoot: "/" + c.cgroup(), MaxPods: c.MaxPods, Port: c.KubeletPort, Labels: labels,
+		DrainDelay: 500 * time.Millisecond, Version: gitVersion, Log: n.log.With("component", "kubelet"),
+	})
+	if err != nil {
+		return err
+	}
+	n.kubelet = k
+	n.group.Go("kubelet", k.Run)
+	n.group.Go("pod-network", func(ctx context.Context) error { return n.runNetwork(ctx, me) })
+	n.group.Go("proxy", func(ctx context.Context) error { return n.runProxy(ctx, door) })
+	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, door) })
 	return nil
 }
 
-func (n *localNode) ready() <-chan struct{} { return n.isReady }
+// runNetwork gives the node's pod ranges to the CNI plugin once they are
+// known, and again should they change.
+func (n *localNode) runNetwork(ctx context.Context, me client.Interface) error {
+	informers := client.NewInformers(me)
+	nodes := client.ScopedInformerFor(informers, client.Nodes, client.Scope{Field: fields.OneTermEqualSelector("metadata.name", n.cfg.NodeName)})
+	changed := make(chan []string, 1)
+	last := ""
+	_, err := nodes.OnChange(func(node, _ *corev1.Node) {
+		if node == nil || len(node.Spec.PodCIDRs) == 0 || strings.Join(node.Spec.PodCIDRs, ",") == last {
+			return
+		}
+		last = strings.Join(node.Spec.PodCIDRs, ",")
+		select {
+		case <-changed: // an older value no one has taken
+		default:
+		}
+		changed <- node.Spec.PodCIDRs
+	})
+	if err != nil {
+		return err
+	}
+	informers.Start(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case cidrs := <-changed:
+			var prefixes []netip.Prefix
+			for _, s := range cidrs {
+				p, err := netip.ParsePrefix(s)
+				if err != nil {
+					return fmt.Errorf("pod range of node %s: %w", n.cfg.NodeName, err)
+				}
+				prefixes = append(prefixes, p)
+			}
+			conf := n.cfg.network(prefixes)
+			if err := cni.Setup(conf); err != nil {
+				return fmt.Errorf("pod network: %w", err)
+			}
+			if err := cni.WriteConfig(n.cfg.CNIConfDir, conf); err != nil {
+				return fmt.Errorf("pod network: %w", err)
+			}
+		}
+	}
+}
 
-// prepareStop runs before the components end.
-func (n *localNode) prepareStop() {}
+// runProxy keeps the kernel's Service rules.
+func (n *localNode) runProxy(ctx context.Context, door client.Interface) error {
+	c := n.cfg
+	me := client.As(door, client.User{Name: "system:kube-proxy", Groups: []string{"system:authenticated"}})
+	informers := client.NewInformers(me)
+	table, err := lb.NewNFT(c.servicesTable())
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	p, err := proxy.New(proxy.Config{
+		Informers: informers, NodeName: c.NodeName, V4: table, Conntrack: lb.Conntrack{}, Log: n.log.With("component", "proxy"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := routeLocalnet(); err != nil {
+		n.log.Warn("node ports will not answer on the loopback address", "error", err)
+	}
+	informers.Start(ctx)
+	n.proxy = p
+	return p.Run(ctx)
+}
+
+// runDNS answers the cluster DNS's service address on this node.
+func (n *localNode) runDNS(ctx context.Context, door client.Interface) error {
+	c := n.cfg
+	informers := client.NewInformers(client.As(door, client.User{Name: dnsUser, Groups: []string{"system:authenticated"}}))
+	cluster, err := dns.FromInformers(informers)
+	if err != nil {
+		return err
+	}
+	if err := c.dnsAddress(true); err != nil {
+		return fmt.Errorf("cluster DNS: %w", err)
+	}
+	server := dns.New(dns.Config{
+		Listen: []string{net.JoinHostPort(c.ClusterDNS, "53")}, Domain: c.ClusterDomain,
+		Cluster: cluster, ResolvConf: c.ResolvConf, Log: n.log.With("component", "dns"),
+	})
+	informers.Start(ctx)
+	return server.Run(ctx)
+}
+
+// servicesTable is the kernel table of this cluster's Services.
+func (c *config) servicesTable() lb.NFTConfig {
+	return lb.NFTConfig{
+		Name: c.cgroup() + "-services", Pods: netip.MustParsePrefix(c.ClusterCIDR), Services: netip.MustParsePrefix(c.ServiceCIDR),
+	}
+}
+
+// dnsAddress puts the cluster DNS's service address on this machine, so that
+// every node answers its own pods, or takes it away.
+func (c *config) dnsAddress(present bool) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	ip := net.ParseIP(c.ClusterDNS)
+	bits := 128
+	if ip.To4() != nil {
+		bits = 32
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(bits, bits)}, Scope: int(netlink.SCOPE_HOST)}
+	if present {
+		return netlink.AddrReplace(lo, addr)
+	}
+	addrs, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if a.IP.Equal(ip) {
+			return netlink.AddrDel(lo, &a)
+		}
+	}
+	return nil
+}
+
+// routeLocalnet lets connections from the loopback address be sent on to
+// pods; the proxy's table guards what this opens.
+func routeLocalnet() error {
+	return os.WriteFile("/proc/sys/net/ipv4/conf/all/route_localnet", []byte("1"), 0o644)
+}
+
+func (n *localNode) ready() <-chan struct{} { return n.kubelet.Ready() }
 
 func (n *localNode) close() {
 	if n.runtime == nil {
@@ -70,5 +256,17 @@ func (n *localNode) close() {
 	if err := n.runtime.Close(); err != nil {
 		n.log.Warn("close the runtime's connection", "error", err)
 	}
-	_ = fmt.Sprint(time.Second)
+}
+
+// keyValues reads "key=value" pairs.
+func keyValues(list []string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, s := range list {
+		k, v, ok := strings.Cut(s, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%q is not key=value", s)
+		}
+		out[k] = v
+	}
+	return out, nil
 }

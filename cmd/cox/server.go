@@ -232,7 +232,7 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 		return fmt.Errorf("container runtime: %w", err)
 	}
 	begin = time.Now()
-	if err := s.node.start(ctx, s.cp.server.Door(), s.cp.root); err != nil {
+	if err := s.node.start(ctx, s.cp.server.Door()); err != nil {
 		return err
 	}
 	select {
@@ -274,9 +274,6 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 }
 
 func (s *server) stop() {
-	if s.node != nil {
-		s.node.prepareStop()
-	}
 	s.group.Stop()
 	if s.node != nil {
 		s.node.close()

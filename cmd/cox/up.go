@@ -116,6 +116,7 @@ func (c *config) up(ctx context.Context, out io.Writer, args []string) error {
 	fmt.Fprintf(out, "Starting cluster %q in %s\n", c.Name, c.DataDir)
 	context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
 	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
 	var last step
 	for lines.Scan() {
 		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
