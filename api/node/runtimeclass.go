@@ -2,8 +2,17 @@ package node
 
 import (
 	nodev1 "k8s.io/api/node/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/podspec"
+	"github.com/coxswain/cox/api/printing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 func runtimeClassKind() *api.Kind {
@@ -14,5 +23,53 @@ func runtimeClassKind() *api.Kind {
 		Prefix: "runtimeclasses",
 		New:    api.New[nodev1.RuntimeClass](), NewList: api.New[nodev1.RuntimeClassList](),
 		Views: api.Serve(gvk),
+		Strategy: api.Strategy{
+			Default: api.On(func(r *nodev1.RuntimeClass) {
+				if r.Overhead != nil {
+					podspec.RoundUp(r.Overhead.PodFixed)
+				}
+				if r.Scheduling != nil {
+					for i := range r.Scheduling.Tolerations {
+						if t := &r.Scheduling.Tolerations[i]; t.Operator == "" && t.Key != "" {
+							t.Operator = corev1.TolerationOpEqual
+						}
+					}
+				}
+			}),
+			Validate: api.Check(validateRuntimeClass),
+			ValidateUpdate: api.Check2(func(r, old *nodev1.RuntimeClass) field.ErrorList {
+				return append(validateRuntimeClass(r), check.Immutable(r.Handler, old.Handler, field.NewPath("handler"))...)
+			}),
+			ForbidUnconditionalUpdate: true,
+		},
+		Columns: []metav1.TableColumnDefinition{
+			printing.Name(),
+			printing.String("Handler", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]),
+			printing.AgeColumn(),
+		},
+		Cells: api.Cells(func(r *nodev1.RuntimeClass) []any {
+			return []any{r.Name, r.Handler, printing.Age(r.CreationTimestamp)}
+		}),
 	}
+}
+
+func validateRuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
+	errs := check.Each(field.NewPath("handler"), r.Handler, validation.IsDNS1123Label(r.Handler))
+	if r.Overhead != nil {
+		errs = append(errs, podspec.ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: r.Overhead.PodFixed}, field.NewPath("overhead", "podFixed"))...)
+	}
+	if s := r.Scheduling; s != nil {
+		path := field.NewPath("scheduling")
+		errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, path.Child("nodeSelector"))...)
+		errs = append(errs, podspec.ValidateTolerations(s.Tolerations, path.Child("tolerations"))...)
+		for i := range s.Tolerations {
+			for k := range s.Tolerations[:i] {
+				if check.Equal(s.Tolerations[i], s.Tolerations[k]) {
+					errs = append(errs, field.Duplicate(path.Child("tolerations").Index(i), s.Tolerations[i]))
+					break
+				}
+			}
+		}
+	}
+	return errs
 }

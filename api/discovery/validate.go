@@ -1,0 +1,167 @@
+package discovery
+
+import (
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
+)
+
+// The limits of one slice.
+const (
+	maxTopologyLabels = 16
+	maxAddresses      = 100
+	maxPorts          = 20000
+	maxEndpoints      = 1000
+	maxHints          = 8
+)
+
+func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+	errs := validateAddressType(s.AddressType)
+	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"))...)
+	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
+}
+
+func validateEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorList {
+	return append(validateEndpointSlice(s), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+}
+
+func validateAddressType(t discoveryv1.AddressType) field.ErrorList {
+	path := field.NewPath("addressType")
+	if t == "" {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	return check.OneOf(t, path, discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
+}
+
+func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressType, path *field.Path) field.ErrorList {
+	if len(endpoints) > maxEndpoints {
+		return field.ErrorList{field.TooMany(path, len(endpoints), maxEndpoints)}
+	}
+	var errs field.ErrorList
+	for i := range endpoints {
+		e, at := &endpoints[i], path.Index(i)
+		addresses := at.Child("addresses")
+		switch n := len(e.Addresses); {
+		case n == 0:
+			errs = append(errs, field.Required(addresses, "must contain at least 1 address"))
+		case n > maxAddresses:
+			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
+		}
+		for k, a := range e.Addresses {
+			errs = append(errs, validateAddress(a, t, addresses.Index(k))...)
+		}
+		if e.NodeName != nil {
+			errs = append(errs, check.Each(at.Child("nodeName"), *e.NodeName, validation.IsDNS1123Subdomain(*e.NodeName))...)
+		}
+		topology := at.Child("deprecatedTopology")
+		if n := len(e.DeprecatedTopology); n > maxTopologyLabels {
+			errs = append(errs, field.TooMany(topology, n, maxTopologyLabels))
+		}
+		errs = append(errs, metav1validation.ValidateLabels(e.DeprecatedTopology, topology)...)
+		if e.Hostname != nil {
+			errs = append(errs, check.Each(at.Child("hostname"), *e.Hostname, validation.IsDNS1123Label(*e.Hostname))...)
+		}
+		if e.Hints != nil {
+			errs = append(errs, validateHints(e.Hints, at.Child("hints"))...)
+		}
+	}
+	return errs
+}
+
+// validateAddress checks an address of the slice's type.
+func validateAddress(a string, t discoveryv1.AddressType, path *field.Path) field.ErrorList {
+	ip, err := netip.ParseAddr(a)
+	switch t {
+	case discoveryv1.AddressTypeFQDN:
+		return validation.IsFullyQualifiedDomainName(path, a)
+	case discoveryv1.AddressTypeIPv4:
+		if err != nil || !ip.Is4() {
+			return field.ErrorList{field.Invalid(path, a, "must be a valid IPv4 address").WithOrigin("format=ip-sloppy")}
+		}
+	case discoveryv1.AddressTypeIPv6:
+		if err != nil || !ip.Is6() || ip.Is4In6() || ip.Zone() != "" {
+			return field.ErrorList{field.Invalid(path, a, "must be a valid IPv6 address").WithOrigin("format=ip-sloppy")}
+		}
+	default:
+		return nil
+	}
+	// Traffic must not be led to the node itself, its metadata service or
+	// everyone.
+	switch {
+	case ip.IsUnspecified():
+		return field.ErrorList{field.Invalid(path, a, "may not be unspecified (0.0.0.0 or ::)")}
+	case ip.IsLoopback():
+		return field.ErrorList{field.Invalid(path, a, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
+	case ip.IsLinkLocalUnicast():
+		return field.ErrorList{field.Invalid(path, a, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
+	case ip.IsLinkLocalMulticast():
+		return field.ErrorList{field.Invalid(path, a, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")}
+	}
+	return nil
+}
+
+func validateHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	zones, nodes := path.Child("forZones"), path.Child("forNodes")
+	if n := len(h.ForZones); n > maxHints {
+		return field.ErrorList{field.TooMany(zones, n, maxHints)}
+	}
+	if n := len(h.ForNodes); n > maxHints {
+		return field.ErrorList{field.TooMany(nodes, n, maxHints)}
+	}
+	seen := sets.New[string]()
+	for i, z := range h.ForZones {
+		at := zones.Index(i).Child("name")
+		if seen.Has(z.Name) {
+			errs = append(errs, field.Duplicate(at, z.Name))
+		}
+		seen.Insert(z.Name)
+		errs = append(errs, check.Each(at, z.Name, validation.IsValidLabelValue(z.Name))...)
+	}
+	seen = sets.New[string]()
+	for i, n := range h.ForNodes {
+		at := nodes.Index(i).Child("name")
+		if seen.Has(n.Name) {
+			errs = append(errs, field.Duplicate(at, n.Name))
+		}
+		seen.Insert(n.Name)
+		errs = append(errs, check.Each(at, n.Name, validation.IsDNS1123Subdomain(n.Name))...)
+	}
+	return errs
+}
+
+func validatePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.ErrorList {
+	if len(ports) > maxPorts {
+		return field.ErrorList{field.TooMany(path, len(ports), maxPorts)}
+	}
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i := range ports {
+		p, at := &ports[i], path.Index(i)
+		if p.Name != nil {
+			if *p.Name != "" {
+				errs = append(errs, check.Each(at.Child("name"), *p.Name, validation.IsDNS1123Label(*p.Name))...)
+			}
+			if seen.Has(*p.Name) {
+				errs = append(errs, field.Duplicate(at.Child("name"), *p.Name))
+			}
+			seen.Insert(*p.Name)
+		}
+		if p.Protocol == nil {
+			errs = append(errs, field.Required(at.Child("protocol"), ""))
+		} else {
+			errs = append(errs, check.OneOf(*p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+		}
+		if p.AppProtocol != nil {
+			errs = append(errs, check.Each(at.Child("appProtocol"), *p.AppProtocol, validation.IsQualifiedName(*p.AppProtocol))...)
+		}
+	}
+	return errs
+}
