@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -35,7 +36,7 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	}
 	created, err := k.cfg.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.Id, Config: cfg, SandboxConfig: sandbox})
 	if err != nil {
-		return &startError{reason: reason{createContainerError, err.Error()}}
+		return &startError{reason: reason{createContainerError, status.Convert(err).Message()}}
 	}
 	id := created.ContainerId
 	say(corev1.EventTypeNormal, "Created", "Container created")
@@ -44,7 +45,7 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	// that could not start is there too.
 	w.inspect(context.WithoutCancel(ctx), id, sb.Id)
 	if err != nil {
-		return &startError{reason: reason{runContainerError, err.Error()}}
+		return &startError{reason: reason{runContainerError, status.Convert(err).Message()}}
 	}
 	say(corev1.EventTypeNormal, "Started", "Container started")
 	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {

@@ -236,7 +236,7 @@ func (w *world) pod(manifest string) *corev1.Pod {
 	w.t.Helper()
 	p := &corev1.Pod{}
 	w.must(yaml.UnmarshalStrict([]byte(manifest), p))
-	p.Namespace, p.Spec.NodeName = "default", nodeName
+	p.Namespace, p.Spec.NodeName, p.Spec.ServiceAccountName = "default", nodeName, "default"
 	out, err := client.Pods.In(w.root, "default").Create(w.t.Context(), p)
 	w.must(err)
 	return out
@@ -314,7 +314,20 @@ func waiting(container, reason string) func(*corev1.Pod) bool {
 	}
 }
 
-// log returns what a container's instance has written.
+// empty waits until the kubelet has nothing left of any pod.
+func (w *world) empty() {
+	w.t.Helper()
+	var left []os.DirEntry
+	for range 200 {
+		if left, _ = os.ReadDir(filepath.Join(w.dir, "kubelet", "pods")); len(left) == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Errorf("left behind: %v", left)
+}
+
+// podLog returns what a container's instance has written.
 func (w *world) podLog(p *corev1.Pod, container string, attempt int) string {
 	w.t.Helper()
 	b, err := os.ReadFile(filepath.Join(w.dir, "logs", p.Namespace+"_"+p.Name+"_"+string(p.UID), container, fmt.Sprint(attempt)+".log"))
