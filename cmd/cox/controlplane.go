@@ -27,6 +27,7 @@ import (
 	"github.com/coxswain/cox/apiserver/authz/node"
 	"github.com/coxswain/cox/apiserver/authz/rbac"
 	"github.com/coxswain/cox/apiserver/authz/review"
+	"github.com/coxswain/cox/apiserver/connect"
 	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/tokens"
@@ -344,4 +345,18 @@ func (cp *controlPlane) controllerIdentity(account string) client.Interface {
 
 func manifestsDir(c *config) string { return filepath.Clean(c.StaticPodPath) }
 
-func (cp *controlPlane) connects() map[string]apiserver.ConnectFunc { return nil }
+// connects are the streamed and proxied subresources.
+func (cp *controlPlane) connects() map[string]apiserver.ConnectFunc {
+	kind := func(group, version, resource string) store.Interface {
+		served, ok := cp.table.Resource(schema.GroupVersionResource{Group: group, Version: version, Resource: resource})
+		if !ok {
+			return nil
+		}
+		return cp.store.Kind(served.Kind)
+	}
+	return connect.New(connect.Config{
+		Pods: kind("", "v1", "pods"), Nodes: kind("", "v1", "nodes"), Services: kind("", "v1", "services"),
+		EndpointSlices: kind("discovery.k8s.io", "v1", "endpointslices"),
+		Kubelet:        cp.bundle.KubeletClient.ClientTLS(cp.bundle.CA), Log: cp.log,
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -22,6 +23,7 @@ import (
 	"github.com/coxswain/cox/apiserver/admission/plugins"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/internal/component"
 	"github.com/coxswain/cox/pki"
@@ -251,11 +253,13 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 	s.group.Go("controller-manager", func(ctx context.Context) error {
 		door := cp.identity("system:kube-controller-manager")
 		return manager.Run(ctx, manager.Config{
-			ClientFor: cp.controllerIdentity,
-			Informers: client.NewInformers(door),
-			Discovery: cp.served,
-			RootCA:    bundle.CA.PEM(),
-			Log:       s.log.With("component", "controller-manager"),
+			ClientFor:    cp.controllerIdentity,
+			Informers:    client.NewInformers(door),
+			Discovery:    cp.served,
+			RootCA:       bundle.CA.PEM(),
+			Signing:      certificates.Config{ClientCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA},
+			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
+			Log:          s.log.With("component", "controller-manager"),
 		})
 	})
 	s.group.Go("scheduler", func(ctx context.Context) error {
