@@ -2,9 +2,19 @@ package storage
 
 import (
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/printing"
 )
+
+// maxNodeID is the length of a node's name in a driver, by the CSI
+// specification.
+const maxNodeID = 192
 
 func csiNodeKind() *api.Kind {
 	gvk := storagev1.SchemeGroupVersion.WithKind("CSINode")
@@ -14,5 +24,66 @@ func csiNodeKind() *api.Kind {
 		Prefix: "csinodes", ReturnDeleted: true,
 		New: api.New[storagev1.CSINode](), NewList: api.New[storagev1.CSINodeList](),
 		Views: api.Serve(gvk),
+		Strategy: api.Strategy{
+			Validate:       api.Check(validateCSINode),
+			ValidateUpdate: api.Check2(validateCSINodeUpdate),
+		},
+		Columns: []metav1.TableColumnDefinition{
+			printing.Name(),
+			printing.Integer("Drivers", storagev1.CSINodeSpec{}.SwaggerDoc()["drivers"]),
+			printing.AgeColumn(),
+		},
+		Cells: api.Cells(func(n *storagev1.CSINode) []any {
+			return []any{n.Name, int64(len(n.Spec.Drivers)), printing.Age(n.CreationTimestamp)}
+		}),
 	}
+}
+
+func validateCSINode(n *storagev1.CSINode) field.ErrorList {
+	var errs field.ErrorList
+	seen := sets.New[string]()
+	for i := range n.Spec.Drivers {
+		d, at := &n.Spec.Drivers[i], field.NewPath("spec", "drivers").Index(i)
+		errs = append(errs, validateDriverName(d.Name, at.Child("name"))...)
+		if d.NodeID == "" {
+			errs = append(errs, field.Required(at.Child("nodeID"), d.NodeID))
+		} else if len(d.NodeID) > maxNodeID {
+			errs = append(errs, field.Invalid(at.Child("nodeID"), d.NodeID, "must be 192 characters or less"))
+		}
+		if d.Allocatable != nil {
+			errs = append(errs, check.NonNegativePtr(d.Allocatable.Count, at.Child("allocatable", "count"))...)
+		}
+		if seen.Has(d.Name) {
+			errs = append(errs, field.Duplicate(at.Child("name"), d.Name))
+		}
+		seen.Insert(d.Name)
+		keys := sets.New[string]()
+		for _, k := range d.TopologyKeys {
+			if k == "" || keys.Has(k) {
+				errs = append(errs, field.Required(at, k))
+			}
+			keys.Insert(k)
+			errs = append(errs, check.Each(at, k, validation.IsQualifiedName(k))...)
+		}
+	}
+	return errs
+}
+
+// validateCSINodeUpdate lets drivers come and go, but not change, save for
+// how many volumes they can attach.
+func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
+	errs := validateCSINode(n)
+	for i := range n.Spec.Drivers {
+		d := n.Spec.Drivers[i]
+		for _, o := range old.Spec.Drivers {
+			if o.Name != d.Name {
+				continue
+			}
+			d.Allocatable = o.Allocatable
+			if !check.Equal(d, o) {
+				errs = append(errs, field.Invalid(field.NewPath("CSINodeDriver"), n.Spec.Drivers[i], "field is immutable"))
+			}
+		}
+	}
+	return errs
 }

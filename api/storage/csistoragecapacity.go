@@ -2,8 +2,14 @@ package storage
 
 import (
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/printing"
 )
 
 func csiStorageCapacityKind() *api.Kind {
@@ -14,5 +20,44 @@ func csiStorageCapacityKind() *api.Kind {
 		Namespaced: true, Prefix: "csistoragecapacities",
 		New: api.New[storagev1.CSIStorageCapacity](), NewList: api.New[storagev1.CSIStorageCapacityList](),
 		Views: api.Serve(gvk),
+		Strategy: api.Strategy{
+			Validate: api.Check(func(c *storagev1.CSIStorageCapacity) field.ErrorList { return validateCapacity(c, nil) }),
+			ValidateUpdate: api.Check2(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+				errs := validateCapacity(c, old)
+				errs = append(errs, check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)
+				return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
+			}),
+		},
+		Columns: []metav1.TableColumnDefinition{
+			printing.Name(),
+			printing.String("StorageClassName", storagev1.CSIStorageCapacity{}.SwaggerDoc()["storageClassName"]),
+			printing.String("Capacity", storagev1.CSIStorageCapacity{}.SwaggerDoc()["capacity"]),
+		},
+		Cells: api.Cells(func(c *storagev1.CSIStorageCapacity) []any {
+			capacity := printing.Unset
+			if c.Capacity != nil {
+				capacity = c.Capacity.String()
+			}
+			return []any{c.Name, c.StorageClassName, capacity}
+		}),
 	}
+}
+
+// validateCapacity checks the capacity; old is nil for a new object.
+func validateCapacity(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+	var oldTopology *metav1.LabelSelector
+	if old != nil {
+		oldTopology = old.NodeTopology
+	}
+	errs := check.LabelSelector(c.NodeTopology, oldTopology, field.NewPath("nodeTopology"))
+	errs = append(errs, check.Each(field.NewPath("storageClassName"), c.StorageClassName, validation.IsDNS1123Subdomain(c.StorageClassName))...)
+	for _, q := range []struct {
+		name  string
+		value *resource.Quantity
+	}{{"capacity", c.Capacity}, {"maximumVolumeSize", c.MaximumVolumeSize}} {
+		if q.value != nil && q.value.Sign() < 0 {
+			errs = append(errs, field.Invalid(field.NewPath(q.name), q.value.String(), "must be greater than or equal to 0").WithOrigin("minimum"))
+		}
+	}
+	return errs
 }
