@@ -17,13 +17,14 @@ type Resource struct {
 	schema.GroupVersionResource
 	Kind       string
 	Namespaced bool
-	Verbs      []string
+	// Verbs are those of the resource; nil means all eight.
+	Verbs []string
 }
 
 // Can says that the resource has all these verbs.
 func (r *Resource) Can(verbs ...client.Verb) bool {
 	for _, v := range verbs {
-		if !slices.Contains(r.Verbs, string(v)) {
+		if r.Verbs != nil && !slices.Contains(r.Verbs, string(v)) {
 			return false
 		}
 	}
