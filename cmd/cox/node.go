@@ -25,6 +25,7 @@ import (
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/proxy"
 	"github.com/coxswain/cox/runtime"
+	"github.com/coxswain/cox/runtime/images"
 )
 
 // localNode is this machine as a node: runtime, kubelet, pod network, proxy
@@ -113,8 +114,28 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 	n.group.Go("kubelet", k.Run)
 	n.group.Go("pod-network", func(ctx context.Context) error { return n.runNetwork(ctx, me) })
 	n.group.Go("proxy", func(ctx context.Context) error { return n.runProxy(ctx, door) })
+	go n.demoImage(ctx)
 	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, door) })
 	return nil
+}
+
+// demoImage imports the images of the README's tour, once per data directory.
+// A node without them works all the same.
+func (n *localNode) demoImage(ctx context.Context) {
+	done := n.cfg.dir("containerd", "demo-imported")
+	if _, err := os.Stat(done); err == nil || n.cfg.RuntimeEndpoint != "" {
+		return
+	}
+	archive, err := runtime.DemoImage()
+	if err == nil {
+		_, err = images.Import(ctx, n.runtime.Conn(), archive, "")
+	}
+	if err == nil {
+		err = os.WriteFile(done, nil, 0o600)
+	}
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("the demo image was not imported", "error", err)
+	}
 }
 
 // runNetwork gives the node's pod ranges to the CNI plugin once they are

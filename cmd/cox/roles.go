@@ -37,6 +37,9 @@ func (cp *controlPlane) ownObjects(ctx context.Context) error {
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("role binding of the cluster DNS: %w", err)
 	}
+	if _, err := client.Services.In(cp.root, "kube-system").Get(ctx, "kube-dns"); !apierrors.IsNotFound(err) {
+		return err // there already: creating it again would find its address taken
+	}
 	// Every node answers this address itself, so no proxy may translate it.
 	_, err = client.Services.In(cp.root, "kube-system").Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: "kube-system", Labels: map[string]string{
