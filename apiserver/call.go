@@ -66,9 +66,22 @@ type answer struct {
 	created, pending bool
 }
 
-// defaultManager owns the fields that components of this process write without
-// naming a manager.
-const defaultManager = "cox"
+// defaultManager names whose fields a component of this process writes when it
+// names no manager: the component that upstream knows under its user.
+func defaultManager(user string) string {
+	name, ok := strings.CutPrefix(user, "system:")
+	switch {
+	case !ok:
+		return "cox"
+	case strings.HasPrefix(name, "node:"):
+		return "kubelet"
+	case strings.HasPrefix(name, "serviceaccount:kube-system:"):
+		return "kube-controller-manager"
+	case strings.Contains(name, ":"):
+		return "cox"
+	}
+	return name
+}
 
 func (c *call) warn(text string) { c.warnings = append(c.warnings, text) }
 
@@ -78,7 +91,7 @@ func (s *Server) newCall(req *client.Request) (*call, error) {
 	if !ok {
 		return nil, notServed(req)
 	}
-	c := &call{srv: s, req: req, res: r, name: req.Name, manager: defaultManager}
+	c := &call{srv: s, req: req, res: r, name: req.Name, manager: defaultManager(req.User.Name)}
 	if req.Subresource != "" {
 		sub, ok := r.Subresources[req.Subresource]
 		if !ok {

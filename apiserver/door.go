@@ -20,7 +20,7 @@ type door struct{ s *Server }
 func (d *door) Do(ctx context.Context, req *client.Request) (*client.Result, error) {
 	c, err := d.s.newCall(req)
 	if err != nil {
-		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager)
+		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager(req.User.Name))
 	}
 	ans, err := c.serve(ctx)
 	if err != nil {
@@ -82,7 +82,7 @@ func (d *door) Watch(ctx context.Context, req *client.Request) (watch.Interface,
 	req.Verb = client.Watch
 	c, err := d.s.newCall(req)
 	if err != nil {
-		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager)
+		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager(req.User.Name))
 	}
 	done, err := c.begin(ctx, true)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/fields"
 	"github.com/coxswain/cox/apiserver/wire"
 )
 
@@ -20,8 +22,8 @@ type tracker struct {
 	fm   *managedfields.FieldManager
 }
 
-// fields returns the tracker of a subresource, made at its first use.
-func (r *resource) fields(sub string) *managedfields.FieldManager {
+// tracking returns the tracker of a subresource, made at its first use.
+func (r *resource) tracking(sub string) *managedfields.FieldManager {
 	v, ok := r.trackers.Load(sub)
 	if !ok {
 		v, _ = r.trackers.LoadOrStore(sub, &tracker{})
@@ -32,7 +34,11 @@ func (r *resource) fields(sub string) *managedfields.FieldManager {
 }
 
 func (r *resource) newFields(sub string) *managedfields.FieldManager {
-	types := r.srv.converter()
+	types, err := r.types()
+	if err != nil {
+		r.srv.log.Debug("fields are not tracked", "resource", r.gvr.String(), "error", err)
+		return nil
+	}
 	probe := r.view.New()
 	probe.GetObjectKind().SetGroupVersionKind(r.view.GroupVersionKind)
 	if _, err := types.ObjectToTyped(probe); err != nil {
@@ -46,6 +52,17 @@ func (r *resource) newFields(sub string) *managedfields.FieldManager {
 		return nil
 	}
 	return fm
+}
+
+// typesOf reads the schema of a kind in all its versions.
+func typesOf(s *Server, k *api.Kind) (managedfields.TypeConverter, error) {
+	kinds := []schema.GroupVersionKind{k.Hub}
+	for i := range k.Views {
+		if gvk := k.Views[i].GroupVersionKind; gvk != k.Hub {
+			kinds = append(kinds, gvk)
+		}
+	}
+	return fields.Converter(s.cfg.Table.Scheme, kinds...)
 }
 
 // resetFields names the fields that a write to the (sub)resource cannot set,
@@ -77,7 +94,7 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 // for a new object). Both are hub objects; only obj's metadata changes.
 func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	r := c.res
-	fm := r.fields(sub)
+	fm := r.tracking(sub)
 	if fm == nil {
 		accessor(obj).SetManagedFields(nil)
 		return

@@ -148,7 +148,7 @@ func (t *transaction) judgeStrict(errs []error, refuse func(error) error) error 
 
 // prepareApply sets how a server-side apply makes the new object.
 func (u *updating) prepareApply() error {
-	fm := u.res.fields(u.req.Subresource)
+	fm := u.res.tracking(u.req.Subresource)
 	if fm == nil {
 		return wire.Unsupported(patchTypes[:3])
 	}
@@ -177,7 +177,7 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 		live = wire.Shallow(live)
 	}
 	live.GetObjectKind().SetGroupVersionKind(u.res.Hub)
-	obj, err := u.res.fields(u.req.Subresource).Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
+	obj, err := u.res.tracking(u.req.Subresource).Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
 	if err != nil {
 		return nil, err
 	}

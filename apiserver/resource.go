@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/table"
@@ -28,6 +29,8 @@ type kind struct {
 	gr    schema.GroupResource
 	verbs map[client.Verb]bool
 	table *table.Convertor
+	// types reads the schema by which fields are managed, at the first write.
+	types func() (managedfields.TypeConverter, error)
 }
 
 var allVerbs = []client.Verb{client.Create, client.Delete, client.DeleteCollection, client.Get, client.List, client.Patch, client.Update, client.Watch}
@@ -39,6 +42,7 @@ func newKind(s *Server, k *api.Kind) *kind {
 	}
 	ks.hook = s.cfg.Extensions.Hooks[ks.gr]
 	ks.table = table.New(k.Columns, k.Cells)
+	ks.types = sync.OnceValues(func() (managedfields.TypeConverter, error) { return typesOf(s, k) })
 	switch {
 	case k.Verbs != nil:
 		for _, v := range k.Verbs {

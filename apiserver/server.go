@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/applyconfigurations"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/admission"
@@ -72,7 +70,6 @@ type Server struct {
 	groups map[schema.GroupVersion]bool
 
 	admission atomic.Pointer[admissionChain]
-	converter func() managedfields.TypeConverter
 	disco     *discoverer
 	health    *health
 	metrics   *metrics
@@ -108,11 +105,6 @@ func New(cfg Config) (*Server, error) {
 		routes: map[schema.GroupVersionResource]*resource{}, groups: map[schema.GroupVersion]bool{},
 	}
 	s.stop, s.shutdown = context.WithCancel(context.Background())
-	// The schema for field management takes tens of milliseconds to read, so
-	// it is read once, by the first write.
-	s.converter = sync.OnceValue(func() managedfields.TypeConverter {
-		return applyconfigurations.NewTypeConverter(cfg.Table.Scheme)
-	})
 	for _, k := range cfg.Table.Kinds {
 		s.addKind(k)
 	}
