@@ -6,7 +6,9 @@
 #   make test    every test (those with real containers need root)
 
 GO      ?= go
-GOFLAGS_BUILD = -trimpath -ldflags "-s -w"
+# The same flags for building and testing, so that the two share Go's cache.
+export GOFLAGS = -trimpath -buildvcs=false
+LDFLAGS = -ldflags "-s -w"
 HELPERS = cox-containerd cox-shim
 ASSETS  = runtime/assets
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -15,14 +17,14 @@ export CGO_ENABLED = 0
 .PHONY: build helpers test up down deps clean
 
 build: helpers
-	$(GO) build $(GOFLAGS_BUILD) -o bin/cox ./cmd/cox
+	$(GO) build $(LDFLAGS) -o bin/cox ./cmd/cox
 
 # The helpers are packed anew only when one of them changed: Go's own cache
 # decides what to compile, and a program's bytes are the same for the same
 # source.
 helpers:
 	@mkdir -p bin/helpers
-	$(GO) build $(GOFLAGS_BUILD) -o bin/helpers/ $(HELPERS:%=./cmd/%) ./cmd/cox-demo
+	$(GO) build $(LDFLAGS) -o bin/helpers/ $(HELPERS:%=./cmd/%) ./cmd/cox-demo
 	@cat bin/helpers/* | sha256sum > bin/.helpers.new; \
 	if ! cmp -s bin/.helpers.new bin/.helpers || [ $$(ls $(ASSETS) | wc -l) -lt 4 ]; then \
 		$(GO) run ./internal/mkassets -out $(ASSETS) -demo bin/helpers/cox-demo $(HELPERS:%=bin/helpers/%) && \
@@ -39,8 +41,9 @@ up: deps build
 down:
 	$(SUDO) ./bin/cox down --purge
 
-test: helpers
-	$(GO) test ./...
+test: deps build
+	$(GO) vet ./...
+	$(GO) test -timeout 20m ./...
 
 clean:
 	rm -rf bin
