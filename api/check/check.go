@@ -116,6 +116,12 @@ func LabelSelector(s, old *metav1.LabelSelector, path *field.Path) field.ErrorLi
 	}, path)
 }
 
+// StoredSelector checks a label selector among several of one object; lax
+// accepts values that are no label values, because such are stored there.
+func StoredSelector(s *metav1.LabelSelector, lax bool, path *field.Path) field.ErrorList {
+	return metavalidation.ValidateLabelSelector(s, metavalidation.LabelSelectorValidationOptions{AllowInvalidLabelValueInSelector: lax}, path)
+}
+
 // InvalidSelectorValue says that an expression has a value that is no label
 // value.
 func InvalidSelectorValue(s *metav1.LabelSelector) bool {
