@@ -1,0 +1,145 @@
+package cgroups
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestParseMounts(t *testing.T) {
+	const info = `31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+50 31 0:38 / /other/unified rw - cgroup2 cgroup2 rw
+`
+	c, u := parseMounts(info, "/sys/fs/cgroup")
+	if want := map[string]string{"cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "name=systemd": "/sys/fs/cgroup/systemd"}; fmt.Sprint(c) != fmt.Sprint(want) || u != "/sys/fs/cgroup/unified" {
+		t.Errorf("got %v, %s", c, u)
+	}
+}
+
+// fakeV2 is a folder that looks like a v2 hierarchy, as far as files go.
+func fakeV2(t *testing.T, groups ...string) (*Manager, string) {
+	t.Helper()
+	dir := t.TempDir()
+	for _, g := range append(groups, "") {
+		d := filepath.Join(dir, g)
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{"cgroup.controllers": "cpuset cpu io memory pids rdma", "cgroup.subtree_control": ""} {
+			if err := os.WriteFile(filepath.Join(d, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	info := filepath.Join(t.TempDir(), "mountinfo")
+	if err := os.WriteFile(info, []byte("1 1 0:1 / "+dir+" rw - cgroup2 cgroup2 rw\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m, err := DetectIn(dir, info, "/cox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, dir
+}
+
+func TestV2(t *testing.T) {
+	m, dir := fakeV2(t, "cox", "cox/kubepods", "cox/kubepods/burstable", "cox/kubepods/besteffort", "cox/kubepods/burstable/podx")
+	if m.Mode() != "v2" {
+		t.Fatal(m.Mode())
+	}
+	if err := m.EnsureTree(Resources{CPUShares: 4096, Memory: 1 << 30, Pids: 1000}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.EnsurePod(Burstable, "podx", Resources{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, Memory: 1 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"cox/kubepods/cpu.weight": "157", "cox/kubepods/memory.max": "1073741824", "cox/kubepods/pids.max": "1000",
+		"cox/kubepods/besteffort/cpu.weight": "1", "cox/kubepods/burstable/podx/cpu.weight": "20",
+		"cox/kubepods/burstable/podx/cpu.max": "50000 100000", "cox/kubepods/burstable/podx/memory.max": "1048576",
+		"cgroup.subtree_control": "+cpu +cpuset +memory +pids +io", "cox/kubepods/burstable/podx/cgroup.subtree_control": "+cpu +cpuset +memory +pids +io",
+	} {
+		got, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s: %q (%v), want %q", file, got, err, want)
+		}
+	}
+	pods, err := m.Pods()
+	if err != nil || len(pods[Burstable]) != 1 || pods[Burstable][0] != "podx" {
+		t.Errorf("pods %v, %v", pods, err)
+	}
+}
+
+func TestWeight(t *testing.T) {
+	for shares, want := range map[int64]int64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
+		if got := weight(shares); got != want {
+			t.Errorf("%d: got %d, want %d", shares, got, want)
+		}
+	}
+}
+
+func TestNoCgroups(t *testing.T) {
+	info := filepath.Join(t.TempDir(), "mountinfo")
+	if err := os.WriteFile(info, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := DetectIn("/nowhere", info, "/"); err == nil {
+		t.Error("want an error")
+	}
+}
+
+// TestReal makes and removes a tree in this host's own cgroups, whatever they
+// are.
+func TestReal(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making cgroups needs root")
+	}
+	m, err := Detect(fmt.Sprintf("/coxtest-%d", os.Getpid()))
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := m.a.remove(m.root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := m.EnsureTree(Resources{CPUShares: 1024, Memory: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.EnsurePod(Guaranteed, "poda", Resources{CPUShares: 100, CPUQuota: 10000, CPUPeriod: 100000, Memory: 16 << 20, Pids: 10}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.SetClass(Burstable, 500); err != nil {
+		t.Fatal(err)
+	}
+	var at, file, want string
+	switch a := m.a.(type) {
+	case *v2:
+		at, file, want = a.mount, "memory.max", "16777216"
+	case *hybrid:
+		at, file, want = a.mounts["memory"], "memory.limit_in_bytes", "16777216"
+	case *v1:
+		at, file, want = a.mounts["memory"], "memory.limit_in_bytes", "16777216"
+	}
+	b, err := os.ReadFile(filepath.Join(at, m.Group(Guaranteed, "poda"), file))
+	if err != nil || strings.TrimSpace(string(b)) != want {
+		t.Errorf("%s (%s): %q, %v", file, m.Mode(), b, err)
+	}
+	pods, err := m.Pods()
+	if err != nil || fmt.Sprint(pods) != "map[0:[poda]]" {
+		t.Errorf("pods %v, %v", pods, err)
+	}
+	for range 2 {
+		if err := m.RemovePod(Guaranteed, "poda"); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := m.RemoveTree(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,314 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+)
+
+type fakeSource struct {
+	configs map[string]map[string]string
+	token   string
+	refresh time.Time
+}
+
+func (f *fakeSource) ConfigMap(name string, optional bool) (*corev1.ConfigMap, error) {
+	if d, ok := f.configs[name]; ok {
+		return &corev1.ConfigMap{Data: d}, nil
+	}
+	if optional {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("configmap %q not found", name)
+}
+
+func (f *fakeSource) Secret(name string, optional bool) (*corev1.Secret, error) {
+	cm, err := f.ConfigMap(name, optional)
+	if cm == nil || err != nil {
+		return nil, err
+	}
+	s := &corev1.Secret{Data: map[string][]byte{}}
+	for k, v := range cm.Data {
+		s.Data[k] = []byte(v)
+	}
+	return s, nil
+}
+
+func (f *fakeSource) Token(context.Context, *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
+	return f.token, f.refresh, nil
+}
+func (f *fakeSource) Field(path string) (string, error) { return "field " + path, nil }
+func (f *fakeSource) ResourceField(ref *corev1.ResourceFieldSelector) (string, error) {
+	return "", errors.New("none")
+}
+
+func needRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+}
+
+// content reads what a user of the volume sees.
+func content(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "..") {
+			continue
+		}
+		root := filepath.Join(dir, e.Name())
+		real, err := filepath.EvalSymlinks(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		filepath.WalkDir(real, func(p string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, _ := os.ReadFile(p)
+			fi, _ := d.Info()
+			rel, _ := filepath.Rel(real, p)
+			out = append(out, fmt.Sprintf("%s=%s(%o)", filepath.Join(e.Name(), rel), b, fi.Mode().Perm()))
+			return nil
+		})
+	}
+	sort.Strings(out)
+	return strings.Join(out, " ")
+}
+
+func pod(vols ...corev1.Volume) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid", Name: "p", Namespace: "n"}, Spec: corev1.PodSpec{Volumes: vols}}
+}
+
+func vol(name string, s corev1.VolumeSource) corev1.Volume {
+	return corev1.Volume{Name: name, VolumeSource: s}
+}
+
+func configMap(name string, f ...func(*corev1.ConfigMapVolumeSource)) corev1.VolumeSource {
+	s := &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}
+	for _, g := range f {
+		g(s)
+	}
+	return corev1.VolumeSource{ConfigMap: s}
+}
+
+func TestAtomicContent(t *testing.T) {
+	m := NewManager(t.TempDir())
+	src := &fakeSource{configs: map[string]map[string]string{"c": {"a": "1", "b": "2"}}}
+	p := pod(vol("v", configMap("c", func(s *corev1.ConfigMapVolumeSource) {
+		s.Items = []corev1.KeyToPath{{Key: "a", Path: "x/y/a", Mode: ptr.To(int32(0o400))}, {Key: "b", Path: "b"}}
+	})))
+	mount := func() {
+		t.Helper()
+		if _, err := m.Mount(t.Context(), p, src); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount()
+	dir, err := m.Path(p, "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := content(t, dir), "b=2(644) x/y/a=1(400)"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	data := func() string { s, _ := os.Readlink(filepath.Join(dir, "..data")); return s }
+	first := data()
+	mount()
+	if data() != first {
+		t.Error("unchanged content was written anew")
+	}
+	// A reader that holds the old folder keeps seeing it whole until the link
+	// has moved; afterwards nothing old is left.
+	src.configs["c"] = map[string]string{"a": "3", "b": "2"}
+	p.Spec.Volumes[0].ConfigMap.Items = p.Spec.Volumes[0].ConfigMap.Items[:1]
+	mount()
+	if got, want := content(t, dir), "x/y/a=3(400)"; got != want || data() == first {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "..2*")); len(left) != 1 {
+		t.Errorf("folders left: %v", left)
+	}
+	if err := m.Unmount(p.UID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	src := &fakeSource{configs: map[string]map[string]string{"c": {"a": "1"}}}
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host := func(typ corev1.HostPathType, path string) corev1.VolumeSource {
+		return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &typ}}
+	}
+	item := func(key, path string) func(*corev1.ConfigMapVolumeSource) {
+		return func(s *corev1.ConfigMapVolumeSource) { s.Items = []corev1.KeyToPath{{Key: key, Path: path}} }
+	}
+	for _, c := range []struct {
+		v    corev1.VolumeSource
+		want string
+	}{
+		{configMap("x"), `configmap "x" not found`},
+		{configMap("x", func(s *corev1.ConfigMapVolumeSource) { s.Optional = ptr.To(true) }), ""},
+		{configMap("c", item("z", "z")), "configmap references non-existent config key: z"},
+		{configMap("c", item("a", "../../etc/x")), "invalid path: ../../etc/x"},
+		{configMap("c", item("a", "/etc/x")), "invalid path: /etc/x"},
+		{corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}, `volume type "csi" is not supported by this kubelet`},
+		{host(corev1.HostPathDirectory, file), "hostPath type check failed: " + file + " is not a directory"},
+		{host(corev1.HostPathFile, file), ""},
+		{host(corev1.HostPathSocket, "/no/such"), "hostPath type check failed: /no/such is not a socket file"},
+		{host(corev1.HostPathCharDev, "/dev/null"), ""},
+		{host(corev1.HostPathBlockDev, "/dev/null"), "hostPath type check failed: /dev/null is not a block device"},
+		{host(corev1.HostPathDirectoryOrCreate, filepath.Join(filepath.Dir(file), "new/dir")), ""},
+		{host(corev1.HostPathFileOrCreate, filepath.Join(filepath.Dir(file), "newfile")), ""},
+	} {
+		_, err := NewManager(t.TempDir()).Mount(t.Context(), pod(vol("v", c.v)), src)
+		got, want := "", c.want
+		if err != nil {
+			got = err.Error()
+		}
+		if want != "" {
+			want = `MountVolume.SetUp failed for volume "v" : ` + want
+		}
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestMemoryAndGroups(t *testing.T) {
+	needRoot(t)
+	m := NewManager(t.TempDir())
+	at := time.Now().Add(time.Hour).Truncate(time.Second)
+	src := &fakeSource{configs: map[string]map[string]string{"s": {"k": "v"}}, token: "tok", refresh: at}
+	size := resource.MustParse("1Mi")
+	p := pod(
+		vol("mem", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: &size}}),
+		vol("disk", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}),
+		vol("all", corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}}},
+			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{Path: "f", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "x"}}}}},
+		}}}),
+	)
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr.To(int64(77))}
+	refresh, err := m.Mount(t.Context(), p, src)
+	if err != nil || !refresh.Equal(at) {
+		t.Fatal(refresh, err)
+	}
+	t.Cleanup(func() { m.Remove(p.UID) })
+	path := func(name string) string { s, _ := m.Path(p, name); return s }
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path("mem"), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || int64(fs.Blocks)*fs.Bsize != 1<<20 {
+		t.Errorf("memory volume: %+v, %v", fs, err)
+	}
+	for _, name := range []string{"mem", "disk"} {
+		var st unix.Stat_t
+		if err := unix.Stat(path(name), &st); err != nil || st.Gid != 77 || st.Mode&0o7777 != 0o2777 {
+			t.Errorf("%s: group %d, mode %o, %v", name, st.Gid, st.Mode&0o7777, err)
+		}
+	}
+	if got, want := content(t, path("all")), "f=field x(644) k=v(644) token=tok(640)"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if err := os.WriteFile(filepath.Join(path("mem"), "kept"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Mount(t.Context(), p, src); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(path("mem"), "kept")); err != nil {
+		t.Errorf("a second mount hides the first: %v", err)
+	}
+	if err := m.Remove(p.UID); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := mountsBelow(m.root); len(left) > 0 {
+		t.Errorf("still mounted: %v", left)
+	}
+}
+
+// What is bound below a pod's folder must survive the pod's removal.
+func TestRemoveSparesForeignData(t *testing.T) {
+	needRoot(t)
+	m := NewManager(t.TempDir())
+	foreign := t.TempDir()
+	if err := os.WriteFile(filepath.Join(foreign, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := pod(vol("h", corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: foreign}}), vol("e", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	if _, err := m.Mount(t.Context(), p, &fakeSource{}); err != nil {
+		t.Fatal(err)
+	}
+	at, err := m.Subpath(p, "h", "c", 0, "precious")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.Subpath(p, "h", "c", 0, "precious"); err != nil || again != at {
+		t.Fatal(again, err)
+	}
+	dir, err := m.Subpath(p, "e", "c", 1, "new/dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o777 {
+		t.Errorf("made %v, %v", fi.Mode(), err)
+	}
+	if err := m.Remove(p.UID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(foreign, "precious")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSubpathStaysInside(t *testing.T) {
+	needRoot(t)
+	m := NewManager(t.TempDir())
+	p := pod(vol("e", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	if _, err := m.Mount(t.Context(), p, &fakeSource{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Remove(p.UID) })
+	dir, _ := m.Path(p, "e")
+	for name, to := range map[string]string{"out": "/etc", "up": "../../..", "in": "real"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "real"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"out", "out/passwd", "up", "../x", "a/../../x", "/etc", "out/new/dir"} {
+		if at, err := m.Subpath(p, "e", "c", 0, bad); err == nil {
+			t.Errorf("%s leads to %s", bad, at)
+		}
+	}
+	if _, err := m.Subpath(p, "e", "c", 0, "in"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/etc/new"); err == nil {
+		t.Error("a folder was made outside")
+	}
+}
