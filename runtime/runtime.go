@@ -204,6 +204,10 @@ func (r *Runtime) Conn() *grpc.ClientConn { return r.conn }
 // Endpoint is the CRI address, unix:///path.
 func (r *Runtime) Endpoint() string { return r.endpoint }
 
+// CgroupRoot is the cgroup path under which the node's pods belong; "" of a
+// runtime that someone else runs.
+func (r *Runtime) CgroupRoot() string { return r.cfg.CgroupRoot }
+
 // Healthy returns why the supervised containerd does not run, or nil.
 func (r *Runtime) Healthy() error {
 	r.mu.Lock()

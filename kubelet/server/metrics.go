@@ -1,0 +1,154 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+)
+
+const textFormat = "text/plain; version=0.0.4; charset=utf-8"
+
+// text collects metrics in the Prometheus text format.
+type text struct {
+	bytes.Buffer
+	declared map[string]bool
+}
+
+func (t *text) add(name, kind, help string, value float64, labels ...string) {
+	if t.declared == nil {
+		t.declared = map[string]bool{}
+	}
+	if !t.declared[name] {
+		t.declared[name] = true
+		fmt.Fprintf(t, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+	}
+	t.WriteString(name)
+	for i := 0; i+1 < len(labels); i += 2 {
+		sep := byte(',')
+		if i == 0 {
+			sep = '{'
+		}
+		t.WriteByte(sep)
+		t.WriteString(labels[i] + `="` + labelEscapes.Replace(labels[i+1]) + `"`)
+	}
+	if len(labels) > 0 {
+		t.WriteByte('}')
+	}
+	t.WriteByte(' ')
+	t.WriteString(strconv.FormatFloat(value, 'g', -1, 64))
+	t.WriteByte('\n')
+}
+
+var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+// resourceMetrics answers with what metrics-server reads: KEP-2371 and the
+// page "Node metrics data" of the documentation name the metrics.
+func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
+	var t text
+	sum, err := s.collect(r.Context(), true)
+	failed := 0.0
+	if err != nil {
+		s.log.Warn("cannot collect metrics", "err", err)
+		failed, sum = 1, &stats.Summary{}
+	}
+	// All samples of a metric stand together.
+	t.usage("node", "of the node", sum.Node.CPU, sum.Node.Memory, nil)
+	for i := range sum.Pods {
+		p := &sum.Pods[i]
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			t.cpu("container", "of the container", c.CPU, []string{"container", c.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name})
+		}
+	}
+	for i := range sum.Pods {
+		p := &sum.Pods[i]
+		for j := range p.Containers {
+			c := &p.Containers[j]
+			t.memory("container", "of the container", c.Memory, []string{"container", c.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name})
+		}
+	}
+	for i := range sum.Pods {
+		t.cpu("pod", "of the pod", sum.Pods[i].CPU, []string{"namespace", sum.Pods[i].PodRef.Namespace, "pod", sum.Pods[i].PodRef.Name})
+	}
+	for i := range sum.Pods {
+		t.memory("pod", "of the pod", sum.Pods[i].Memory, []string{"namespace", sum.Pods[i].PodRef.Namespace, "pod", sum.Pods[i].PodRef.Name})
+	}
+	t.startTimes(s)
+	t.add("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed)
+	w.Header().Set("Content-Type", textFormat)
+	_, _ = w.Write(t.Bytes())
+}
+
+func (t *text) usage(what, of string, c *stats.CPUStats, m *stats.MemoryStats, labels []string) {
+	t.cpu(what, of, c, labels)
+	t.memory(what, of, m, labels)
+}
+
+func (t *text) cpu(what, of string, c *stats.CPUStats, labels []string) {
+	if c != nil && c.UsageCoreNanoSeconds != nil {
+		t.add(what+"_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed "+of+" in core-seconds", float64(*c.UsageCoreNanoSeconds)/1e9, labels...)
+	}
+}
+
+func (t *text) memory(what, of string, m *stats.MemoryStats, labels []string) {
+	if m != nil && m.WorkingSetBytes != nil {
+		t.add(what+"_memory_working_set_bytes", "gauge", "Current working set "+of+" in bytes", float64(*m.WorkingSetBytes), labels...)
+	}
+}
+
+// startTimes are when the running containers began, as their pods' statuses
+// say.
+func (t *text) startTimes(s *Server) {
+	for _, p := range s.cfg.Node.PodList() {
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Running != nil {
+				t.add("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds",
+					float64(c.State.Running.StartedAt.UnixNano())/1e9, "container", c.Name, "namespace", p.Namespace, "pod", p.Name)
+			}
+		}
+	}
+}
+
+// metrics answers with metrics about the kubelet itself.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
+	var t text
+	pods, containers := 0, 0
+	for _, p := range s.cfg.Node.PodList() {
+		running := 0
+		for _, c := range p.Status.ContainerStatuses {
+			if c.State.Running != nil {
+				running++
+			}
+		}
+		containers += running
+		if running > 0 {
+			pods++
+		}
+	}
+	t.add("kubelet_node_name", "gauge", "The node's name. The count is always 1.", 1, "node", s.cfg.Node.NodeName())
+	t.add("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox", float64(pods))
+	t.add("kubelet_running_containers", "gauge", "Number of containers currently running", float64(containers), "container_state", "running")
+	var m goruntime.MemStats
+	goruntime.ReadMemStats(&m)
+	t.add("go_goroutines", "gauge", "Number of goroutines that currently exist.", float64(goruntime.NumGoroutine()))
+	t.add("go_memstats_heap_inuse_bytes", "gauge", "Number of heap bytes that are in use.", float64(m.HeapInuse))
+	t.add("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", float64(s.started.UnixNano())/1e9)
+	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if f := strings.Fields(string(b)); len(f) > 1 {
+			if pages, err := strconv.ParseFloat(f[1], 64); err == nil {
+				t.add("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", pages*float64(os.Getpagesize()))
+			}
+		}
+	}
+	w.Header().Set("Content-Type", textFormat)
+	_, _ = w.Write(t.Bytes())
+	if s.cfg.Metrics != nil {
+		s.cfg.Metrics(w, r)
+	}
+}

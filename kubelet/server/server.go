@@ -1,0 +1,280 @@
+// Package server is the kubelet's HTTPS API: authenticated requests of the
+// API server and of metric collectors go in, logs, streams into containers
+// and statistics come out.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/kubelet"
+)
+
+// Node is what the API needs of the kubelet; *kubelet.Kubelet is one. Objects
+// are read only. Errors are sentences for the user.
+type Node interface {
+	NodeName() string
+	// PodList returns the pods of the node.
+	PodList() []*corev1.Pod
+	// Pod finds a pod; uid "" matches any.
+	Pod(namespace, name, uid string) (*corev1.Pod, bool)
+	// Container finds a container's present or previous instance.
+	Container(namespace, name, uid, container string, previous bool) (*kubelet.ContainerRef, error)
+	// Sandbox returns the CRI id of the pod's sandbox and the pod's address.
+	Sandbox(namespace, name, uid string) (id, ip string, err error)
+}
+
+// Config is what the API is made of. Fields without a default must be set.
+type Config struct {
+	Node    Node
+	Runtime runtimeapi.RuntimeServiceClient
+	Images  runtimeapi.ImageServiceClient
+	// Client asks the API server who a token's bearer is and what a user may
+	// do (TokenReview, SubjectAccessReview); it carries the node's identity.
+	Client client.Interface
+	// Authorize replaces the SubjectAccessReview where set, for tests and for
+	// a node alone.
+	Authorize func(ctx context.Context, user client.User, verb, path, subresource string) (bool, string, error)
+	// GetCertificate returns the serving certificate, ClientCAs those that
+	// client certificates are verified by. Both are asked at every handshake,
+	// so that certificates can be rotated.
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	ClientCAs      func() *x509.CertPool
+	// SystemLogs is the folder served under /logs/; "" is /var/log.
+	SystemLogs string
+	// RootDir is the kubelet's folder, whose file system is the node's.
+	RootDir string
+	// Configuration is shown under /configz; nil is an empty one.
+	Configuration any
+	// Metrics, where set, writes further metrics in the Prometheus text
+	// format for /metrics.
+	Metrics func(w http.ResponseWriter, r *http.Request)
+	// Healthy returns why the kubelet is not; nil means it always is.
+	Healthy func() error
+	Log     *slog.Logger
+}
+
+// Server serves the API. It is safe for concurrent use.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	auth    *authenticator
+	authz   *authorizer
+	cpu     rates
+	started time.Time
+	mux     *http.ServeMux
+}
+
+// New makes a server; it starts nothing.
+func New(cfg Config) (*Server, error) {
+	if cfg.Node == nil || cfg.Runtime == nil || cfg.Images == nil {
+		return nil, errors.New("kubelet API: Node, Runtime and Images must be set")
+	}
+	if cfg.Client == nil && cfg.Authorize == nil {
+		return nil, errors.New("kubelet API: Client must be set")
+	}
+	if cfg.SystemLogs == "" {
+		cfg.SystemLogs = "/var/log"
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now()}
+	s.auth = &authenticator{client: cfg.Client}
+	s.authz = newAuthorizer(cfg)
+	s.routes()
+	return s, nil
+}
+
+func (s *Server) routes() {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /healthz", s.healthz)
+	m.HandleFunc("GET /healthz/{check}", s.healthz)
+	m.HandleFunc("GET /pods", s.pods)
+	m.HandleFunc("GET /pods/{$}", s.pods)
+	m.HandleFunc("GET /runningpods/{$}", s.runningPods)
+	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
+	for _, uid := range []string{"", "/{uid}"} {
+		for _, method := range []string{"GET", "POST"} {
+			m.HandleFunc(method+" /exec/{namespace}/{pod}"+uid+"/{container}", s.exec)
+			m.HandleFunc(method+" /attach/{namespace}/{pod}"+uid+"/{container}", s.attach)
+			m.HandleFunc(method+" /portForward/{namespace}/{pod}"+uid, s.portForward)
+		}
+		m.HandleFunc("POST /run/{namespace}/{pod}"+uid+"/{container}", s.run)
+	}
+	m.HandleFunc("GET /stats/summary", s.summary)
+	m.HandleFunc("POST /stats/summary", s.summary)
+	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
+	m.HandleFunc("GET /metrics", s.metrics)
+	m.HandleFunc("GET /configz", s.configz)
+	m.HandleFunc("GET /logs/", s.systemLogs)
+	s.mux = m
+}
+
+// ServeHTTP authenticates, authorizes and answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			s.log.Error("a request panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+			http.Error(w, "internal error", http.StatusInternalServerError)
+		}
+	}()
+	user, err := s.auth.authenticate(r)
+	if err != nil {
+		if !errors.Is(err, errNoCredential) {
+			s.log.Warn("a request could not be authenticated", "from", r.RemoteAddr, "err", err)
+		}
+		http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		return
+	}
+	// A cleaned path only: what is authorized must be what is served.
+	if strings.Contains(r.URL.Path, "//") || strings.Contains(r.URL.Path, "/../") || strings.HasSuffix(r.URL.Path, "/..") {
+		http.Error(w, "the path is not clean", http.StatusBadRequest)
+		return
+	}
+	if err := s.authz.check(r, user); err != nil {
+		var denied *deniedError
+		if errors.As(err, &denied) {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		s.log.Error("a request could not be authorized", "user", user.Name, "err", err)
+		http.Error(w, "Authorization error: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// Serve serves the API over TLS on the listener until ctx ends, and then
+// gives running requests a moment.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if s.cfg.GetCertificate == nil || s.cfg.ClientCAs == nil {
+		return errors.New("kubelet API: GetCertificate and ClientCAs must be set")
+	}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: s.cfg.GetCertificate}
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := base.Clone()
+		c.GetConfigForClient = nil
+		// Other clients may come with a token.
+		c.ClientAuth, c.ClientCAs = tls.VerifyClientCertIfGiven, s.cfg.ClientCAs()
+		return c, nil
+	}
+	srv := &http.Server{
+		Handler: s, TLSConfig: base, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 90 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.ServeTLS(l, "", "") }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("kubelet API: %w", err)
+	case <-ctx.Done():
+	}
+	// Streams would never end by themselves.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := srv.Shutdown(end); err != nil {
+		srv.Close()
+	}
+	<-done
+	return nil
+}
+
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
+	switch r.PathValue("check") {
+	case "", "ping", "log", "syncloop":
+	default:
+		http.NotFound(w, r)
+		return
+	}
+	if s.cfg.Healthy != nil {
+		if err := s.cfg.Healthy(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprint(w, "ok")
+}
+
+func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	for _, p := range s.cfg.Node.PodList() {
+		list.Items = append(list.Items, *p)
+	}
+	writeJSON(w, list)
+}
+
+// runningPods lists what the runtime runs, whatever the API says.
+func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
+	res, err := s.cfg.Runtime.ListContainers(r.Context(), &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+	}})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
+	at := map[string]int{}
+	for _, c := range res.Containers {
+		ref := refOf(c.Labels)
+		i, ok := at[ref.UID]
+		if !ok {
+			i = len(list.Items)
+			at[ref.UID] = i
+			pod := corev1.Pod{}
+			pod.Namespace, pod.Name, pod.UID = ref.Namespace, ref.Name, uid(ref.UID)
+			list.Items = append(list.Items, pod)
+		}
+		pod := &list.Items[i]
+		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c.GetMetadata().GetName(), Image: c.GetImage().GetImage()})
+	}
+	writeJSON(w, list)
+}
+
+func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
+	cfg := s.cfg.Configuration
+	if cfg == nil {
+		cfg = struct{}{}
+	}
+	writeJSON(w, map[string]any{"kubeletconfig": cfg})
+}
+
+// systemLogs serves the node's log folder and nothing that a symbolic link in
+// it leads to outside.
+func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
+	root, err := os.OpenRoot(s.cfg.SystemLogs)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	defer root.Close()
+	http.StripPrefix("/logs/", http.FileServerFS(root.FS())).ServeHTTP(w, r)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b)
+}
