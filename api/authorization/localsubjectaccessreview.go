@@ -12,7 +12,8 @@ func localSubjectAccessReviewKind() *api.Kind {
 		Hub:      gvk,
 		Resource: "localsubjectaccessreviews", Singular: "localsubjectaccessreview",
 		Namespaced: true, Verbs: []string{"create"},
-		New:   api.New[authorizationv1.LocalSubjectAccessReview](),
-		Views: api.Serve(gvk),
+		New:      api.New[authorizationv1.LocalSubjectAccessReview](),
+		Views:    api.Serve(gvk),
+		Strategy: api.Strategy{Validate: api.Check(validateLocalReview)},
 	}
 }

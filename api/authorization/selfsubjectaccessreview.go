@@ -11,8 +11,9 @@ func selfSubjectAccessReviewKind() *api.Kind {
 	return &api.Kind{
 		Hub:      gvk,
 		Resource: "selfsubjectaccessreviews", Singular: "selfsubjectaccessreview",
-		Verbs: []string{"create"},
-		New:   api.New[authorizationv1.SelfSubjectAccessReview](),
-		Views: api.Serve(gvk),
+		Verbs:    []string{"create"},
+		New:      api.New[authorizationv1.SelfSubjectAccessReview](),
+		Views:    api.Serve(gvk),
+		Strategy: api.Strategy{Validate: api.Check(validateSelfReview)},
 	}
 }

@@ -11,8 +11,9 @@ func subjectAccessReviewKind() *api.Kind {
 	return &api.Kind{
 		Hub:      gvk,
 		Resource: "subjectaccessreviews", Singular: "subjectaccessreview",
-		Verbs: []string{"create"},
-		New:   api.New[authorizationv1.SubjectAccessReview](),
-		Views: api.Serve(gvk),
+		Verbs:    []string{"create"},
+		New:      api.New[authorizationv1.SubjectAccessReview](),
+		Views:    api.Serve(gvk),
+		Strategy: api.Strategy{Validate: api.Check(validateReview)},
 	}
 }

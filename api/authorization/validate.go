@@ -1,0 +1,62 @@
+package authorization
+
+import (
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
+)
+
+func validateReview(r *authorizationv1.SubjectAccessReview) field.ErrorList {
+	return append(validateSubject(&r.Spec), noMetadata(r.ObjectMeta)...)
+}
+
+func validateSelfReview(r *authorizationv1.SelfSubjectAccessReview) field.ErrorList {
+	return append(oneAttributes(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes), noMetadata(r.ObjectMeta)...)
+}
+
+// validateLocalReview checks a review that is confined to one namespace.
+func validateLocalReview(r *authorizationv1.LocalSubjectAccessReview) field.ErrorList {
+	errs := validateSubject(&r.Spec)
+	path := field.NewPath("spec")
+	if a := r.Spec.ResourceAttributes; a != nil && a.Namespace != r.Namespace {
+		errs = append(errs, field.Invalid(path.Child("resourceAttributes", "namespace"), a.Namespace, "must match metadata.namespace"))
+	}
+	if a := r.Spec.NonResourceAttributes; a != nil {
+		errs = append(errs, field.Invalid(path.Child("nonResourceAttributes"), a, "disallowed on this kind of request"))
+	}
+	meta := r.ObjectMeta
+	meta.Namespace = ""
+	return append(errs, noMetadata(meta)...)
+}
+
+func validateSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
+	errs := oneAttributes(s.ResourceAttributes, s.NonResourceAttributes)
+	if s.User == "" && len(s.Groups) == 0 {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
+	}
+	return errs
+}
+
+// oneAttributes wants a question about a resource or one about a path.
+func oneAttributes(resource *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) field.ErrorList {
+	spec := field.NewPath("spec")
+	switch {
+	case resource != nil && path != nil:
+		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes")}
+	case resource == nil && path == nil:
+		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	}
+	return nil
+}
+
+// noMetadata refuses metadata on what is never stored; clients may have had
+// managed fields filled in.
+func noMetadata(m metav1.ObjectMeta) field.ErrorList {
+	m.ManagedFields = nil
+	if check.Equal(m, metav1.ObjectMeta{}) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, "must be empty")}
+}
