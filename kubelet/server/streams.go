@@ -102,16 +102,15 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	s.remoteCommand(w, r, res.Url, o)
 }
 
-// remoteCommand joins the client with the runtime's streaming server. That
-// one speaks SPDY and the older WebSocket protocols, which pass through as
-// they are; version 5, which can close standard input, is translated.
+// remoteCommand joins the client with the runtime's streaming server. SPDY
+// passes through as it is; WebSockets are translated to it.
 func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, to string, o streamOptions) {
 	u, err := url.Parse(to)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	if wsstream.IsWebSocketRequestWithStreamCloseProtocol(r) {
+	if wsstream.IsWebSocketRequest(r) {
 		s.translateCommand(w, r, u, o)
 		return
 	}

@@ -33,8 +33,9 @@ const (
 	channelResize
 )
 
-// translateCommand takes a WebSocket of protocol version 5 apart into the
-// streams of a SPDY connection to the runtime.
+// translateCommand takes a WebSocket apart into the streams of a SPDY
+// connection to the runtime. That one could take older WebSocket protocols
+// itself, but then ends a terminal at once that has no standard input.
 func (s *Server) translateCommand(w http.ResponseWriter, r *http.Request, to *url.URL, o streamOptions) {
 	// Made before the upgrade: what fails here can still be told as HTTP.
 	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: to.Host}, http.MethodPost, to)
@@ -53,14 +54,25 @@ func (s *Server) translateCommand(w http.ResponseWriter, r *http.Request, to *ur
 		channelStderr: kind(o.stderr, wsstream.WriteChannel), channelError: wsstream.WriteChannel,
 		channelResize: kind(o.tty, wsstream.ReadChannel),
 	}
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{"v5.channel.k8s.io": {Binary: true, Channels: channels}})
+	binary, base64 := wsstream.ChannelProtocolConfig{Binary: true, Channels: channels}, wsstream.ChannelProtocolConfig{Channels: channels}
+	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
+		"v5.channel.k8s.io": binary, "v4.channel.k8s.io": binary, "v4.base64.channel.k8s.io": base64,
+		"channel.k8s.io": binary, "base64.channel.k8s.io": base64, "": binary,
+	})
 	conn.SetIdleTimeout(idleTimeout)
-	_, streams, err := conn.Open(w, r)
+	protocol, streams, err := conn.Open(w, r)
 	if err != nil {
 		s.log.Debug("cannot open a WebSocket", "err", err)
 		return
 	}
 	defer conn.Close()
+	// Clients take an empty message for the sign that they are connected.
+	for _, c := range []int{channelStdout, channelStderr, channelError} {
+		if channels[c] == wsstream.WriteChannel {
+			_, _ = streams[c].Write(nil)
+			break
+		}
+	}
 	so := remotecommand.StreamOptions{Tty: o.tty}
 	if o.stdin {
 		so.Stdin = streams[channelStdin]
@@ -76,7 +88,14 @@ func (s *Server) translateCommand(w http.ResponseWriter, r *http.Request, to *ur
 	if o.tty {
 		so.TerminalSizeQueue = newSizes(ctx, streams[channelResize])
 	}
-	status, err := json.Marshal(commandStatus(executor.StreamWithContext(ctx, so)))
+	err = executor.StreamWithContext(ctx, so)
+	if !strings.HasPrefix(protocol, "v") { // the first version tells errors as text
+		if err != nil {
+			_, _ = io.WriteString(streams[channelError], err.Error())
+		}
+		return
+	}
+	status, err := json.Marshal(commandStatus(err))
 	if err != nil {
 		return
 	}
