@@ -9,8 +9,8 @@ import (
 	"sync"
 
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/client"
 )
 
@@ -26,10 +26,11 @@ type grant struct {
 	namespace string // "" for a ClusterRoleBinding
 	role      rbacv1.RoleRef
 	to        rbacv1.Subject
+	reason    string // of what it allows
 }
 
-// String is the text of the reason that allows a request.
-func (g *grant) String() string {
+// because is the text of the reason that allows a request.
+func because(g *grant) string {
 	kind, name := "ClusterRoleBinding", g.binding
 	if g.namespace != "" {
 		kind, name = "RoleBinding", g.binding+"/"+g.namespace
@@ -42,7 +43,7 @@ func (g *grant) String() string {
 		}
 		to += "/" + ns
 	}
-	return fmt.Sprintf("%s %q of %s %q to %s %q", kind, name, g.role.Kind, g.role.Name, g.to.Kind, to)
+	return fmt.Sprintf("RBAC: allowed by %s %q of %s %q to %s %q", kind, name, g.role.Kind, g.role.Name, g.to.Kind, to)
 }
 
 // scope holds the bindings of the cluster or of one namespace.
@@ -139,6 +140,7 @@ func (x *index) bind(ns, name string, ref rbacv1.RoleRef, subjects []rbacv1.Subj
 			continue
 		}
 		g := &grant{binding: name, namespace: ns, role: ref, to: subjects[i]}
+		g.reason = because(g)
 		grants = append(grants, g)
 		s.grants[key] = append(s.grants[key], g)
 	}
@@ -256,16 +258,14 @@ func (x *index) visitGrants(grants []*grant, f func(*grant, *rbacv1.PolicyRule, 
 
 // rules returns the rules of a role; the caller holds the lock.
 func (x *index) rules(ref rbacv1.RoleRef, ns string) ([]rbacv1.PolicyRule, error) {
-	s, resource := x.scopes[""], client.ClusterRoles.GroupResource()
+	s, kind := x.scopes[""], "clusterrole" // the words of upstream's reasons
 	if ref.Kind == "Role" {
-		s, resource = x.scopes[ns], client.Roles.GroupResource()
+		s, kind = x.scopes[ns], "role"
 	}
 	if s != nil {
 		if rules, ok := s.roles[ref.Name]; ok {
 			return rules, nil
 		}
 	}
-	return nil, notFound(resource, ref.Name)
+	return nil, apierrors.NewNotFound(rbacv1.Resource(kind), ref.Name)
 }
-
-var _ authz.Authorizer = (*Authorizer)(nil)

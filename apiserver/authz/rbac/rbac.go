@@ -9,7 +9,6 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/client-go/tools/cache"
 
@@ -106,7 +105,7 @@ func (a *Authorizer) Authorize(ctx context.Context, attrs *authz.Attributes) (au
 		return by == nil
 	})
 	if by != nil {
-		return authz.Allow, "RBAC: allowed by " + by.String(), nil
+		return authz.Allow, by.reason, nil
 	}
 	if len(errs) > 0 {
 		return authz.NoOpinion, fmt.Sprintf("RBAC: %v", utilerrors.NewAggregate(errs)), nil
@@ -152,17 +151,21 @@ func (a *Authorizer) Rules(ctx context.Context, user client.User, namespace stri
 	return out, nil
 }
 
-// RoleRules returns the rules of the role that a binding in ns names.
+// RoleRules returns the rules of the role that a binding in ns names, or 404.
 func (a *Authorizer) RoleRules(ctx context.Context, ref rbacv1.RoleRef, ns string) ([]rbacv1.PolicyRule, error) {
 	if err := a.Synced(ctx); err != nil {
 		return nil, err
 	}
 	a.x.mu.RLock()
 	defer a.x.mu.RUnlock()
-	return a.x.rules(ref, ns)
+	found, err := a.x.rules(ref, ns)
+	if err != nil && ref.Kind == "Role" {
+		return nil, apierrors.NewNotFound(client.Roles.GroupResource(), ref.Name)
+	} else if err != nil {
+		return nil, apierrors.NewNotFound(client.ClusterRoles.GroupResource(), ref.Name)
+	}
+	return found, nil
 }
-
-func notFound(gr schema.GroupResource, name string) error { return apierrors.NewNotFound(gr, name) }
 
 func allows(rule *rbacv1.PolicyRule, a *authz.Attributes) bool {
 	if !rules.Matches(rule.Verbs, a.Verb) {
