@@ -97,7 +97,7 @@ func (t *transaction) admit(a *admission.Attributes) error {
 		}
 	}
 	if a.Object != nil && len(chain) > 0 && a.Operation != admission.Connect && t.res.Strategy.Default != nil &&
-		(t.sub == nil || t.sub.Action == nil) {
+		(t.sub == nil || t.sub.Object != nil) {
 		t.res.Strategy.Default(a.Object)
 	}
 	return nil
