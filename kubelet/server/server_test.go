@@ -487,7 +487,7 @@ func TestPortForward(t *testing.T) {
 }
 
 func TestLogsAndStatistics(t *testing.T) {
-	c := newCluster(t, "for i in 1 2 3; do echo line $i; done; read x; echo $x; echo bye >&2")
+	c := newCluster(t, "for i in 1 2 3; do echo line $i; done; read x; echo $x; echo bye")
 	cri, _ := c.rt.CRI()
 	// Follow from the beginning until the container ends by what is attached.
 	type answer struct {
