@@ -20,6 +20,7 @@ func endpoints() *api.Kind {
 		Default:        api.On(defaultEndpoints),
 		Validate:       api.Check(validateEndpoints),
 		ValidateUpdate: api.Check2(validateEndpointsUpdate),
+		Canonicalize:   api.On(func(e *corev1.Endpoints) { e.Subsets = packSubsets(e.Subsets) }),
 		Warnings: warnings(func(*corev1.Endpoints, *corev1.Endpoints) []string {
 			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
 		}),

@@ -1,6 +1,8 @@
 package core
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,7 +31,7 @@ func namespace() *api.Kind {
 			n.Spec.Finalizers = append(n.Spec.Finalizers, corev1.FinalizerKubernetes)
 		}),
 		PrepareUpdate: api.On2(func(n, old *corev1.Namespace) {
-			n.Spec.Finalizers, n.Status = old.Spec.Finalizers, *old.Status.DeepCopy()
+			n.Spec.Finalizers, n.Status = slices.Clone(old.Spec.Finalizers), *old.Status.DeepCopy()
 		}),
 		Validate: api.Check(func(n *corev1.Namespace) field.ErrorList {
 			return validateFinalizerNames(n.Spec.Finalizers, field.NewPath("spec", "finalizers"))
@@ -37,9 +39,6 @@ func namespace() *api.Kind {
 		ValidateName:  apivalidation.NameIsDNSLabel,
 		PrepareDelete: api.On(func(n *corev1.Namespace) { n.Status.Phase = corev1.NamespaceTerminating }),
 		Keep:          func(o runtime.Object) bool { return len(o.(*corev1.Namespace).Spec.Finalizers) > 0 },
-		Warnings: warnings(func(n, _ *corev1.Namespace) []string {
-			return namespaceWarnings(n)
-		}),
 	}
 	k.Subresources = map[string]api.Subresource{
 		"status": status(func(n, old *corev1.Namespace) { n.Spec = *old.Spec.DeepCopy() }, validateNamespaceStatus),

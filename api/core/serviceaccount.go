@@ -17,6 +17,8 @@ func serviceAccount() *api.Kind {
 	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.ServiceAccount](), api.New[corev1.ServiceAccountList]()
 	k.Strategy = api.Strategy{
+		PrepareCreate: api.On(cleanReferences),
+		PrepareUpdate: api.On2(func(s, _ *corev1.ServiceAccount) { cleanReferences(s) }),
 		// The references are the token controller's to keep tidy; a service
 		// account has no content that is checked.
 		ValidateName: apivalidation.NameIsDNSSubdomain,
@@ -44,6 +46,14 @@ func serviceAccount() *api.Kind {
 		return []any{s.Name, int64(len(s.Secrets)), printing.Age(s.CreationTimestamp)}
 	})
 	return k
+}
+
+// cleanReferences leaves of the references to secrets, which lie in the same
+// namespace, nothing but the names.
+func cleanReferences(s *corev1.ServiceAccount) {
+	for i := range s.Secrets {
+		s.Secrets[i] = corev1.ObjectReference{Name: s.Secrets[i].Name}
+	}
 }
 
 // validateTokenRequest bounds a token's lifetime: ten minutes to 2^32 seconds.

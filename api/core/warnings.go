@@ -46,5 +46,3 @@ func serviceAccountWarnings(s, old *corev1.ServiceAccount) []string {
 	}
 	return nil
 }
-
-func namespaceWarnings(*corev1.Namespace) []string { return nil }
