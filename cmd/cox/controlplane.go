@@ -180,6 +180,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		Loopback: cp.root, Ranges: cp.store.Kind(actions.RangeKind()), Log: cp.log,
 	})
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = cp.service.Hook()
+	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
 	for name, action := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: cp.root, Tokens: tokenAuth, Now: time.Now}) {
 		ext.Actions[name] = action
 	}
