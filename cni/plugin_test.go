@@ -366,8 +366,14 @@ func TestDelGCAndPurgeLeaveNothing(t *testing.T) {
 		t.Errorf("after GC without %v: addresses %v, links %v", c.ips, s, l)
 	}
 	n.in(n.ns, func() {
-		if err := Purge(n.conf); err != nil {
+		bare := Conf{Name: n.conf.Name, StateDir: n.conf.StateDir}
+		if err := Purge(bare); err != nil {
 			t.Error(err)
+		}
+		lo := must(netlink.LinkByName("lo"))(t)
+		addrs, err := netlink.AddrList(lo, netlink.FAMILY_V4)
+		if err != nil || len(addrs) != 1 {
+			t.Errorf("addresses of lo: %v, %v", addrs, err)
 		}
 		if err := Purge(n.conf); err != nil {
 			t.Errorf("purge again: %v", err)

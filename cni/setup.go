@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -29,7 +31,36 @@ func Setup(c Conf) error {
 	return nil
 }
 
+// rangesFile holds the pod CIDRs that the node has had, one per line, for
+// Purge to find its addresses by.
+const rangesFile = "ranges"
+
+func (c *Conf) rememberRanges() error {
+	path := filepath.Join(c.StateDir, rangesFile)
+	known := c.ranges()
+	var text strings.Builder
+	for _, p := range known {
+		fmt.Fprintln(&text, p)
+	}
+	return os.WriteFile(path, []byte(text.String()), 0o600)
+}
+
+// ranges are the present pod CIDRs and the remembered ones.
+func (c *Conf) ranges() []netip.Prefix {
+	out := append([]netip.Prefix(nil), c.PodCIDRs...)
+	b, _ := os.ReadFile(filepath.Join(c.StateDir, rangesFile))
+	for _, line := range strings.Fields(string(b)) {
+		if p, err := netip.ParsePrefix(line); err == nil && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func setup(c *Conf) error {
+	if err := c.rememberRanges(); err != nil {
+		return err
+	}
 	if err := enableForwarding(c.PodCIDRs); err != nil {
 		return err
 	}
@@ -124,8 +155,9 @@ func forwarding(ranges []netip.Prefix) error {
 }
 
 // Purge removes the network from the caller's network namespace: links,
-// addresses, the nftables table and the state. Kernel parameters stay, as
-// others may rely on them by now. It goes on after an error and returns all.
+// addresses, the nftables table and the state. c needs only Name and StateDir.
+// Kernel parameters stay, as others may rely on them by now. It goes on after
+// an error and returns all.
 func Purge(c Conf) error {
 	var errs []error
 	if _, err := os.Stat(c.StateDir); err == nil {
@@ -141,7 +173,7 @@ func Purge(c Conf) error {
 		state.close()
 	}
 	if lo, err := netlink.LinkByName("lo"); err == nil {
-		for _, p := range c.PodCIDRs {
+		for _, p := range c.ranges() {
 			err := netlink.AddrDel(lo, &netlink.Addr{IPNet: ipNet(Gateway(p)), Label: label(p)})
 			if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				errs = append(errs, fmt.Errorf("take %v from the node: %w", Gateway(p), err))
