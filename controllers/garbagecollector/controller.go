@@ -154,8 +154,14 @@ func (c *Controller) handler(gvr schema.GroupVersionResource) cache.ResourceEven
 // forgotten notes that an object is gone, which spares its dependents'
 // looking for it.
 func (c *Controller) forgotten(gvr schema.GroupVersionResource, m metav1.Object) {
-	c.absent.Add(place{gvr.GroupResource(), m.GetNamespace(), m.GetName(), m.GetUID()}, true)
+	c.absent.Add(place{gvr.GroupResource(), m.GetNamespace(), m.GetName(), m.GetUID()}, deleted)
 }
+
+// What is remembered of an absent owner.
+const (
+	deleted  = "seen to go"
+	notFound = "looked for in vain"
+)
 
 // place is where a reference says that its owner is.
 type place struct {
@@ -231,12 +237,33 @@ func (c *Controller) find(ctx context.Context, s *situation, o owner) (presence,
 	case there:
 		return present, nil
 	}
-	if c.graph.elsewhere(o.ref.UID, ns) {
+	if namespaced && c.elsewhere(gvr, place{gvr.GroupResource(), ns, o.ref.Name, o.ref.UID}) {
 		c.env.Events.Eventf(c.about(s), corev1.EventTypeWarning, "OwnerRefInvalidNamespace",
 			"ownerRef [%s/%s, namespace: %s, name: %s, uid: %s] does not exist in namespace %q",
 			o.ref.APIVersion, o.ref.Kind, ns, o.ref.Name, o.ref.UID, ns)
 	}
 	return absent, nil
+}
+
+// elsewhere says that an owner which is not where its dependent looks for it
+// lives in another namespace: a mistake that the user should hear of. It
+// looks only if the owner was not seen to go.
+func (c *Controller) elsewhere(gvr schema.GroupVersionResource, at place) bool {
+	if seen, _ := c.absent.Get(at); seen == deleted {
+		return false
+	}
+	c.mu.RLock()
+	inf := c.watched[gvr]
+	c.mu.RUnlock()
+	if inf == nil {
+		return false
+	}
+	for _, o := range inf.GetStore().List() {
+		if m, ok := o.(metav1.Object); ok && m.GetUID() == at.uid {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Controller) about(s *situation) *corev1.ObjectReference {
@@ -274,7 +301,7 @@ func (c *Controller) exists(ctx context.Context, gvr schema.GroupVersionResource
 			return true, nil
 		}
 	}
-	c.absent.Add(at, true)
+	c.absent.Add(at, notFound)
 	return false, nil
 }
 

@@ -242,11 +242,3 @@ func (g *graph) dependentsOf(uid types.UID) (out []types.UID) {
 	}
 	return out
 }
-
-// elsewhere says that the graph has the object in another namespace.
-func (g *graph) elsewhere(uid types.UID, namespace string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	n := g.nodes[uid]
-	return n != nil && !n.virtual() && n.namespace != namespace
-}

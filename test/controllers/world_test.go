@@ -94,6 +94,7 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 		Loopback: w.root, Ranges: st.Kind(actions.RangeKind()), Log: w.log,
 	})
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = services.Hook()
+	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
 	w.server, err = apiserver.New(apiserver.Config{
 		Table: table, Store: func(k *api.Kind) store.Interface { return st.Kind(k) }, Authz: auth, Extensions: ext, Log: w.log,
 	})
