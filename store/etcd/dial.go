@@ -2,9 +2,13 @@ package etcd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -29,8 +33,11 @@ type DialConfig struct {
 // Client is a connection to an external cluster.
 type Client struct{ *clientv3.Client }
 
-// Dial connects to an external cluster and waits until one of its members
-// answers or ctx ends.
+// dialTimeout is how long a start waits for the cluster.
+const dialTimeout = 20 * time.Second
+
+// Dial connects to an external cluster and returns once one of its members
+// has answered; it waits for that until ctx ends, 20 s at most.
 func Dial(ctx context.Context, cfg DialConfig) (*Client, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, errors.New("no etcd endpoints given")
@@ -41,7 +48,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Client, error) {
 	lg := newZap(cfg.Log, newFailure(""))
 	c := clientv3.Config{
 		Endpoints:            cfg.Endpoints,
-		DialTimeout:          20 * time.Second,
+		DialTimeout:          dialTimeout,
 		DialKeepAliveTime:    30 * time.Second,
 		DialKeepAliveTimeout: 10 * time.Second,
 		MaxCallSendMsgSize:   4 << 20,
@@ -54,11 +61,10 @@ func Dial(ctx context.Context, cfg DialConfig) (*Client, error) {
 	}
 	if cfg.CertFile != "" || cfg.KeyFile != "" || cfg.CAFile != "" {
 		info := transport.TLSInfo{CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile, Logger: lg}
-		tls, err := info.ClientConfig()
-		if err != nil {
+		var err error
+		if c.TLS, err = info.ClientConfig(); err != nil {
 			return nil, fmt.Errorf("etcd client certificate: %w", err)
 		}
-		c.TLS = tls
 	} else {
 		for _, e := range cfg.Endpoints {
 			if strings.HasPrefix(e, "https:") {
@@ -70,11 +76,40 @@ func Dial(ctx context.Context, cfg DialConfig) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	if _, err := revision(ctx, cl); err != nil {
 		cl.Close()
-		return nil, fmt.Errorf("no etcd member at %s answers: %w", strings.Join(cfg.Endpoints, ", "), err)
+		return nil, fmt.Errorf("no etcd member at %s answers: %w", strings.Join(cfg.Endpoints, ", "), errors.Join(err, probe(cfg.Endpoints[0], c.TLS)))
 	}
 	return &Client{cl}, nil
+}
+
+// probe says what a bare connection meets, which the client keeps to itself.
+func probe(endpoint string, cfg *tls.Config) error {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, time.Second)
+	if err != nil || cfg == nil {
+		return err
+	}
+	defer conn.Close()
+	cfg = cfg.Clone()
+	cfg.ServerName = u.Hostname()
+	c := tls.Client(conn, cfg)
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if err := c.Handshake(); err != nil {
+		return err
+	}
+	// A server that refuses our certificate says so only now.
+	if _, err := c.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return nil
 }
 
 // Revision returns a revision at least as great as that of every write
