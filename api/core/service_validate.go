@@ -354,9 +354,12 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	return append(errs, validateService(s)...)
 }
 
-func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
+func validateServiceStatus(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
 	path := statusPath.Child("loadBalancer", "ingress")
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 && !equal(s.Status.LoadBalancer, old.Status.LoadBalancer) {
+		return field.ErrorList{field.Forbidden(path, "may only be used when `spec.type` is \"LoadBalancer\"")}
+	}
 	for i, in := range s.Status.LoadBalancer.Ingress {
 		p := path.Index(i)
 		if in.IP != "" {
