@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/grpclog"
 
 	"github.com/coxswain/cox/internal/cgroup"
+	"github.com/coxswain/cox/internal/memory"
 	"github.com/coxswain/cox/internal/rotate"
 )
 
@@ -106,6 +107,9 @@ func run(o options) error {
 		return err
 	}
 	report(o.readyFD, "ready\n")
+	if err := memory.Release(); err != nil {
+		log.L.WithError(err).Warn("cannot release memory")
+	}
 	log.L.Info("ready")
 	<-ctx.Done()
 	s.Stop()

@@ -1,0 +1,52 @@
+// Package memory gives back what a process has mapped and does not need for
+// now.
+package memory
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Release returns unused heap to the kernel and unmaps the pages of the
+// program's code and constants, most of which only its start has touched:
+// what is needed later comes back from the page cache, page by page. It is
+// worth calling once when a process has become ready.
+func Release() error {
+	debug.FreeOSMemory()
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var errs []error
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		// "400000-123000 r-xp 00000000 fd:00 131 /path"
+		fields := strings.Fields(s.Text())
+		// Never what is writable: changes in it exist nowhere else.
+		if len(fields) < 6 || strings.Contains(fields[1], "w") || strings.Join(fields[5:], " ") != exe {
+			continue
+		}
+		from, to, ok := strings.Cut(fields[0], "-")
+		start, err1 := strconv.ParseUint(from, 16, 64)
+		end, err2 := strconv.ParseUint(to, 16, 64)
+		if !ok || err1 != nil || err2 != nil || end <= start {
+			continue
+		}
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED); errno != 0 {
+			errs = append(errs, fmt.Errorf("release %s: %w", fields[0], errno))
+		}
+	}
+	return errors.Join(append(errs, s.Err())...)
+}
