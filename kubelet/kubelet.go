@@ -223,10 +223,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 
 // begin takes in the API's pods and clears away what belongs to none.
 func (k *Kubelet) begin() {
-	k.mu.Lock()
-	k.apiReady = true
-	k.mu.Unlock()
-	k.pods.OnChange(func(pod, old *corev1.Pod) {
+	_, err := k.pods.OnChange(func(pod, old *corev1.Pod) {
 		switch {
 		case pod == nil:
 			k.podGone(old)
@@ -237,10 +234,18 @@ func (k *Kubelet) begin() {
 			k.podChanged(pod)
 		}
 	})
-	// The handler has seen every pod of the informer when this returns.
+	if err != nil {
+		k.log.Error("cannot follow the API's pods", "error", err)
+		return
+	}
+	// The handler is told of the pods in its own time; whoever clears orphans
+	// must know them all now.
 	for _, pod := range k.pods.List("", nil) {
 		k.podChanged(pod)
 	}
+	k.mu.Lock()
+	k.apiReady = true
+	k.mu.Unlock()
 	k.clearOrphans()
 }
 

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coxswain/cox/client"
@@ -90,7 +91,7 @@ func (n *nodeManager) run(ctx context.Context) {
 			}
 			wait, pause = pause, min(2*pause, leaseRenewal)
 		case !n.ready:
-			wait, pause = pause, min(2*pause, time.Second)
+			wait, pause = pause, min(pause*3/2, time.Second)
 		default:
 			pause = 20 * time.Millisecond
 		}
@@ -113,6 +114,9 @@ func (n *nodeManager) step(ctx context.Context) error {
 		version, err = n.k.cfg.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
 	}
 	problem := runtimeProblem(status, err)
+	if n.due() {
+		n.imagesOK.Store(false) // others import images too
+	}
 	if problem == "" && !n.imagesOK.Swap(true) {
 		if err := n.listImages(ctx); err != nil {
 			n.imagesOK.Store(false)
@@ -264,8 +268,7 @@ func (n *nodeManager) report(ctx context.Context, node *corev1.Node, version *ru
 		f.runtime = node.Status.NodeInfo.ContainerRuntimeVersion
 	}
 	setNodeStatus(want, f)
-	due := n.reported.IsZero() || n.k.cfg.Clock.Since(n.reported) >= statusReport
-	if !due && sameNodeStatus(&node.Status, &want.Status) {
+	if !n.due() && sameNodeStatus(&node.Status, &want.Status) {
 		return nil
 	}
 	for i := range want.Status.Conditions {
@@ -281,6 +284,11 @@ func (n *nodeManager) report(ctx context.Context, node *corev1.Node, version *ru
 	n.reported = n.k.cfg.Clock.Now()
 	n.remember(out)
 	return nil
+}
+
+// due says that the status is reported whether it changed or not.
+func (n *nodeManager) due() bool {
+	return n.reported.IsZero() || n.k.cfg.Clock.Since(n.reported) >= statusReport
 }
 
 // sameNodeStatus compares two statuses but for their heartbeats.
@@ -309,7 +317,7 @@ func (n *nodeManager) tell(old, now *corev1.Node) {
 
 // nodeRef names the node in events; by custom its uid there is its name.
 func nodeRef(name string) *corev1.ObjectReference {
-	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: "" + uidOf(name)}
+	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: types.UID(name)}
 }
 
 // renew keeps the node's lease.

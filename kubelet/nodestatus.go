@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/kubelet/cgroups"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -139,7 +138,7 @@ func diskSize(path string) int64 {
 }
 
 // pressure is what the node runs short of.
-type pressure struct{ memory, disk, pids bool }
+type pressure struct{ memory, disk bool }
 
 // readPressure holds the node against upstream's default limits of hard
 // eviction.
@@ -293,7 +292,8 @@ func setNodeConditions(st *corev1.NodeStatus, f *statusFacts) {
 		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
 	set(corev1.NodeDiskPressure, f.pressure.disk, false, "KubeletHasDiskPressure", "kubelet has disk pressure",
 		"KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-	set(corev1.NodePIDPressure, f.pressure.pids, false, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+	set(corev1.NodePIDPressure, false, // no limit by default
+		false, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
 		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	set(corev1.NodeReady, f.problem != "", true, "KubeletNotReady", f.problem, "KubeletReady", "kubelet is posting ready status")
 }
@@ -306,8 +306,6 @@ func findNodeCondition(l []corev1.NodeCondition, t corev1.NodeConditionType) *co
 	}
 	return nil
 }
-
-func uidOf(name string) types.UID { return types.UID(name) }
 
 // treeResources bounds all pods together.
 func (k *Kubelet) treeResources() cgroups.Resources {

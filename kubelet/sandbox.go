@@ -1,7 +1,9 @@
 package kubelet
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -19,6 +21,11 @@ import (
 // sandboxConfig is what the runtime is told about a pod. It is the same for
 // the sandbox itself and for each container in it.
 func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		// Running it as the host's users instead would take away what the pod
+		// relies on.
+		return nil, errors.New("hostUsers: false is not supported by this kubelet")
+	}
 	host, err := readResolver(k.cfg.ResolvConf)
 	if err != nil {
 		return nil, err
@@ -175,6 +182,9 @@ func (k *Kubelet) writeHosts(pod *corev1.Pod, ips []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(k.volumes.PodDir(pod.UID), "etc-hosts")
-	return path, os.WriteFile(path, hostsFile(pod, ips, name, sub, base), 0o644)
+	path, want := filepath.Join(k.volumes.PodDir(pod.UID), "etc-hosts"), hostsFile(pod, ips, name, sub, base)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, want) {
+		return path, nil // other containers may be reading it
+	}
+	return path, os.WriteFile(path, want, 0o644)
 }

@@ -61,6 +61,10 @@ func (k *Kubelet) newWorker(pod *corev1.Pod, static bool) *worker {
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
 	old := w.state.Pod
+	if newer(pod, old) != pod {
+		w.mu.Unlock()
+		return // it is told of in two ways, and the other was faster
+	}
 	w.state.Pod = pod
 	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
 		w.state.VolumesStale = true
@@ -127,8 +131,11 @@ func (w *worker) objectChanged(config bool, key objectKey) {
 	}
 }
 
-// sync plans and sets the plan's operations going. It never blocks.
-func (w *worker) sync() {
+// sync plans and sets the plan's operations going. It never blocks. A panic
+// costs this round only.
+func (w *worker) sync() { w.k.guard("plan", w.step) }
+
+func (w *worker) step() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.done || w.ctx.Err() != nil {
