@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"github.com/coxswain/cox/dns"
 	"github.com/coxswain/cox/internal/component"
 	"github.com/coxswain/cox/kubelet"
+	kubeletserver "github.com/coxswain/cox/kubelet/server"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/proxy"
 	"github.com/coxswain/cox/runtime"
@@ -111,12 +113,39 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 		return err
 	}
 	n.kubelet = k
+	api, err := n.kubeletAPI(k, me)
+	if err != nil {
+		return fmt.Errorf("the kubelet's API: %w", err)
+	}
 	n.group.Go("kubelet", k.Run)
+	n.group.Go("kubelet-api", func(ctx context.Context) error {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", c.KubeletPort))
+		if err != nil {
+			return fmt.Errorf("the kubelet's API cannot listen: %w; choose another port with --kubelet-port", err)
+		}
+		return api.Serve(ctx, l)
+	})
 	n.group.Go("pod-network", func(ctx context.Context) error { return n.runNetwork(ctx, me) })
 	n.group.Go("proxy", func(ctx context.Context) error { return n.runProxy(ctx, door) })
 	go n.demoImage(ctx)
 	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, door) })
 	return nil
+}
+
+// kubeletAPI makes the HTTPS API through which logs and shells are reached.
+func (n *localNode) kubeletAPI(k *kubelet.Kubelet, me client.Interface) (*kubeletserver.Server, error) {
+	c := n.cfg
+	_, serving, err := n.bundle.Node(c.NodeName, []string{c.NodeName}, []net.IP{net.ParseIP(c.NodeIP)})
+	if err != nil {
+		return nil, err
+	}
+	runtimeService, imageService := n.runtime.CRI()
+	return kubeletserver.New(kubeletserver.Config{
+		Node: k, Runtime: runtimeService, Images: imageService, Client: me,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return serving.Certificate() },
+		ClientCAs:      n.bundle.CA.Pool,
+		RootDir:        c.dir("kubelet"), Log: n.log.With("component", "kubelet-api"),
+	})
 }
 
 // demoImage imports the images of the README's tour, once per data directory.

@@ -26,6 +26,7 @@ import (
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/internal/footprint"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/scheduler"
 
@@ -55,6 +56,10 @@ func serverCommand() *cobra.Command {
 	c.flags(cmd.Flags())
 	return cmd
 }
+
+// settled is when what begins with a start (first pods, image imports) is
+// usually over.
+const settled = 5 * time.Second
 
 // report tells whoever started the server how far it is: lines of JSON on the
 // descriptor that COX_REPORT_FD names, and the log.
@@ -150,7 +155,11 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 		return err
 	}
 	rep.ready()
-	time.AfterFunc(3*time.Second, debug.FreeOSMemory)
+	time.AfterFunc(settled, func() {
+		if err := footprint.Trim(); err != nil {
+			log.Debug("memory of the start was not given back", "error", err)
+		}
+	})
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
