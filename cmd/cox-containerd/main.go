@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
 	"github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -107,9 +108,7 @@ func run(o options) error {
 		return err
 	}
 	report(o.readyFD, "ready\n")
-	if err := memory.Release(); err != nil {
-		log.L.WithError(err).Warn("cannot release memory")
-	}
+	go memory.ReleaseWhenIdle(ctx, time.Minute, func(err error) { log.L.WithError(err).Warn("cannot release memory") })
 	log.L.Info("ready")
 	<-ctx.Done()
 	s.Stop()
