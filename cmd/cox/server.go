@@ -26,7 +26,7 @@ import (
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/internal/component"
-	"github.com/coxswain/cox/internal/footprint"
+	"github.com/coxswain/cox/internal/memory"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/scheduler"
 
@@ -156,7 +156,7 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 	}
 	rep.ready()
 	time.AfterFunc(settled, func() {
-		if err := footprint.Trim(); err != nil {
+		if err := memory.Release(); err != nil {
 			log.Debug("memory of the start was not given back", "error", err)
 		}
 	})
