@@ -8,7 +8,6 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -139,32 +138,11 @@ func (r *resource) fromHub(obj runtime.Object) (runtime.Object, error) {
 	return out, nil
 }
 
-// predicate makes the store's predicate of a request's selectors.
+// predicate makes the store's predicate of a request's selectors. What they
+// see of an object is left to the store, which then looks once for all
+// watches of a kind.
 func (r *resource) predicate(o *client.Options) store.Predicate {
-	p := store.Predicate{Label: o.LabelSelector, Field: o.FieldSelector}
-	if p.Field == nil || p.Field.Empty() {
-		p.Field = nil
-		p.Attrs = func(obj runtime.Object) (labels.Set, fields.Set) {
-			return accessor(obj).GetLabels(), nil
-		}
-		return p
-	}
-	p.Attrs = func(obj runtime.Object) (labels.Set, fields.Set) {
-		m := accessor(obj)
-		var set fields.Set
-		if r.Fields != nil {
-			set = r.Fields(obj)
-		}
-		if set == nil {
-			set = fields.Set{}
-		}
-		set["metadata.name"] = m.GetName()
-		if r.Namespaced {
-			set["metadata.namespace"] = m.GetNamespace()
-		}
-		return m.GetLabels(), set
-	}
-	return p
+	return store.Predicate{Label: o.LabelSelector, Field: o.FieldSelector}
 }
 
 // checkFields refuses a selector on a field that the kind does not offer.

@@ -47,19 +47,25 @@ func (d *direct) attrs(obj runtime.Object) (labels.Set, fields.Set) {
 	if !ok {
 		return nil, nil
 	}
-	var f fields.Set
+	var set fields.Set
 	if d.kind.Fields != nil {
-		f = d.kind.Fields(obj)
+		set = d.kind.Fields(obj)
 	}
-	set := make(fields.Set, len(f)+2)
-	for k, v := range f {
-		set[k] = v
+	if set == nil {
+		set = make(fields.Set, 2)
 	}
 	set["metadata.name"] = o.GetName()
 	if d.kind.Namespaced {
 		set["metadata.namespace"] = o.GetNamespace()
 	}
 	return o.GetLabels(), set
+}
+
+func labelsOnly(obj runtime.Object) (labels.Set, fields.Set) {
+	if o, ok := obj.(api.Object); ok {
+		return o.GetLabels(), nil
+	}
+	return nil, nil
 }
 
 // entry decodes a stored value.
@@ -202,6 +208,9 @@ func (d *direct) listError(err error, plan listPlan, start string) error {
 func (d *direct) predicate(p Predicate) Predicate {
 	if p.Attrs == nil {
 		p.Attrs = d.attrs
+		if p.Field == nil || p.Field.Empty() {
+			p.Attrs = labelsOnly
+		}
 	}
 	return p
 }

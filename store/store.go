@@ -76,7 +76,9 @@ type Preconditions struct {
 }
 
 // Predicate selects objects; nil selectors select everything. Attrs returns
-// an object's labels and selectable fields.
+// an object's labels and selectable fields; nil leaves that to the kind's row,
+// which lets the watches of a kind share the answer and be found by the
+// fields they ask for.
 type Predicate struct {
 	Label labels.Selector
 	Field fields.Selector
