@@ -9,11 +9,14 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
 )
 
 // Election is how a component competes for a Lease. Components of upstream
@@ -63,7 +66,8 @@ func orDefault(d, or time.Duration) time.Duration {
 func (e *Election) term(ctx context.Context, run func(ctx context.Context) error) error {
 	// The elector outlives the component, so that the Lease stays ours until
 	// the component has stopped: its context does not end with ctx.
-	electorCtx, stopElector := context.WithCancel(context.WithoutCancel(ctx))
+	electorCtx := klog.NewContext(context.WithoutCancel(ctx), logr.FromSlogHandler(e.Log.Handler()))
+	electorCtx, stopElector := context.WithCancel(electorCtx)
 	defer stopElector()
 	lock := &leaseLock{e: e}
 	started, done := make(chan struct{}), make(chan struct{})
@@ -185,14 +189,21 @@ func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRec
 func (l *leaseLock) release(timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	r, _, err := l.Get(ctx)
-	if err != nil || r.HolderIdentity != l.e.Identity {
-		return err
+	for {
+		r, _, err := l.Get(ctx)
+		if err != nil || r.HolderIdentity != l.e.Identity {
+			return err
+		}
+		now := metav1.Now()
+		err = l.Update(ctx, resourcelock.LeaderElectionRecord{
+			LeaderTransitions: r.LeaderTransitions, LeaseDurationSeconds: 1, RenewTime: now, AcquireTime: now,
+		})
+		// The last renewal, cut off by the end of its context, may still have
+		// been written meanwhile.
+		if !apierrors.IsConflict(err) || ctx.Err() != nil {
+			return err
+		}
 	}
-	now := metav1.Now()
-	return l.Update(ctx, resourcelock.LeaderElectionRecord{
-		LeaderTransitions: r.LeaderTransitions, LeaseDurationSeconds: 1, RenewTime: now, AcquireTime: now,
-	})
 }
 
 // RecordEvent is called by the elector, in its own goroutine, when it begins
