@@ -76,7 +76,12 @@ func Import(ctx context.Context, conn *grpc.ClientConn, r io.Reader, name string
 	defer done(context.WithoutCancel(ctx))
 	found, err := c.Import(ctx, r, containerd.WithImageRefTranslator(translator(name)), containerd.WithDiscardUnpackedLayers(),
 		containerd.WithImageLabels(map[string]string{"io.cri-containerd.image": "managed"}))
-	if err != nil {
+	switch {
+	case errors.Is(err, images.ErrEmptyWalk):
+		return nil, fmt.Errorf("the archive holds no image for %s", platforms.DefaultString())
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, fmt.Errorf("the file is not a whole OCI or docker archive: %w", err)
+	case err != nil:
 		return nil, fmt.Errorf("import: %w", err)
 	}
 	if len(found) == 0 {
