@@ -129,8 +129,12 @@ func (n *nodeManager) step(ctx context.Context) error {
 	if err := n.report(ctx, node, version, problem); err != nil {
 		return err
 	}
-	if err := n.renew(ctx, node); err != nil {
+	renewed, err := n.renew(ctx, node)
+	if err != nil {
 		return err
+	}
+	if renewed {
+		n.k.rotateLogs(ctx)
 	}
 	if n.ready = problem == ""; n.ready {
 		select {
@@ -320,19 +324,19 @@ func nodeRef(name string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: types.UID(name)}
 }
 
-// renew keeps the node's lease.
-func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) error {
+// renew keeps the node's lease; false means that it was not time yet.
+func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) (bool, error) {
 	leases := client.Leases.In(n.k.cfg.Client, corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(n.k.cfg.Clock.Now())
 	if n.leased != nil && now.Sub(n.leased.Spec.RenewTime.Time) < leaseRenewal-time.Second {
-		return nil // only nudged
+		return false, nil // only nudged
 	}
 	seconds := int32(leaseSeconds)
 	lease := n.leased
 	if lease == nil {
 		got, err := leases.Get(ctx, n.k.cfg.NodeName)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("read the node's lease: %w", err)
+			return false, fmt.Errorf("read the node's lease: %w", err)
 		}
 		if err == nil {
 			lease = got
@@ -354,9 +358,9 @@ func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) error {
 	}
 	if err != nil {
 		n.leased = nil // read it again
-		return fmt.Errorf("renew the node's lease: %w", err)
+		return false, fmt.Errorf("renew the node's lease: %w", err)
 	}
-	return nil
+	return true, nil
 }
 
 // newNode makes the object that registers the node.

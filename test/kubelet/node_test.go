@@ -108,7 +108,9 @@ func TestStatic(t *testing.T) {
 	}
 	// A changed manifest is another pod.
 	write("sleep 2000")
-	w.until(name, "replaced", func(n *corev1.Pod) bool { return n != nil && n.UID != p.UID && isReady(n) && status(n, "c").ContainerID != id })
+	w.until(name, "replaced", func(n *corev1.Pod) bool {
+		return n != nil && n.UID != p.UID && isReady(n) && status(n, "c").ContainerID != id
+	})
 	w.must(os.Remove(filepath.Join(w.static, "fixed.yaml")))
 	w.until(name, "gone", gone)
 	w.empty()

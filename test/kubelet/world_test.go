@@ -45,7 +45,7 @@ const nodeName = "node-1"
 
 // world is one node with everything below and above its kubelet.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	root    client.Interface
 	rt      *runtime.Runtime
 	rtCfg   runtime.Config
@@ -58,7 +58,7 @@ type world struct {
 
 var admin = client.User{Name: "admin", Groups: []string{"system:masters"}}
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, rtCfg: runtimetest.Config(t), dir: t.TempDir()}
 	level := slog.LevelInfo
@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 // testLog drops what is logged after the end of the test.
 type testLog struct {
 	mu sync.Mutex
-	t  *testing.T
+	t  testing.TB
 }
 
 func (l *testLog) Write(b []byte) (int, error) {
