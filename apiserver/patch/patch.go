@@ -5,6 +5,7 @@
 package patch
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -101,16 +102,29 @@ func unprocessable(err error) error {
 // Applied reads the configuration of a server-side apply, which is YAML or
 // JSON. strict is what strict field validation refuses.
 func Applied(patch []byte) (obj *unstructured.Unstructured, strict, err error) {
-	obj = &unstructured.Unstructured{Object: map[string]any{}}
-	js, err := yaml.YAMLToJSON(patch)
-	if err == nil {
-		err = kjson.UnmarshalCaseSensitivePreserveInts(js, &obj.Object)
+	obj = &unstructured.Unstructured{}
+	js := patch
+	if !bytes.HasPrefix(bytes.TrimLeft(patch, " \t\r\n"), []byte{'{'}) {
+		if js, err = yaml.YAMLToJSON(patch); err != nil {
+			return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		}
+		_, strict = yaml.YAMLToJSONStrict(patch)
+	}
+	dups, err := kjson.UnmarshalStrict(js, &obj.Object, kjson.DisallowDuplicateFields)
+	if err != nil {
+		// A flow mapping begins like JSON and need not be JSON.
+		if js, yerr := yaml.YAMLToJSON(patch); yerr == nil {
+			dups, err = kjson.UnmarshalStrict(js, &obj.Object, kjson.DisallowDuplicateFields)
+		}
 	}
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
-	if _, err := yaml.YAMLToJSONStrict(patch); err != nil {
-		strict = err
+	if strict == nil {
+		strict = errors.Join(dups...)
+	}
+	if obj.Object == nil {
+		obj.Object = map[string]any{}
 	}
 	return obj, strict, nil
 }
