@@ -1,0 +1,186 @@
+package store
+
+import (
+	"math/rand/v2"
+	"strconv"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/coxswain/cox/store/etcd"
+)
+
+// TestRing holds the ring against a plain slice.
+func TestRing(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		limit := History{Age: time.Duration(rnd.IntN(50)), Bytes: int64(rnd.IntN(20000)), Least: 1 + rnd.IntN(20)}
+		r := ring{limit: limit}
+		r.reset(10)
+		var all []*change
+		rev, when := int64(10), time.Unix(0, 0)
+		for range 300 {
+			rev += int64(rnd.IntN(3)) // a revision may have several changes
+			if len(all) == 0 {
+				rev = max(rev, 11)
+			}
+			when = when.Add(time.Duration(rnd.IntN(3)))
+			c := &change{rev: rev, when: when, entry: &Entry{size: int32(rnd.IntN(1000))}}
+			all = append(all, c)
+			r.add(c)
+
+			kept := all[len(all)-r.n:]
+			for i, want := range kept {
+				if r.get(r.first+int64(i)) != want {
+					t.Fatal("the ring holds other changes")
+				}
+			}
+			if r.next() != int64(len(all)) {
+				t.Fatalf("next is %d after %d changes", r.next(), len(all))
+			}
+			floor := int64(10)
+			if n := len(all) - r.n; n > 0 {
+				floor = all[n-1].rev
+			}
+			if r.floor != floor {
+				t.Fatalf("floor %d, want %d", r.floor, floor)
+			}
+			if r.n > limit.Least && (r.bytes > limit.Bytes || when.Sub(kept[0].when) > limit.Age) {
+				t.Fatalf("%d changes of %d bytes are too many", r.n, r.bytes)
+			}
+			from := floor + int64(rnd.IntN(int(rev-floor)+2))
+			n := r.after(from)
+			if n < r.next() && r.get(n).rev <= from || n > r.first && r.get(n-1).rev > from {
+				t.Fatalf("after(%d) is %d", from, n)
+			}
+		}
+	}
+}
+
+// TestEncodingsBound keeps within the bound what is used.
+func TestEncodingsBound(t *testing.T) {
+	const size, room = 100, 20
+	b := newEncodings(size * room)
+	entries := make([]*Entry, 200)
+	for n := range entries {
+		entries[n] = &Entry{encodings: encodings{bound: b}}
+		if _, err := entries[n].Encoded(Format{Media: "json"}, func() ([]byte, error) { return make([]byte, size), nil }); err != nil {
+			t.Fatal(err)
+		}
+		entries[0].encodings.peek(Format{Media: "json"}) // asked for all the time
+	}
+	kept := 0
+	for _, e := range entries {
+		for _, enc := range e.encodings.list {
+			kept += len(enc.bytes)
+		}
+	}
+	if kept > size*room || kept != int(b.used) {
+		t.Errorf("%d bytes are kept, %d counted, %d allowed", kept, b.used, size*room)
+	}
+	if entries[0].encodings.peek(Format{Media: "json"}) == nil {
+		t.Error("the one in use was dropped")
+	}
+	if entries[len(entries)-1].encodings.peek(Format{Media: "json"}) == nil {
+		t.Error("the newest was dropped")
+	}
+}
+
+// TestCompactor plays two servers that share the work, as upstream's do.
+func TestCompactor(t *testing.T) {
+	srv, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	ctx := t.Context()
+	put := func() int64 {
+		resp, err := srv.Put(ctx, "/registry/x", "y")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Header.Revision
+	}
+	round := func(c *compactor) {
+		if err := c.round(ctx, srv); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark := func() (value string, version int64) {
+		resp, err := srv.Get(ctx, compactKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(resp.Kvs) == 0 {
+			return "", 0
+		}
+		return string(resp.Kvs[0].Value), resp.Kvs[0].Version
+	}
+	readable := func(rev int64) bool {
+		_, err := srv.Get(ctx, "/registry/x", clientv3.WithRev(rev))
+		return err == nil
+	}
+	var a, b compactor
+	first := put()
+	round(&a) // a makes the mark
+	if _, v := mark(); v != 1 || !readable(first) {
+		t.Fatalf("mark %d; nothing is old yet", v)
+	}
+	round(&b) // b sees that a was first
+	if _, v := mark(); v != 1 {
+		t.Fatalf("mark %d", v)
+	}
+	idle := b.revision
+	round(&a)
+	round(&b) // nothing has changed: no work
+	if _, v := mark(); v != 1 || b.revision != idle {
+		t.Fatalf("mark %d although nothing has changed", v)
+	}
+	put()
+	last := put()
+	round(&b) // compacts to where the history stood a round ago
+	value, v := mark()
+	if v != 2 || value != strconv.FormatInt(idle, 10) {
+		t.Fatalf("mark %q %d, want %d", value, v, idle)
+	}
+	if readable(first) || !readable(idle) || !readable(last) {
+		t.Errorf("readable: %v %v %v", readable(first), readable(idle), readable(last))
+	}
+	round(&a) // a lost this one
+	if _, v := mark(); v != 2 {
+		t.Fatalf("mark %d", v)
+	}
+}
+
+func TestContinueToken(t *testing.T) {
+	for _, start := range []string{"a\x00", "ns/a\x00", "ns/ä b\x00"} {
+		tok, err := encodeContinue(start, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, rev, err := decodeContinue(tok)
+		if err != nil || got != start || rev != 7 {
+			t.Errorf("%q came back as %q, %d, %v", start, got, rev, err)
+		}
+	}
+}
+
+func FuzzContinueToken(f *testing.F) {
+	f.Add("eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiJhIn0")
+	f.Fuzz(func(t *testing.T, tok string) {
+		start, rev, err := decodeContinue(tok)
+		if err == nil && (rev == 0 || start == "" || start[0] == '/') {
+			t.Errorf("accepted %q %d", start, rev)
+		}
+	})
+}
+
+func FuzzSpliceRevision(f *testing.F) {
+	f.Add([]byte("k8s\x00\x0a\x00\x12\x00\x1a\x00\x22\x00"), int64(5))
+	f.Fuzz(func(t *testing.T, b []byte, rev int64) {
+		if out, ok := SpliceRevision(b, rev); ok && len(out) <= len(b) {
+			t.Error("nothing was added")
+		}
+	})
+}
