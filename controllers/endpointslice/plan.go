@@ -184,8 +184,8 @@ func endpoint(s *corev1.Service, p *corev1.Pod, ip string, zoneOf func(string) s
 }
 
 // reconcile spreads a group's endpoints over its slices. Those that are in a
-// slice stay there; new ones fill slices that change anyway, then the fullest
-// slice that takes them all, then new slices.
+// slice stay there; new ones fill slices that change anyway, then whole new
+// slices, and the remainder the fullest slice that takes it all.
 func (g *group) reconcile(plan *Plan, s *corev1.Service) {
 	var changed, same []*discoveryv1.EndpointSlice // changed are copies
 	labels := sliceLabels(s)
@@ -227,18 +227,22 @@ func (g *group) reconcile(plan *Plan, s *corev1.Service) {
 	for _, c := range changed {
 		rest = fill(c, rest)
 	}
-	if len(rest) > 0 && len(rest) < maxEndpoints {
-		if c := fullestFor(same, len(rest)); c != nil {
-			same = slices.DeleteFunc(same, func(x *discoveryv1.EndpointSlice) bool { return x == c })
-			c = c.DeepCopy()
-			rest = fill(c, rest)
-			changed = append(changed, c)
-		}
-	}
-	for len(rest) > 0 {
+	create := func() {
 		c := newSlice(s, g.family, g.ports, labels)
 		rest = fill(c, rest)
 		plan.Create = append(plan.Create, c)
+	}
+	for len(rest) >= maxEndpoints {
+		create()
+	}
+	if len(rest) > 0 {
+		if c := fullestFor(same, len(rest)); c != nil {
+			c = c.DeepCopy()
+			rest = fill(c, rest)
+			changed = append(changed, c)
+		} else {
+			create()
+		}
 	}
 	for _, c := range changed {
 		if len(c.Endpoints) == 0 {
