@@ -12,7 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
+	"golang.org/x/sync/errgroup"
 )
 
 //go:embed assets
@@ -57,21 +58,24 @@ func DemoImage() (io.Reader, error) {
 // content. A program that is there already is not touched: it may be running.
 func extract(dir string) (helpers, error) {
 	var h helpers
-	var err error
-	if h.containerd, err = extractOne(dir, "cox-containerd", nil); err != nil {
-		return h, err
-	}
-	// The same file under three names: containerd finds the CNI plugin by its
-	// name, and by the runtime's the shim of a container it recovers.
-	if h.shim, err = extractOne(dir, "cox-shim", []string{CNIPlugin, "containerd-shim-runc-v2"}); err != nil {
-		return h, err
-	}
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		h.containerd, err = extractOne(dir, "cox-containerd", nil)
+		return err
+	})
+	g.Go(func() (err error) {
+		// The same file under three names: containerd finds the CNI plugin by
+		// its name, and by the runtime's the shim of a container it recovers.
+		h.shim, err = extractOne(dir, "cox-shim", []string{CNIPlugin, "containerd-shim-runc-v2"})
+		return err
+	})
+	err := g.Wait()
 	h.shimDir = filepath.Dir(h.shim)
-	return h, nil
+	return h, err
 }
 
 func extractOne(dir, name string, links []string) (string, error) {
-	file, hash, err := asset(name, ".zst")
+	file, hash, err := asset(name, ".s2")
 	if err != nil {
 		return "", err
 	}
@@ -118,11 +122,6 @@ func unpack(file, to string) error {
 	if err != nil {
 		return err
 	}
-	dec, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(2))
-	if err != nil {
-		return errors.Join(err, out.Close())
-	}
-	defer dec.Close()
-	_, err = io.Copy(out, dec)
+	_, err = io.Copy(out, s2.NewReader(in))
 	return errors.Join(err, out.Close())
 }

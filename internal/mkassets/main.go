@@ -17,7 +17,7 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
 
 	"github.com/coxswain/cox/runtime/archive"
 )
@@ -47,7 +47,7 @@ func run(out, arch, demo string, programs []string) error {
 		if err != nil {
 			return err
 		}
-		if err := put(out, filepath.Base(path), b, z, ".zst"); err != nil {
+		if err := put(out, filepath.Base(path), b, z, ".s2"); err != nil {
 			return err
 		}
 	}
@@ -81,7 +81,7 @@ func run(out, arch, demo string, programs []string) error {
 func put(dir, name string, content, stored []byte, ext string) error {
 	sum := sha256.Sum256(content)
 	path := filepath.Join(dir, fmt.Sprintf("%s.%x%s", name, sum[:8], ext))
-	old, err := filepath.Glob(filepath.Join(dir, name+".*"+ext))
+	old, err := filepath.Glob(filepath.Join(dir, name+".*.*"))
 	if err != nil {
 		return err
 	}
@@ -96,15 +96,13 @@ func put(dir, name string, content, stored []byte, ext string) error {
 	return os.WriteFile(path, stored, 0o644)
 }
 
+// compress favours speed over size: unpacking is part of the first start.
 func compress(b []byte) ([]byte, error) {
 	var out bytes.Buffer
-	w, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
-	if err != nil {
-		return nil, err
-	}
+	w := s2.NewWriter(&out, s2.WriterBestCompression(), s2.WriterBlockSize(4<<20))
 	if _, err := io.Copy(w, bytes.NewReader(b)); err != nil {
 		return nil, err
 	}
-	err = w.Close()
+	err := w.Close()
 	return out.Bytes(), err
 }
