@@ -145,7 +145,7 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: cfg, log: cfg.Log.With("component", "kubelet"), cgroups: cg,
+		cfg: cfg, log: cfg.Log, cgroups: cg,
 		volumes: volumes.NewManager(filepath.Join(cfg.RootDir, "pods")),
 		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
 		facts:   nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},

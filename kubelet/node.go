@@ -85,6 +85,9 @@ func (n *nodeManager) run(ctx context.Context) {
 		err := n.step(ctx)
 		wait := leaseRenewal
 		switch {
+		case apierrors.IsConflict(err):
+			// Someone else wrote the node since it was read: read it again.
+			wait = 0
 		case err != nil:
 			if ctx.Err() == nil {
 				n.k.log.Warn("cannot report the node, will retry", "error", err)
@@ -228,9 +231,6 @@ func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 		if apierrors.IsAlreadyExists(err) {
 			node, err = nodes.Get(ctx, n.k.cfg.NodeName)
 		}
-		if err == nil {
-			n.k.recorder.Event(nodeRef(n.k.cfg.NodeName), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
-		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("register the node: %w", err)
@@ -240,6 +240,9 @@ func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 		if node, err = nodes.Update(ctx, want); err != nil {
 			return nil, fmt.Errorf("update the node: %w", err)
 		}
+	}
+	if n.current() == nil {
+		n.k.recorder.Event(nodeRef(n.k.cfg.NodeName), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	}
 	n.remember(node)
 	return node, nil
