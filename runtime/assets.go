@@ -112,6 +112,41 @@ func extractOne(dir, name string, links []string) (string, error) {
 	return program, nil
 }
 
+// removeOld removes the programs of other versions that no process runs any
+// more; the shims of running pods keep theirs.
+func removeOld(dir string, h helpers) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{filepath.Base(filepath.Dir(h.containerd)): true, filepath.Base(h.shimDir): true}
+	var old []string
+	for _, e := range entries {
+		if n := e.Name(); !keep[n] && (strings.HasPrefix(n, "cox-containerd-") || strings.HasPrefix(n, "cox-shim-")) {
+			old = append(old, filepath.Join(dir, n))
+		}
+	}
+	if len(old) == 0 {
+		return nil
+	}
+	running, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return err
+	}
+	inUse := map[string]bool{}
+	for _, exe := range running {
+		program, _ := os.Readlink(exe)
+		inUse[filepath.Dir(program)] = true
+	}
+	var errs []error
+	for _, o := range old {
+		if !inUse[o] {
+			errs = append(errs, os.RemoveAll(o))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func unpack(file, to string) error {
 	in, err := assets.Open(file)
 	if err != nil {

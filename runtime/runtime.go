@@ -91,6 +91,9 @@ func Start(ctx context.Context, cfg Config) (*Runtime, error) {
 		r.conn.Close()
 		return nil, err
 	}
+	if err := removeOld(cfg.AssetsDir, r.helpers); err != nil {
+		cfg.Log.Warn("programs of another version are left", "err", err)
+	}
 	ctx, r.cancel = context.WithCancel(ctx)
 	go r.supervise(ctx, p)
 	if cfg.SandboxImage == PauseImage {
