@@ -31,6 +31,14 @@ type Door struct {
 	revision int64
 	objects  map[schema.GroupResource]map[string]client.Object
 	watchers map[*watcher]bool
+	history  []change
+}
+
+type change struct {
+	gr       schema.GroupResource
+	revision int64
+	obj      client.Object
+	ev       watch.EventType
 }
 
 type watcher struct {
@@ -76,10 +84,16 @@ func (d *Door) store(gr schema.GroupResource, obj client.Object, ev watch.EventT
 }
 
 func (d *Door) publish(gr schema.GroupResource, obj client.Object, ev watch.EventType) {
+	c := change{gr, d.revision, obj, ev}
+	d.history = append(d.history, c)
 	for w := range d.watchers {
-		if w.gr == gr && (w.ns == "" || w.ns == obj.GetNamespace()) && (w.name == "" || w.name == obj.GetName()) {
-			w.out <- watch.Event{Type: ev, Object: obj}
-		}
+		w.send(c)
+	}
+}
+
+func (w *watcher) send(c change) {
+	if w.gr == c.gr && (w.ns == "" || w.ns == c.obj.GetNamespace()) && (w.name == "" || w.name == c.obj.GetName()) {
+		w.out <- watch.Event{Type: c.ev, Object: c.obj}
 	}
 }
 
@@ -163,8 +177,17 @@ func (d *Door) Watch(ctx context.Context, req *client.Request) (watch.Interface,
 	defer d.mu.Unlock()
 	if req.Options.ResourceVersion == "" || req.Options.ResourceVersion == "0" {
 		for _, o := range d.objects[w.gr] {
-			if (w.ns == "" || w.ns == o.GetNamespace()) && (w.name == "" || w.name == o.GetName()) {
-				w.out <- watch.Event{Type: watch.Added, Object: o}
+			w.send(change{gr: w.gr, obj: o, ev: watch.Added})
+		}
+	} else {
+		since, err := strconv.ParseInt(req.Options.ResourceVersion, 10, 64)
+		if err != nil {
+			end()
+			return nil, apierrors.NewBadRequest("resourceVersion")
+		}
+		for _, c := range d.history {
+			if c.revision > since {
+				w.send(c)
 			}
 		}
 	}
