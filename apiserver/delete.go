@@ -265,7 +265,12 @@ func (c *call) deleteCollection(ctx context.Context) (*answer, error) {
 
 // deleteListed deletes one object of a collection; one that is gone or was
 // replaced meanwhile is no failure.
-func (c *call) deleteListed(ctx context.Context, e *store.Entry) error {
+func (c *call) deleteListed(ctx context.Context, e *store.Entry) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // this is not the request's goroutine
+			err = c.panicked(p)
+		}
+	}()
 	m := accessor(e.Object)
 	one := *c
 	req := *c.req
@@ -273,15 +278,16 @@ func (c *call) deleteListed(ctx context.Context, e *store.Entry) error {
 	if req.Options.Preconditions == nil {
 		req.Options.Preconditions = &metav1.Preconditions{}
 	}
-	if req.Options.Preconditions.UID == nil {
+	ours := req.Options.Preconditions.UID == nil
+	if ours {
 		uid := types.UID(m.GetUID())
 		pre := *req.Options.Preconditions
 		pre.UID = &uid
 		req.Options.Preconditions = &pre
 	}
 	one.req, one.warnings = &req, nil
-	_, err := one.deleteNamed(ctx, req.Name)
-	if apierrors.IsNotFound(err) {
+	_, err = one.deleteNamed(ctx, req.Name)
+	if apierrors.IsNotFound(err) || (ours && apierrors.IsConflict(err)) {
 		return nil
 	}
 	return err

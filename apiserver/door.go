@@ -126,6 +126,11 @@ func (l *localWatch) run(ctx context.Context) {
 	defer close(l.out)
 	defer l.Stop()
 	defer l.w.Stop()
+	defer func() {
+		if p := recover(); p != nil { // one watch ends, not the process
+			_ = l.c.panicked(p)
+		}
+	}()
 	for {
 		select {
 		case <-ctx.Done():
