@@ -117,8 +117,8 @@ func (c *config) up(ctx context.Context, out io.Writer, args []string) error {
 	context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Now()) })
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
-	var last step
 	for lines.Scan() {
+		var last step
 		if err := json.Unmarshal(lines.Bytes(), &last); err != nil {
 			continue
 		}
