@@ -10,8 +10,10 @@ import (
 	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -165,9 +167,10 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("no revision for kind %d", i)
 		}
 	}
+	doortest.Put(&d, client.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "another-kind"}})
 	done := writes(&d)
-	if _, err := Reconcile(ctx, &d, p); err != nil || len(*done) > 0 {
-		t.Errorf("the second run wrote %v, %v", *done, err)
+	if again, err := Reconcile(ctx, &d, p); err != nil || len(*done) > 0 || again != rv {
+		t.Errorf("the second run wrote %v, %v and reports revisions %v, not %v", *done, err, again, rv)
 	}
 	get := func(name string) *rbacv1.ClusterRole {
 		r, err := client.ClusterRoles.In(&d, "").Get(ctx, name)

@@ -58,14 +58,17 @@ const writers = 32
 
 func reconcile[T client.Object](ctx context.Context, door client.Interface, k client.Kind[T], want []T, fix func(have, want T) outcome) (uint64, error) {
 	have := map[string]T{}
-	list, revision, err := k.In(door, "").List(ctx, client.Options{})
+	list, _, err := k.In(door, "").List(ctx, client.Options{})
 	if err != nil {
 		return 0, fmt.Errorf("list %s: %w", k.Resource, err)
 	}
+	// The list's own revision will not do: other kinds raise it, and who
+	// follows this kind never sees that.
+	newest := uint64(0)
 	for _, o := range list {
 		have[o.GetNamespace()+"/"+o.GetName()] = o
+		newest = max(newest, parseRevision(o.GetResourceVersion()))
 	}
-	newest := parseRevision(revision)
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
