@@ -59,7 +59,9 @@ type Interface interface {
 	// state, carrying the revision of the deletion.
 	Delete(ctx context.Context, key string, pre *Preconditions, check func(cur *Entry) error) (*Entry, error)
 
-	// Watch delivers the changes under prefix, as opts say.
+	// Watch delivers the changes under prefix, as opts say. That the history
+	// after opts.ResourceVersion is gone is told by an Error event, as
+	// upstream does, not by the error.
 	Watch(ctx context.Context, prefix string, opts WatchOptions) (Watcher, error)
 
 	// Count returns how many objects there are, from what is at hand.

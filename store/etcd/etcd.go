@@ -59,8 +59,8 @@ type Server struct {
 // ticks let an idle machine sleep. They do bound some of etcd's time-outs
 // (a request's: 5 s + 2 elections; the shortest lease: 1.5 elections).
 const (
-	tick          = 1 * time.Second
-	electionTicks = 5
+	tick          = 2500 * time.Millisecond
+	electionTicks = 2
 )
 
 // Start opens or makes the data directory and returns once the member leads
@@ -132,7 +132,7 @@ func (s *Server) config(cfg Config) (config.ServerConfig, error) {
 		MaxWALFiles:            5,
 
 		// What is acknowledged is in the log; the database may follow later.
-		BackendBatchInterval: 500 * time.Millisecond,
+		BackendBatchInterval: 2 * time.Second,
 		QuotaBackendBytes:    cfg.QuotaBytes,
 
 		MaxTxnOps:                   1024,
