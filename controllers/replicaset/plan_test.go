@@ -113,7 +113,9 @@ func TestDeletionOrder(t *testing.T) {
 		{"cost", []*corev1.Pod{pod("z", cost("-5")), pod("b"), pod("a", cost("7"))}},
 		{"crowded node", []*corev1.Pod{pod("z", func(p *corev1.Pod) { p.Spec.NodeName = "crowded" }), pod("a")}},
 		{"shorter ready", []*corev1.Pod{pod("z", func(p *corev1.Pod) { p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-time.Minute)) }), pod("a")}},
-		{"ages of one magnitude: by UID", []*corev1.Pod{pod("a"), pod("z", func(p *corev1.Pod) { p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-61 * time.Minute)) })}},
+		{"ages of one magnitude: by UID", []*corev1.Pod{pod("a"), pod("z", func(p *corev1.Pod) {
+			p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(now.Add(-61 * time.Minute))
+		})}},
 		{"restarts", []*corev1.Pod{pod("z", func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 2}} }), pod("a")}},
 		{"newer", []*corev1.Pod{pod("z", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(now.Add(-time.Minute)) }), pod("a")}},
 	} {
