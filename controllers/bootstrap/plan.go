@@ -3,12 +3,15 @@
 package bootstrap
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -81,20 +84,19 @@ func signed(info *corev1.ConfigMap, tokens map[string]string) (*corev1.ConfigMap
 }
 
 // sign returns the detached JWS (RFC 7515, appendix F) of content: HS256 with
-// the token's secret, its id as the key's.
+// the token's secret, its id as the key's. It is made by hand because JOSE
+// libraries refuse keys as short as a token's secret.
 func sign(content, id, secret string) (string, error) {
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: jose.JSONWebKey{Key: []byte(secret), KeyID: id}}, nil)
+	header, err := json.Marshal(struct {
+		Alg string `json:"alg"`
+		Kid string `json:"kid"`
+	}{"HS256", id})
 	if err != nil {
 		return "", err
 	}
-	jws, err := signer.Sign([]byte(content))
-	if err != nil {
-		return "", err
-	}
-	full, err := jws.CompactSerialize()
-	if err != nil {
-		return "", err
-	}
-	parts := strings.Split(full, ".")
-	return parts[0] + ".." + parts[2], nil
+	enc := base64.RawURLEncoding
+	protected := enc.EncodeToString(header)
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(protected + "." + enc.EncodeToString([]byte(content))))
+	return protected + ".." + enc.EncodeToString(mac.Sum(nil)), nil
 }
