@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coxswain/cox/cni"
@@ -296,4 +297,95 @@ func BenchmarkPod(b *testing.B) {
 	}
 	b.ReportMetric(float64(sandbox.Milliseconds())/float64(b.N), "ms-sandbox/op")
 	b.ReportMetric(float64(start.Milliseconds())/float64(b.N), "ms-container/op")
+}
+
+// pidOf finds the containerd of a runtime by what it was started with.
+func pidOf(t testing.TB, cfg runtime.Config) int {
+	t.Helper()
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		b, _ := os.ReadFile(p)
+		if strings.Contains(string(b), "cox-containerd\x00-config\x00"+cfg.State+"/") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
+			return pid
+		}
+	}
+	t.Fatal("no containerd runs")
+	return 0
+}
+
+func TestKilledContainerdComesBackUnderItsContainers(t *testing.T) {
+	cfg := runtimetest.Config(t)
+	r, err := runtime.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	runtimetest.Import(t, r)
+	id := runPod(t, r, hostPod("one", t.TempDir(), cfg.CgroupRoot)).run("long", "sleep", "1000")
+	before := pidOf(t, cfg)
+	if err := syscall.Kill(before, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// The call waits for the connection, as the runtime comes back by itself.
+	cri, _ := r.CRI()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		st, err := cri.ContainerStatus(ctx, &runtimeapi.ContainerStatusRequest{ContainerId: id}, grpc.WaitForReady(true))
+		if err == nil && st.Status.State == runtimeapi.ContainerState_CONTAINER_RUNNING {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("after the kill: %v, %v", st, err)
+		}
+	}
+	if now := pidOf(t, cfg); now == before {
+		t.Error("the killed process still runs")
+	}
+}
+
+func TestTwoRuntimesSideBySide(t *testing.T) {
+	var rs []*runtime.Runtime
+	var cfgs []runtime.Config
+	var ids []string
+	for range 2 {
+		cfg := runtimetest.Config(t)
+		r, err := runtime.Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		runtimetest.Import(t, r)
+		// The same names in both.
+		ids = append(ids, runPod(t, r, hostPod("same", t.TempDir(), cfg.CgroupRoot)).run("long", "sleep", "1000"))
+		rs, cfgs = append(rs, r), append(cfgs, cfg)
+	}
+	rs[0].Close()
+	purge := cfgs[0]
+	purge.AssetsDir = filepath.Join(purge.Root, "none")
+	if err := runtime.Purge(t.Context(), purge); err != nil {
+		t.Fatal(err)
+	}
+	running(t, rs[1], ids[1])
+}
+
+func TestBadFoldersAreRefused(t *testing.T) {
+	good := runtimetest.Config(t)
+	for want, change := range map[string]func(*runtime.Config){
+		"must be absolute paths":        func(c *runtime.Config) { c.State = "relative" },
+		"prepare the container runtime": func(c *runtime.Config) { c.Root = "/proc/self/no" },
+	} {
+		c := good
+		change(&c)
+		if r, err := runtime.Start(t.Context(), c); err == nil {
+			r.Close()
+			t.Errorf("%q: started", want)
+		} else if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
 }
