@@ -68,8 +68,10 @@ type Bundle struct {
 
 // Ensure makes what is missing in dir (mode 0700, keys 0600), keeps what is
 // there, and replaces certificates that are near their end or whose names
-// have changed. An authority is never replaced: one that is broken or expired
-// is an error. Only one process may do this at a time.
+// have changed; all but the API server's wait for their first use, because
+// most servers need few of them and a file takes longer than a key. An
+// authority is never replaced: one that is broken or expired is an error. Only
+// one process may do this at a time.
 func Ensure(dir string, c Config) (*Bundle, error) {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -186,22 +188,16 @@ func (b *Bundle) ensureLeaves(c *Config) error {
 		{&b.EtcdPeer, b.EtcdCA, "etcd/peer", etcd},
 		{&b.EtcdClient, b.EtcdCA, "etcd/client", Spec{CommonName: "kube-apiserver-etcd-client", Usages: client}},
 	} {
-		leaf, err := newLeaf(l.ca, filepath.Join(b.Dir, l.file), l.spec, b.now, b.log)
-		if err != nil {
-			return err
-		}
-		*l.to = leaf
+		*l.to = newLeaf(l.ca, filepath.Join(b.Dir, l.file), l.spec, b.now, b.log)
 	}
 	b.APIServer.withCA = true
-	cur := b.APIServer.current.Load()
-	b.APIServer.current.Store(b.APIServer.pair(cur.PrivateKey, cur.Leaf))
-	return nil
+	_, err := b.APIServer.Certificate()
+	return err
 }
 
 // Node returns the client certificate (user system:node:NAME, group
-// system:nodes) and the serving certificate of a node's kubelet, made when
-// missing, for nodes that this server runs itself. Other nodes get theirs by
-// CSR.
+// system:nodes) and the serving certificate of a node's kubelet, made on first
+// use, for nodes that this server runs itself. Other nodes get theirs by CSR.
 func (b *Bundle) Node(name string, sans []string, ips []net.IP) (client, serving *Leaf, err error) {
 	if err := safeName(name); err != nil {
 		return nil, nil, err
@@ -212,9 +208,7 @@ func (b *Bundle) Node(name string, sans []string, ips []net.IP) (client, serving
 	}
 	user := Spec{CommonName: "system:node:" + name, Organizations: []string{"system:nodes"}}
 	user.Usages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	if client, err = newLeaf(b.CA, filepath.Join(dir, "kubelet-client"), user, b.now, b.log); err != nil {
-		return nil, nil, err
-	}
+	client = newLeaf(b.CA, filepath.Join(dir, "kubelet-client"), user, b.now, b.log)
 	host := Spec{CommonName: user.CommonName, Organizations: user.Organizations, Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	host.addHost(name)
 	for _, s := range sans {
@@ -223,8 +217,8 @@ func (b *Bundle) Node(name string, sans []string, ips []net.IP) (client, serving
 	for _, ip := range ips {
 		host.addIP(ip)
 	}
-	serving, err = newLeaf(b.CA, filepath.Join(dir, "kubelet-serving"), host, b.now, b.log)
-	return client, serving, err
+	serving = newLeaf(b.CA, filepath.Join(dir, "kubelet-serving"), host, b.now, b.log)
+	return client, serving, nil
 }
 
 // Client returns a client certificate of the cluster's authority for any
@@ -234,7 +228,7 @@ func (b *Bundle) Client(file, user string, groups ...string) (*Leaf, error) {
 		return nil, err
 	}
 	return newLeaf(b.CA, filepath.Join(b.Dir, file), Spec{CommonName: user, Organizations: groups,
-		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, b.now, b.log)
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, b.now, b.log), nil
 }
 
 func loopback() []net.IP { return []net.IP{net.IPv4(127, 0, 0, 1).To4(), net.IPv6loopback} }

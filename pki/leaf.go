@@ -18,8 +18,8 @@ import (
 )
 
 // Leaf is a certificate that is kept in two files and renews itself: whoever
-// asks for it within the last third of its life gets a new one. It is safe
-// for concurrent use.
+// asks for it within the last third of its life gets a new one. The files are
+// made when someone first asks. It is safe for concurrent use.
 type Leaf struct {
 	ca   *CA
 	spec Spec
@@ -34,33 +34,32 @@ type Leaf struct {
 	mu      sync.Mutex // held to renew
 }
 
-// newLeaf loads the certificate or makes it: when it is absent, broken, of
-// another authority, for other names or uses, or near its end.
-func newLeaf(ca *CA, base string, spec Spec, now func() time.Time, log *slog.Logger) (*Leaf, error) {
-	l := &Leaf{ca: ca, spec: spec, base: base, now: now, log: log}
-	if cert := l.load(); cert != nil {
-		l.current.Store(cert)
-		return l, nil
-	}
-	return l, l.renew()
+// newLeaf describes a certificate, which the first use loads or makes.
+func newLeaf(ca *CA, base string, spec Spec, now func() time.Time, log *slog.Logger) *Leaf {
+	return &Leaf{ca: ca, spec: spec, base: base, now: now, log: log}
 }
 
-// CertPath and KeyPath are the files.
-func (l *Leaf) CertPath() string { return l.base + ".crt" }
+// Files returns the paths of the certificate and of the key (mode 0600),
+// which it makes when they are not there.
+func (l *Leaf) Files() (cert, key string, err error) {
+	_, err = l.Certificate()
+	return l.certPath(), l.keyPath(), err
+}
 
-// KeyPath is the file of the key, mode 0600.
-func (l *Leaf) KeyPath() string { return l.base + ".key" }
+func (l *Leaf) certPath() string { return l.base + ".crt" }
+func (l *Leaf) keyPath() string  { return l.base + ".key" }
 
 // CA is the authority that issued the certificate.
 func (l *Leaf) CA() *CA { return l.ca }
 
-// load returns what the files hold if it can still be used.
+// load returns what the files hold, nil when it cannot be used: broken, of
+// another authority, for other names or uses, or near its end.
 func (l *Leaf) load() *tls.Certificate {
-	certPEM, err := os.ReadFile(l.CertPath())
+	certPEM, err := os.ReadFile(l.certPath())
 	if err != nil {
 		return nil
 	}
-	keyPEM, err := os.ReadFile(l.KeyPath())
+	keyPEM, err := os.ReadFile(l.keyPath())
 	if err != nil {
 		return nil
 	}
@@ -115,7 +114,7 @@ func sameSet(a, b []string) bool {
 }
 
 func (l *Leaf) renew() error {
-	key, err := newKey(l.KeyPath(), false)
+	key, err := newKey(l.keyPath(), false)
 	if err != nil {
 		return err
 	}
@@ -131,34 +130,43 @@ func (l *Leaf) issue(key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(l.CertPath(), encodeCert(der), 0o644, false); err != nil {
+	if err := writeFile(l.certPath(), encodeCert(der), 0o644, false); err != nil {
 		return err
 	}
 	l.current.Store(l.pair(key, cert))
 	return nil
 }
 
-// Certificate returns the certificate for use in TLS, renewed first when it
-// is near its end. Should renewal fail (a full disk), the old one is used as
+// Certificate returns the certificate for use in TLS, made or renewed first
+// when need be. Should renewal fail (a full disk), the old one is used as
 // long as it is valid.
 func (l *Leaf) Certificate() (*tls.Certificate, error) {
-	cur := l.current.Load()
-	if !due(cur.Leaf, l.now()) {
+	if cur := l.current.Load(); cur != nil && !due(cur.Leaf, l.now()) {
 		return cur, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if cur = l.current.Load(); !due(cur.Leaf, l.now()) {
+	cur := l.current.Load()
+	if cur == nil {
+		if cur = l.load(); cur == nil {
+			if err := l.renew(); err != nil {
+				return nil, fmt.Errorf("make certificate %s: %w", l.certPath(), err)
+			}
+			return l.current.Load(), nil
+		}
+		l.current.Store(cur)
+	}
+	if !due(cur.Leaf, l.now()) {
 		return cur, nil
 	}
 	if err := l.renew(); err != nil {
 		if l.now().Before(cur.Leaf.NotAfter) {
-			l.log.Error("certificate not renewed, using the old one", "certificate", l.CertPath(), "expires", cur.Leaf.NotAfter, "error", err)
+			l.log.Error("certificate not renewed, using the old one", "certificate", l.certPath(), "expires", cur.Leaf.NotAfter, "error", err)
 			return cur, nil
 		}
-		return nil, fmt.Errorf("renew certificate %s: %w", l.CertPath(), err)
+		return nil, fmt.Errorf("renew certificate %s: %w", l.certPath(), err)
 	}
-	l.log.Info("certificate renewed", "certificate", l.CertPath(), "expires", l.current.Load().Leaf.NotAfter)
+	l.log.Info("certificate renewed", "certificate", l.certPath(), "expires", l.current.Load().Leaf.NotAfter)
 	return l.current.Load(), nil
 }
 
@@ -170,7 +178,7 @@ func (l *Leaf) PEM() (cert, key []byte, err error) {
 	}
 	ec, ok := c.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok {
-		if key, err = os.ReadFile(l.KeyPath()); err != nil {
+		if key, err = os.ReadFile(l.keyPath()); err != nil {
 			return nil, nil, err
 		}
 	} else if key, err = encodeKey(ec); err != nil {

@@ -37,6 +37,9 @@ func ensure(t *testing.T, dir string, c Config) *Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, l := range []*Leaf{b.APIServer, b.KubeletClient, b.FrontProxyClient, b.Admin, b.Scheduler, b.ControllerManager, b.CloudController, b.Proxy, b.EtcdServer, b.EtcdPeer, b.EtcdClient} {
+		leafCert(t, l)
+	}
 	return b
 }
 
@@ -154,7 +157,8 @@ func TestSecondRun(t *testing.T) {
 		"a leaf is lost": {func(dir string, _ *clock, _ *Config) { _ = os.Remove(filepath.Join(dir, "scheduler.crt")) }, []string{"scheduler.crt", "scheduler.key"}},
 		"a leaf is of another authority": {func(dir string, c *clock, cfg *Config) {
 			other := filepath.Join(filepath.Dir(dir), "other")
-			_, _ = Ensure(other, *cfg)
+			b, _ := Ensure(other, *cfg)
+			_, _, _ = b.Admin.Files()
 			for _, f := range []string{"admin.crt", "admin.key"} {
 				data, _ := os.ReadFile(filepath.Join(other, f))
 				_ = os.WriteFile(filepath.Join(dir, f), data, 0o600)
