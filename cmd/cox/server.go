@@ -259,8 +259,7 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 // startLoops runs the controllers and the scheduler, each under its identity.
 func (s *server) startLoops(bundle *pki.Bundle) error {
 	cp := s.cp
-	s.group.Go("controller-manager", func(ctx context.Context) error {
-		door := cp.identity("system:kube-controller-manager")
+	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {
 		return manager.Run(ctx, manager.Config{
 			ClientFor:    cp.controllerIdentity,
 			Informers:    client.NewInformers(door),
@@ -271,11 +270,12 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 			Log:          s.log.With("component", "controller-manager"),
 		})
 	})
-	s.group.Go("scheduler", func(ctx context.Context) error {
-		door := cp.identity("system:kube-scheduler")
+	s.lead("scheduler", "kube-scheduler", func(ctx context.Context, door client.Interface) error {
 		informers := client.NewInformers(door)
-		recorder := client.NewRecorder(ctx, door, "default-scheduler", "")
-		sched, err := scheduler.New(scheduler.Config{Client: door, Informers: informers, Recorder: recorder, Log: s.log.With("component", "scheduler")})
+		sched, err := scheduler.New(scheduler.Config{
+			Client: door, Informers: informers, Recorder: client.NewRecorder(ctx, door, "default-scheduler", ""),
+			Log: s.log.With("component", "scheduler"),
+		})
 		if err != nil {
 			return err
 		}
@@ -284,6 +284,21 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 		return ctx.Err()
 	})
 	return nil
+}
+
+// lead runs a component under its user name whenever this server holds the
+// component's Lease, for which upstream's own component may compete as well.
+func (s *server) lead(part, user string, run func(ctx context.Context, door client.Interface) error) {
+	s.group.Go(part, func(ctx context.Context) error {
+		door := s.cp.identity("system:" + user)
+		// Renewed rarely, since a stop gives the Lease up at once and only a
+		// machine that dies keeps the others waiting for its end.
+		return client.Election{
+			Client: door, Namespace: "kube-system", Name: user, Identity: s.cfg.NodeName,
+			LeaseDuration: 40 * time.Second, RenewDeadline: 30 * time.Second, RetryPeriod: 10 * time.Second,
+			Log: s.log.With("component", part),
+		}.Lead(ctx, func(ctx context.Context) error { return run(ctx, door) })
+	})
 }
 
 func (s *server) stop() {
