@@ -5,6 +5,7 @@ package builtin
 import (
 	"fmt"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -28,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/admissionregistration"
 	"github.com/coxswain/cox/api/apps"
 	"github.com/coxswain/cox/api/authentication"
 	"github.com/coxswain/cox/api/authorization"
@@ -64,6 +66,7 @@ func kinds() []*api.Kind {
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
 		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds,
+		admissionregistration.Kinds,
 	} {
 		all = append(all, group()...)
 	}
@@ -82,7 +85,7 @@ func Scheme() (*runtime.Scheme, error) {
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
-		storagev1.AddToScheme, metav1.AddMetaToScheme,
+		storagev1.AddToScheme, admissionregistrationv1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		if err := add(s); err != nil {
 			return nil, fmt.Errorf("register built-in types: %w", err)
