@@ -26,6 +26,7 @@ import (
 	"github.com/coxswain/cox/controllers/nodeipam"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
 	"github.com/coxswain/cox/controllers/podgc"
+	"github.com/coxswain/cox/controllers/protection"
 	"github.com/coxswain/cox/controllers/replicaset"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
@@ -89,6 +90,8 @@ func parts(cfg *Config) ([]part, error) {
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
 		{"job", "job-controller", as(job.New)},
 		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
+		{"pvcprotection", "pvc-protection-controller", as(protection.NewClaims)},
+		{"pvprotection", "pv-protection-controller", as(protection.NewVolumes)},
 		{"tainteviction", "node-controller", as(tainteviction.New)},
 		{"tokencleaner", "token-cleaner", as(bootstrap.NewCleaner)},
 		{"bootstrapsigner", "bootstrap-signer", as(bootstrap.NewSigner)},

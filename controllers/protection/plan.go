@@ -1,0 +1,86 @@
+// Package protection keeps claims and volumes from going while they are in
+// use: claims and the pods that use them, volumes and their phases come in,
+// finalizers put on and taken off go out.
+package protection
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
+)
+
+// The finalizers, as the API documents them (Storage Object in Use
+// Protection).
+const (
+	ClaimFinalizer  = "kubernetes.io/pvc-protection"
+	VolumeFinalizer = "kubernetes.io/pv-protection"
+)
+
+// action is what is to be done about an object's finalizer.
+type action int
+
+const (
+	leave action = iota
+	add
+	remove
+)
+
+// planFinalizer decides from whether an object is in use, which is asked only
+// of one that is being deleted and still has the finalizer.
+func planFinalizer(o metav1.Object, finalizer string, inUse func() bool) action {
+	has := slices.Contains(o.GetFinalizers(), finalizer)
+	switch {
+	case o.GetDeletionTimestamp() == nil && !has:
+		return add
+	case o.GetDeletionTimestamp() != nil && has && !inUse():
+		return remove
+	}
+	return leave
+}
+
+// Uses says that a pod keeps a claim: it has a node (until then no kubelet
+// would start it with a claim that is being deleted) and one of its volumes
+// is the claim. A finished pod keeps its claims until it is deleted.
+func Uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
+	if pod.Spec.NodeName == "" || pod.Namespace != claim.Namespace {
+		return false
+	}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		switch {
+		case v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name:
+			return true
+		case v.Ephemeral != nil && ephemeral.VolumeClaimName(pod, v) == claim.Name && ephemeral.VolumeIsForPod(pod, claim) == nil:
+			return true
+		}
+	}
+	return false
+}
+
+// claimKeys are the claims that a pod names, whoever they belong to.
+func claimKeys(pod *corev1.Pod) []string {
+	var out []string
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			out = append(out, pod.Namespace+"/"+v.PersistentVolumeClaim.ClaimName)
+		case v.Ephemeral != nil:
+			out = append(out, pod.Namespace+"/"+ephemeral.VolumeClaimName(pod, v))
+		}
+	}
+	return out
+}
+
+// apply returns the finalizers after an action.
+func apply(a action, finalizers []string, finalizer string) []string {
+	switch a {
+	case add:
+		return append(slices.Clone(finalizers), finalizer)
+	case remove:
+		return slices.DeleteFunc(slices.Clone(finalizers), func(f string) bool { return f == finalizer })
+	}
+	return finalizers
+}
