@@ -91,10 +91,14 @@ func (t *transaction) attributes(op admission.Operation, obj, old runtime.Object
 // the object.
 func (t *transaction) admit(a *admission.Attributes) error {
 	chain := t.srv.admission.Load().by[a.Operation]
-	for _, p := range chain {
-		if err := p.Admit(t.ctx, a); err != nil {
-			return t.refused(a, err)
+	for again := true; again; {
+		for _, p := range chain {
+			if err := p.Admit(t.ctx, a); err != nil {
+				return t.refused(a, err)
+			}
 		}
+		again = a.Again && a.Round == 0
+		a.Round++
 	}
 	if a.Object != nil && len(chain) > 0 && a.Operation != admission.Connect && t.res.Strategy.Default != nil &&
 		(t.sub == nil || t.sub.Object != nil) {

@@ -42,6 +42,22 @@ type Attributes struct {
 	Warn func(text string)
 	// Annotate adds an audit annotation.
 	Annotate func(key, value string)
+
+	// Round is 0 and, when the mutating phase runs a second time, 1. Again,
+	// which a plugin sets in round 0 after it changed Object late in the chain,
+	// asks for the second time. Memo is what plugins keep between the rounds,
+	// by their names.
+	Round int
+	Again bool
+	Memo  map[string]any
+}
+
+// Remember keeps a plugin's value for the next round.
+func (a *Attributes) Remember(plugin string, v any) {
+	if a.Memo == nil {
+		a.Memo = map[string]any{}
+	}
+	a.Memo[plugin] = v
 }
 
 // Plugin is one admission plugin. Admit runs in the mutating phase, Validate
