@@ -46,6 +46,9 @@ func (w *worker) apply(p *plan) {
 	for _, a := range p.Kill {
 		w.kill(a)
 	}
+	if p.Resize != nil {
+		w.resize(p.Resize)
+	}
 	switch {
 	case p.Release:
 		s.Releasing = true
@@ -54,6 +57,7 @@ func (w *worker) apply(p *plan) {
 		w.run("release", false, func(ctx context.Context) { err = w.release(ctx, pod) }, func() {
 			s.Releasing = false
 			s.Released = err == nil
+			w.k.ops.Go(w.k.retryResizes)
 			w.retry("release", err, &s.Releasing)
 		})
 	case p.Remove:
@@ -159,7 +163,7 @@ func (w *worker) start(a startAction) {
 	name := a.Container.Name
 	s.Starting[name] = true
 	m := w.memoryOf(name)
-	if a.Restart {
+	if a.Restart && !m.Resized {
 		m.crashed(s.Now)
 	}
 	pod := s.Pod
@@ -167,6 +171,7 @@ func (w *worker) start(a startAction) {
 	w.run("start/"+name, true, func(ctx context.Context) { err = w.k.launch(ctx, w, pod, a, sb) }, func() {
 		delete(s.Starting, name)
 		if err == nil {
+			m.Resized = false
 			m.Waiting, m.RetryAt, m.PullDelay, m.RetryDelay = reason{}, time.Time{}, 0, 0
 			return
 		}
@@ -214,7 +219,8 @@ func (w *worker) kill(a killAction) {
 	}
 	s.Killing[a.ID] = due
 	if a.Why.Reason != "" {
-		w.memoryOf(a.Name).Killed = a.Why
+		m := w.memoryOf(a.Name)
+		m.Killed, m.Resized = a.Why, a.Why.Reason == resizeRestart
 	}
 	w.k.probes.StopHealth(a.ID)
 	pod := s.Pod

@@ -114,6 +114,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 		},
 		Annotations: map[string]string{
 			annotationRestarts: strconv.Itoa(a.Attempt), annotationSpecHash: specHash(c),
+			annotationResources:       encodeResources(&c.Resources),
 			annotationTerminationPath: c.TerminationMessagePath, annotationTerminationPolicy: string(c.TerminationMessagePolicy),
 			annotationPodTerminationTime: strconv.FormatInt(spec64(pod.Spec.TerminationGracePeriodSeconds), 10),
 		},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,6 +109,8 @@ type Kubelet struct {
 	services   client.Informer[*corev1.Service]
 	configMaps *objectCache[*corev1.ConfigMap]
 	secrets    *objectCache[*corev1.Secret]
+
+	resizeWaits atomic.Bool // a pod waits for resources that others have
 
 	mu       sync.Mutex // guards below; taken before a worker's lock, never after
 	workers  map[types.UID]*worker
@@ -260,10 +263,13 @@ func (k *Kubelet) podChanged(pod *corev1.Pod) {
 	if w != nil {
 		k.mu.Unlock()
 		w.update(pod)
-		return
+	} else {
+		w = k.add(pod, false)
+		k.mu.Unlock()
 	}
-	w = k.add(pod, false)
-	k.mu.Unlock()
+	if w.asksResize() {
+		k.resizePods()
+	}
 	w.sync()
 }
 
@@ -284,6 +290,7 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	w.watchReferences()
 	w.mu.Unlock()
 	if f != nil {
+		w.recallGrant(f)
 		w.adopt(f)
 	}
 	k.updateShares()
@@ -292,9 +299,14 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 
 // activePods lists the pods that use the node's resources. Call with the lock
 // held.
-func (k *Kubelet) activePods() []*corev1.Pod {
+func (k *Kubelet) activePods() []*corev1.Pod { return k.activePodsBut("") }
+
+func (k *Kubelet) activePodsBut(uid types.UID) []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, w := range k.workers {
+		if w.uid == uid {
+			continue
+		}
 		w.mu.Lock()
 		pod := w.state.Pod
 		over := w.state.Rejected != nil || w.state.Released
@@ -451,6 +463,7 @@ func (k *Kubelet) forget(uid types.UID) {
 	delete(k.workers, uid)
 	k.updateShares()
 	k.mu.Unlock()
+	k.retryResizes()
 	k.status.forget(uid)
 	k.tokens.forget(uid)
 	k.staticForgotten(uid)

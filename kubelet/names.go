@@ -26,6 +26,9 @@ const (
 	// another way.
 	annotationSpecHash = "coxswain.io/container-hash"
 
+	// annotationResources notes what resources a container was launched with.
+	annotationResources = "coxswain.io/container-resources"
+
 	annotationConfigSource = "kubernetes.io/config.source"
 	annotationConfigHash   = "kubernetes.io/config.hash"
 	annotationConfigSeen   = "kubernetes.io/config.seen"
@@ -48,6 +51,10 @@ const (
 	runContainerError          = "RunContainerError"
 	postStartHookError         = "PostStartHookError"
 )
+
+// resizeRestart is why a container is killed whose new resources it can only
+// get by a restart.
+const resizeRestart = "Resize"
 
 // specHash identifies what of a container cannot change without a restart.
 func specHash(c *corev1.Container) string {

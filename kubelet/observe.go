@@ -39,7 +39,7 @@ func (w *worker) refresh(ctx context.Context, id, sandboxID string) {
 		}
 		return
 	}
-	c := &instance{ContainerStatus: res.Status, SandboxID: sandboxID}
+	c := newInstance(res.Status, sandboxID)
 	if c.exited() {
 		c.Termination = w.k.terminationMessage(c)
 	}
@@ -208,7 +208,7 @@ func (k *Kubelet) list(ctx context.Context, labels map[string]string) (map[types
 		if err != nil {
 			return nil, fmt.Errorf("inspect container %s: %w", c.Id, err)
 		}
-		in := &instance{ContainerStatus: st.Status, SandboxID: c.PodSandboxId}
+		in := newInstance(st.Status, c.PodSandboxId)
 		if in.exited() {
 			in.Termination = k.terminationMessage(in)
 		}

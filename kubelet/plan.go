@@ -47,6 +47,10 @@ type plan struct {
 	Attempt       uint32 // of the sandbox
 	Start         []startAction
 	Kill          []killAction
+	// Resize changes what running containers may use; Resizing says that
+	// there is something left to change.
+	Resize   *resizeAction
+	Resizing bool
 	// StopSandboxes and Drop name sandboxes to stop and dead containers and
 	// sandboxes to remove.
 	StopSandboxes, DropContainers, DropSandboxes []string
@@ -88,6 +92,7 @@ func makePlan(s *podState) plan {
 		return p
 	}
 	p.dropOldSandboxes(s, sb)
+	p.resizes(s)
 	if !p.initContainers(s, sb) {
 		return p
 	}
@@ -144,7 +149,7 @@ func initFailed(s *podState) bool {
 	for i := range s.Pod.Spec.InitContainers {
 		c := &s.Pod.Spec.InitContainers[i]
 		st := s.latest(c.Name)
-		if !isSidecar(c) && st.exited() && st.ExitCode != 0 && !restarts(s.Pod, c, true, st.ExitCode) && !s.Starting[c.Name] {
+		if !isSidecar(c) && st.exited() && st.ExitCode != 0 && !s.restarts(c, true, st.ExitCode) && !s.Starting[c.Name] {
 			return true
 		}
 	}
@@ -155,7 +160,7 @@ func appsDone(s *podState) bool {
 	for i := range s.Pod.Spec.Containers {
 		c := &s.Pod.Spec.Containers[i]
 		st := s.latest(c.Name)
-		if !st.exited() || s.Starting[c.Name] || restarts(s.Pod, c, false, st.ExitCode) {
+		if !st.exited() || s.Starting[c.Name] || s.restarts(c, false, st.ExitCode) {
 			return false
 		}
 	}
@@ -336,7 +341,7 @@ func (p *plan) keepRunning(s *podState, sb *runtimeapi.PodSandboxStatus, c *core
 		if !s.Starting[c.Name] && !s.Dropping[st.Id] {
 			p.DropContainers = append(p.DropContainers, st.Id)
 		}
-	case restarts(s.Pod, c, kind == initContainer && !isSidecar(c), st.ExitCode):
+	case s.restarts(c, kind == initContainer && !isSidecar(c), st.ExitCode):
 		p.start(s, startAction{Container: c, Kind: kind, Attempt: s.nextAttempt(c.Name), Restart: true})
 	}
 }
@@ -378,7 +383,11 @@ func (p *plan) replace(s *podState, c *corev1.Container, st *instance) {
 	case s.memory(c.Name).Killed.Reason != "":
 		why = s.memory(c.Name).Killed
 	default:
-		return
+		was := s.actual(st)
+		if was == nil || !resizeRestarts(c, was) {
+			return
+		}
+		why = reason{resizeRestart, fmt.Sprintf("Container %s resize requires restart", c.Name)}
 	}
 	p.Kill = append(p.Kill, killAction{ID: st.Id, Name: c.Name, Grace: grace, Why: why})
 }
@@ -403,7 +412,7 @@ func (p *plan) start(s *podState, a startAction) {
 		}
 		return
 	}
-	if a.Restart {
+	if a.Restart && !m.Resized {
 		finished := time.Unix(0, s.latest(name).FinishedAt)
 		if at := m.restartAt(finished); s.Now.Before(at) {
 			p.Waiting[name] = reason{crashLoopBackOff, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", m.CrashDelay, name, podTitle(s.Pod))}

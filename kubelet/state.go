@@ -22,6 +22,12 @@ type instance struct {
 	// Termination is the termination message, read once the container has
 	// exited.
 	Termination string
+	// Launched is what resources it was launched with, nil if unknown.
+	Launched *corev1.ResourceRequirements
+}
+
+func newInstance(st *runtimeapi.ContainerStatus, sandboxID string) *instance {
+	return &instance{ContainerStatus: st, SandboxID: sandboxID, Launched: launchedResources(st)}
 }
 
 func (c *instance) name() string { return c.Labels[labelContainer] }
@@ -66,16 +72,25 @@ type memory struct {
 	CrashedAt  time.Time
 	// Killed says why the running instance is being killed.
 	Killed reason
+	// Resized says that the instance was ended to be resized: it starts
+	// again at once, whatever the restart policy.
+	Resized bool
 }
 
 // podState is everything that a decision about a pod is made on. The maps and
 // objects are read only.
 type podState struct {
-	Pod *corev1.Pod
-	Now time.Time
+	// Asked is the pod as its source shows it, Pod the same with the
+	// resources that the node has granted.
+	Asked, Pod *corev1.Pod
+	Now        time.Time
 	// Sandboxes and Containers are newest first.
 	Sandboxes  []*runtimeapi.PodSandboxStatus
 	Containers []*instance
+
+	// Actual are the resources of instances that were resized, by id.
+	Actual map[string]corev1.ResourceRequirements
+	Resize resize
 
 	Memory map[string]*memory // by container name
 	Probes map[string]probes.Result
@@ -91,10 +106,11 @@ type podState struct {
 	SandboxRetry   time.Time
 
 	// Operations in flight.
-	Mounting, Sandboxing, Releasing, Removing bool
-	Starting                                  map[string]bool      // by container name
-	Killing                                   map[string]time.Time // by container id: when SIGKILL is due
-	Dropping                                  map[string]bool      // containers and sandboxes being removed, by id
+	Mounting, Sandboxing, Resizing, Releasing, Removing bool
+
+	Starting map[string]bool      // by container name
+	Killing  map[string]time.Time // by container id: when SIGKILL is due
+	Dropping map[string]bool      // containers and sandboxes being removed, by id
 
 	// Rejected: the node did not admit the pod. Ended: the pod was stopped
 	// for a reason of the node's own (deadline, eviction).
@@ -199,6 +215,11 @@ func isSidecar(c *corev1.Container) bool {
 func ephemeral(e *corev1.EphemeralContainer) *corev1.Container {
 	c := corev1.Container(e.EphemeralContainerCommon)
 	return &c
+}
+
+// restarts says whether an exited container of the pod is started again.
+func (s *podState) restarts(c *corev1.Container, init bool, code int32) bool {
+	return s.memory(c.Name).Resized || restarts(s.Pod, c, init, code)
 }
 
 // restarts says whether a container that ended with code is started again,

@@ -134,7 +134,7 @@ func containerStatus(s *podState, p *plan, c *corev1.Container, kind containerKi
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: nanos(cur.StartedAt)}
 		started = isStarted(s, c, cur) && !(s.Starting[c.Name] && c.Lifecycle != nil && c.Lifecycle.PostStart != nil)
 		st.Ready = isReady(s, c, kind, cur, started)
-		setRunning(&st, c, cur)
+		setRunning(&st, c, cur, s.actual(cur))
 	case cur.exited() && stuck && !p.Ending:
 		st.State.Waiting = &corev1.ContainerStateWaiting{Reason: why.Reason, Message: why.Message}
 		st.LastTerminationState = terminatedState(cur, node)
@@ -197,14 +197,16 @@ func isReady(s *podState, c *corev1.Container, kind containerKind, cur *instance
 }
 
 // setRunning adds what only running containers show.
-func setRunning(st *corev1.ContainerStatus, c *corev1.Container, cur *instance) {
+func setRunning(st *corev1.ContainerStatus, c *corev1.Container, cur *instance, actual *corev1.ResourceRequirements) {
+	if actual == nil {
+		actual = &c.Resources
+	}
 	if len(c.Resources.Requests) > 0 {
 		st.AllocatedResources = c.Resources.Requests.DeepCopy()
 	}
-	if len(c.Resources.Requests) > 0 || len(c.Resources.Limits) > 0 {
-		st.Resources = &corev1.ResourceRequirements{Requests: c.Resources.Requests.DeepCopy(), Limits: c.Resources.Limits.DeepCopy()}
-	} else {
-		st.Resources = &corev1.ResourceRequirements{}
+	st.Resources = &corev1.ResourceRequirements{}
+	if len(actual.Requests) > 0 || len(actual.Limits) > 0 {
+		st.Resources = &corev1.ResourceRequirements{Requests: actual.Requests.DeepCopy(), Limits: actual.Limits.DeepCopy()}
 	}
 	if u := cur.GetUser().GetLinux(); u != nil {
 		st.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
@@ -313,6 +315,7 @@ func keepConditions(old []corev1.PodCondition) []corev1.PodCondition {
 // ownConditions are the conditions that the kubelet sets.
 var ownConditions = []corev1.PodConditionType{
 	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady,
+	corev1.PodResizePending, corev1.PodResizeInProgress,
 }
 
 func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodCondition {
@@ -327,7 +330,8 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		podReady(s, ready),
 		ready,
 	}
-	out := own
+	resizing := resizeConditions(s, p)
+	out := append(own, resizing...)
 	for _, c := range keepConditions(s.Pod.Status.Conditions) {
 		out = append(out, c)
 	}
@@ -337,7 +341,7 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 	for i := range out {
 		c := &out[i]
 		old := findCondition(s.Pod.Status.Conditions, c.Type)
-		if i < len(own) || old == nil {
+		if i < len(own) || old == nil && c.ObservedGeneration == 0 {
 			c.ObservedGeneration = s.Pod.Generation
 		}
 		switch {

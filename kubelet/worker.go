@@ -51,27 +51,27 @@ func (k *Kubelet) newWorker(pod *corev1.Pod, static bool) *worker {
 	}
 	w.ctx, w.cancel = context.WithCancel(k.ctx)
 	w.state = podState{
-		Pod: pod, Memory: map[string]*memory{}, Probes: map[string]probes.Result{},
+		Asked: pod, Pod: pod, Actual: map[string]corev1.ResourceRequirements{}, Memory: map[string]*memory{}, Probes: map[string]probes.Result{},
 		Starting: map[string]bool{}, Killing: map[string]time.Time{}, Dropping: map[string]bool{},
 	}
 	return w
 }
 
-// update takes a new version of the pod from its source.
+// update takes a new version of the pod from its source; the caller syncs. What
+// resources it asks for anew is not granted by that.
 func (w *worker) update(pod *corev1.Pod) {
 	w.mu.Lock()
-	old := w.state.Pod
+	defer w.mu.Unlock()
+	old := w.state.Asked
 	if newer(pod, old) != pod {
-		w.mu.Unlock()
 		return // it is told of in two ways, and the other was faster
 	}
-	w.state.Pod = pod
+	w.state.Asked = pod
+	w.state.Pod = withResources(pod, resourcesOf(w.state.Pod))
 	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
 		w.state.VolumesStale = true
 	}
 	w.watchReferences()
-	w.mu.Unlock()
-	w.sync()
 }
 
 // gone is called when the pod has left its source.
@@ -152,6 +152,7 @@ func (w *worker) step() {
 		w.k.recorder.Event(s.Pod, corev1.EventTypeNormal, p.End.Reason, p.End.Message)
 	}
 	w.announce(&p)
+	w.finishResize(&p)
 	w.apply(&p)
 	w.publish(&p)
 	if w.timer != nil {
@@ -170,6 +171,7 @@ func (w *worker) snapshot() *podState {
 	s.Sandboxes = slices.Collect(maps.Values(w.sandboxes))
 	s.Containers = slices.Collect(maps.Values(w.containers))
 	sortNewestFirst(s.Sandboxes, s.Containers)
+	s.keepActual()
 	clear(s.Probes)
 	for _, c := range s.Containers {
 		if c.running() {

@@ -1,0 +1,506 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/kubelet/cgroups"
+)
+
+// Resizing pods in place (KEP-1287). What a pod asks for, what the node has
+// granted it and what its containers run with are three things: Asked is the
+// pod as its source shows it, Pod the same with the granted resources, and
+// each instance carries those it was launched with or has been given since.
+
+// resize is what is going on with a pod's resources.
+type resize struct {
+	// Pending is why what is asked for has not been granted: reason Deferred
+	// or Infeasible.
+	Pending *reason
+	// Generation is the one of the grant that is being carried out; 0 for
+	// none.
+	Generation int64
+	// Failed is why the last attempt to carry it out failed, and Retry when
+	// the next may be made.
+	Failed string
+	Retry  time.Time
+	Gap    time.Duration
+	// Cgroup is what the pod's cgroup has; nil for what Pod's resources say.
+	Cgroup *cgroups.Resources
+}
+
+// resizeAction gives running containers, and the pod's cgroup, the resources
+// that were granted.
+type resizeAction struct {
+	Containers map[string]*corev1.Container // by id
+	// Final says that no container is left to be changed or restarted: the
+	// pod's cgroup may then shrink.
+	Final bool
+}
+
+// resizable lists the containers of a pod that can be resized, by name.
+func resizable(spec *corev1.PodSpec) map[string]*corev1.Container {
+	out := map[string]*corev1.Container{}
+	for i := range spec.InitContainers {
+		if c := &spec.InitContainers[i]; isSidecar(c) {
+			out[c.Name] = c
+		}
+	}
+	for i := range spec.Containers {
+		out[spec.Containers[i].Name] = &spec.Containers[i]
+	}
+	return out
+}
+
+// resourcesOf lists the resources of a pod's resizable containers.
+func resourcesOf(pod *corev1.Pod) map[string]corev1.ResourceRequirements {
+	out := map[string]corev1.ResourceRequirements{}
+	for name, c := range resizable(&pod.Spec) {
+		out[name] = c.Resources
+	}
+	return out
+}
+
+// withResources views a pod with other resources. It returns pod itself where
+// there is no difference, and never changes it.
+func withResources(pod *corev1.Pod, by map[string]corev1.ResourceRequirements) *corev1.Pod {
+	differs := false
+	for name, c := range resizable(&pod.Spec) {
+		r, ok := by[name]
+		differs = differs || ok && !sameResources(&r, &c.Resources)
+	}
+	if !differs {
+		return pod
+	}
+	out := *pod
+	out.Spec.Containers = slices.Clone(pod.Spec.Containers)
+	out.Spec.InitContainers = slices.Clone(pod.Spec.InitContainers)
+	for name, c := range resizable(&out.Spec) {
+		if r, ok := by[name]; ok {
+			c.Resources = r
+		}
+	}
+	return &out
+}
+
+// sameResources compares what can be resized.
+func sameResources(a, b *corev1.ResourceRequirements) bool {
+	return len(changedResources(a, b)) == 0
+}
+
+// changedResources lists which of CPU and memory differ.
+func changedResources(a, b *corev1.ResourceRequirements) []corev1.ResourceName {
+	var out []corev1.ResourceName
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		ra, rb, la, lb := a.Requests[name], b.Requests[name], a.Limits[name], b.Limits[name]
+		if ra.Cmp(rb) != 0 || la.Cmp(lb) != 0 {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// resizeRestarts says that a change of resources needs the container to be
+// restarted (API documentation of resizePolicy).
+func resizeRestarts(c *corev1.Container, from *corev1.ResourceRequirements) bool {
+	for _, name := range changedResources(from, &c.Resources) {
+		for _, p := range c.ResizePolicy {
+			if p.ResourceName == name && p.RestartPolicy == corev1.RestartContainer {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// resizes plans how the running containers get the resources granted to them.
+func (p *plan) resizes(s *podState) {
+	restarting := false
+	a := &resizeAction{Containers: map[string]*corev1.Container{}}
+	for name, c := range resizable(&s.Pod.Spec) {
+		st := s.latest(name)
+		if !st.running() {
+			restarting = restarting || s.Resize.Generation != 0 && s.memory(name).Resized
+			continue
+		}
+		was := s.actual(st)
+		switch {
+		case was == nil || sameResources(was, &c.Resources):
+		case resizeRestarts(c, was):
+			restarting = true
+		default:
+			a.Containers[st.Id] = c
+		}
+	}
+	a.Final = !restarting
+	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != podResources(s.Pod)
+	p.Resizing = restarting || len(a.Containers) > 0 || cgroup
+	switch {
+	case s.Resizing, len(a.Containers) == 0 && !(cgroup && a.Final):
+	case s.Now.Before(s.Resize.Retry):
+		p.wake(s.Resize.Retry)
+	default:
+		p.Resize = a
+	}
+}
+
+// actual returns the resources that an instance runs with, nil if unknown.
+func (s *podState) actual(c *instance) *corev1.ResourceRequirements {
+	if r, ok := s.Actual[c.Id]; ok {
+		return &r
+	}
+	return c.Launched
+}
+
+// resizeVerdict says whether the node can grant a pod what it asks for: nil
+// for yes.
+func resizeVerdict(asked *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *reason {
+	if node == nil {
+		return &reason{corev1.PodReasonDeferred, "the node is not registered yet"}
+	}
+	want := resourcehelper.PodRequests(asked, resourcehelper.PodResourcesOptions{})
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		q, have := want[name], node.Status.Allocatable[name]
+		if q.Cmp(have) > 0 {
+			return &reason{corev1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, amount(name, q), amount(name, have))}
+		}
+	}
+	if r := fits(asked, node, others); r != nil {
+		return &reason{corev1.PodReasonDeferred, r.Message}
+	}
+	return nil
+}
+
+// asksResize says that the pod asks for other resources than it was granted.
+func (w *worker) asksResize() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &w.state
+	if w.static || s.deleting() || s.Rejected != nil || s.Ended != nil || s.Released {
+		return false
+	}
+	if withResources(s.Asked, resourcesOf(s.Pod)) == s.Asked {
+		s.Resize.Pending = nil
+		return false
+	}
+	return true
+}
+
+// resizePods grants what pods ask for and the node has, the most important
+// pods first.
+func (k *Kubelet) resizePods() {
+	k.mu.Lock()
+	var asking []*worker
+	for _, w := range k.workers {
+		if w.asksResize() {
+			asking = append(asking, w)
+		}
+	}
+	sort.Slice(asking, func(i, j int) bool { return resizeBefore(asking[i].asked(), asking[j].asked()) })
+	again := true
+	for again {
+		again = false
+		for i, w := range asking {
+			if w == nil {
+				continue
+			}
+			verdict := resizeVerdict(w.asked(), k.node.current(), k.activePodsBut(w.uid))
+			if verdict == nil {
+				// What it gave up may be what others wait for.
+				asking[i], again = nil, true
+			}
+			w.decideResize(verdict)
+			defer w.sync()
+		}
+	}
+	waits := slices.ContainsFunc(asking, func(w *worker) bool { return w != nil })
+	k.resizeWaits.Store(waits)
+	k.updateShares()
+	k.mu.Unlock()
+}
+
+// retryResizes is called when pods have given up resources.
+func (k *Kubelet) retryResizes() {
+	if k.resizeWaits.Load() {
+		k.resizePods()
+	}
+}
+
+// resizeBefore orders pods that ask for resources: by priority, class, age.
+func resizeBefore(a, b *corev1.Pod) bool {
+	if pa, pb := podPriority(a), podPriority(b); pa != pb {
+		return pa > pb
+	}
+	rank := map[corev1.PodQOSClass]int{corev1.PodQOSGuaranteed: 0, corev1.PodQOSBurstable: 1, corev1.PodQOSBestEffort: 2}
+	if ra, rb := rank[qosClass(a)], rank[qosClass(b)]; ra != rb {
+		return ra < rb
+	}
+	return a.CreationTimestamp.Before(&b.CreationTimestamp)
+}
+
+func podPriority(pod *corev1.Pod) int32 {
+	if pod.Spec.Priority == nil {
+		return 0
+	}
+	return *pod.Spec.Priority
+}
+
+func (w *worker) asked() *corev1.Pod {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state.Asked
+}
+
+// decideResize grants what the pod asks for, or says why not.
+func (w *worker) decideResize(no *reason) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := &w.state
+	r := &s.Resize
+	if no != nil {
+		if r.Pending == nil || *r.Pending != *no {
+			w.k.recorder.Eventf(s.Asked, corev1.EventTypeWarning, "Resize"+no.Reason, "Pod resize %s: %s", no.Reason, resizeSummary(s.Asked, no.Message))
+		}
+		r.Pending = no
+		return
+	}
+	if r.Cgroup == nil {
+		had := podResources(s.Pod)
+		r.Cgroup = &had
+	}
+	s.Pod = s.Asked
+	r.Pending, r.Failed, r.Retry, r.Gap, r.Generation = nil, "", time.Time{}, 0, s.Asked.Generation
+	s.VolumesStale = true // the downward API shows resources
+	w.saveGrant()
+	w.k.recorder.Eventf(s.Asked, corev1.EventTypeNormal, "ResizeStarted", "Pod resize started: %s", resizeSummary(s.Asked, ""))
+}
+
+// resizeSummary is what the events tell of a resize.
+func resizeSummary(pod *corev1.Pod, failure string) string {
+	type container struct {
+		Name      string                      `json:"name"`
+		Resources corev1.ResourceRequirements `json:"resources"`
+	}
+	var sum struct {
+		InitContainers []container `json:"initContainers,omitempty"`
+		Containers     []container `json:"containers,omitempty"`
+		Generation     int64       `json:"generation"`
+		Error          string      `json:"error,omitempty"`
+	}
+	for i := range pod.Spec.InitContainers {
+		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
+			sum.InitContainers = append(sum.InitContainers, container{c.Name, c.Resources})
+		}
+	}
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		sum.Containers = append(sum.Containers, container{c.Name, c.Resources})
+	}
+	sum.Generation, sum.Error = pod.Generation, failure
+	b, _ := json.Marshal(sum)
+	return string(b)
+}
+
+// resize carries a grant out. Call with the lock held.
+func (w *worker) resize(a *resizeAction) {
+	s := &w.state
+	s.Resizing = true
+	pod, from, want := s.Pod, podResources(s.Pod), podResources(s.Pod)
+	if s.Resize.Cgroup != nil {
+		from = *s.Resize.Cgroup
+	}
+	now, done := from, map[string]corev1.ResourceRequirements{}
+	var err error
+	w.run("resize", true, func(ctx context.Context) {
+		// The pod's group is never smaller than what is in it.
+		class, group := podCgroup(pod)
+		now = wider(from, want)
+		if err = w.k.cgroups.EnsurePod(class, group, now); err != nil {
+			return
+		}
+		for id, c := range a.Containers {
+			if err = w.k.resizeContainer(ctx, pod, id, c); err != nil {
+				return
+			}
+			done[id] = c.Resources
+		}
+		if a.Final {
+			if err = w.k.cgroups.EnsurePod(class, group, want); err == nil {
+				now = want
+			}
+		}
+	}, func() {
+		s.Resizing = false
+		for id, r := range done {
+			s.Actual[id] = r
+		}
+		s.Resize.Cgroup = &now
+		if len(done) > 0 {
+			w.saveGrant()
+		}
+		if err == nil {
+			s.Resize.Failed, s.Resize.Gap, s.Resize.Retry = "", 0, time.Time{}
+			return
+		}
+		if w.ctx.Err() != nil || !s.EndingSince.IsZero() {
+			return
+		}
+		if s.Resize.Failed != err.Error() {
+			w.k.recorder.Eventf(pod, corev1.EventTypeWarning, "ResizeError", "Pod resize error: %s", resizeSummary(pod, err.Error()))
+		}
+		s.Resize.Failed = err.Error()
+		s.Resize.Gap = doubled(s.Resize.Gap, retryInitial, retryMax)
+		s.Resize.Retry = w.k.cfg.Clock.Now().Add(s.Resize.Gap)
+	})
+}
+
+// wider holds whatever fits into a or b; 0 is no limit.
+func wider(a, b cgroups.Resources) cgroups.Resources {
+	limit := func(x, y int64) int64 {
+		if x == 0 || y == 0 {
+			return 0
+		}
+		return max(x, y)
+	}
+	return cgroups.Resources{
+		CPUShares: max(a.CPUShares, b.CPUShares), CPUQuota: limit(a.CPUQuota, b.CPUQuota), CPUPeriod: max(a.CPUPeriod, b.CPUPeriod),
+		Memory: limit(a.Memory, b.Memory), Pids: limit(a.Pids, b.Pids),
+	}
+}
+
+func (k *Kubelet) resizeContainer(ctx context.Context, pod *corev1.Pod, id string, c *corev1.Container) error {
+	r := containerResources(pod, c, k.capacityMemory(), k.oom)
+	if r.MemoryLimitInBytes > 0 {
+		// Cgroups v2 would kill the container rather than refuse.
+		st, err := k.cfg.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
+		if used := int64(st.GetStats().GetMemory().GetWorkingSetBytes().GetValue()); err == nil && used > r.MemoryLimitInBytes {
+			return fmt.Errorf("attempting to set container %q memory limit (%d) below current usage (%d)", c.Name, r.MemoryLimitInBytes, used)
+		}
+	}
+	if _, err := k.cfg.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: id, Linux: r}); err != nil {
+		return fmt.Errorf("failed to update resources of container %q: %w", c.Name, err)
+	}
+	return nil
+}
+
+// grant is what must outlive a restart of the kubelet: it is kept in the
+// pod's folder once the pod was resized.
+type grant struct {
+	Generation int64                                  `json:"generation"`
+	Granted    map[string]corev1.ResourceRequirements `json:"granted"`
+	Actual     map[string]corev1.ResourceRequirements `json:"actual"` // by container id
+}
+
+func (w *worker) grantFile() string {
+	return filepath.Join(w.k.volumes.PodDir(w.uid), "resources.json")
+}
+
+// saveGrant writes the grant. Call with the lock held.
+func (w *worker) saveGrant() {
+	s := &w.state
+	g := grant{Generation: s.Resize.Generation, Granted: resourcesOf(s.Pod), Actual: s.Actual}
+	b, err := json.Marshal(g)
+	if err == nil {
+		tmp := w.grantFile() + ".tmp"
+		if err = os.WriteFile(tmp, b, 0o600); err == nil {
+			err = os.Rename(tmp, w.grantFile())
+		}
+	}
+	if err != nil {
+		w.k.log.Warn("cannot keep what a pod was granted", "pod", podTitle(s.Pod), "error", err)
+	}
+}
+
+// recallGrant takes up what a pod had been granted before the kubelet
+// restarted: from its file, else what its containers were launched with.
+func (w *worker) recallGrant(f *foundPod) {
+	s := &w.state
+	granted := map[string]corev1.ResourceRequirements{}
+	created := map[string]int64{}
+	for _, c := range f.containers {
+		if c.Launched != nil && c.CreatedAt >= created[c.name()] {
+			granted[c.name()], created[c.name()] = *c.Launched, c.CreatedAt
+		}
+	}
+	if b, err := os.ReadFile(w.grantFile()); err == nil {
+		g := grant{}
+		if err := json.Unmarshal(b, &g); err != nil {
+			w.k.log.Warn("what a pod was granted cannot be read", "pod", podTitle(s.Pod), "error", err)
+		} else {
+			for name, r := range g.Granted {
+				granted[name] = r
+			}
+			if g.Actual != nil {
+				s.Actual = g.Actual
+			}
+			s.Resize.Generation, s.Resize.Cgroup = g.Generation, &cgroups.Resources{}
+		}
+	}
+	s.Pod = withResources(s.Asked, granted)
+}
+
+// finishResize tells of a resize that is done, in the course of planning.
+func (w *worker) finishResize(p *plan) {
+	s := &w.state
+	if s.Resize.Generation == 0 || p.Resizing || p.Ending || s.Resizing {
+		return
+	}
+	w.k.recorder.Eventf(s.Asked, corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed: %s", resizeSummary(s.Pod, ""))
+	s.Resize.Generation, s.Resize.Cgroup = 0, nil
+}
+
+// resizeConditions are the conditions of a resize under way.
+func resizeConditions(s *podState, p *plan) []corev1.PodCondition {
+	var out []corev1.PodCondition
+	if r := s.Resize.Pending; r != nil {
+		out = append(out, corev1.PodCondition{
+			Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: r.Reason, Message: r.Message, ObservedGeneration: s.Pod.Generation,
+		})
+	}
+	if s.Resize.Generation != 0 && (p.Resizing || s.Resizing) {
+		c := corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue, ObservedGeneration: s.Resize.Generation}
+		if s.Resize.Failed != "" {
+			c.Reason, c.Message = corev1.PodReasonError, s.Resize.Failed
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// launchedResources reads what an instance was launched with; nil if another
+// kubelet did not note it.
+func launchedResources(st *runtimeapi.ContainerStatus) *corev1.ResourceRequirements {
+	text := st.GetAnnotations()[annotationResources]
+	if text == "" {
+		return nil
+	}
+	r := &corev1.ResourceRequirements{}
+	if json.Unmarshal([]byte(text), r) != nil {
+		return nil
+	}
+	return r
+}
+
+func encodeResources(r *corev1.ResourceRequirements) string {
+	b, _ := json.Marshal(r)
+	return string(b)
+}
+
+// keepActual forgets what instances that are gone ran with.
+func (s *podState) keepActual() {
+	for id := range s.Actual {
+		if !slices.ContainsFunc(s.Containers, func(c *instance) bool { return c.Id == id }) {
+			delete(s.Actual, id)
+		}
+	}
+}
