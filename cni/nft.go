@@ -20,6 +20,8 @@ import (
 //	                      iifname "cox*" ip daddr 127.0.0.0/8 drop }
 //	  chain postrouting { type nat hook postrouting priority srcnat
 //	                      ip saddr 127.0.0.0/8 ct status dnat masquerade
+//	                      oifname "vx-*" ip saddr CLUSTER return
+//	                      oifname "vx-*" masquerade
 //	                      ip daddr CLUSTER return
 //	                      ip daddr 224.0.0.0/4 return
 //	                      ip saddr PODS masquerade }
@@ -94,6 +96,16 @@ func setupTable(c *Conf) error {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: make([]byte, 4)},
 		&expr.Masq{},
 	})
+	// What is none of the pod network's would get its answer outside the
+	// overlay, where a strict router drops it.
+	onOverlay := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: append([]byte(c.overlayName()), 0)},
+	}
+	for _, p := range c.ClusterCIDRs {
+		t.rule(t.postrouting, "", onOverlay, within(p, source), []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}})
+	}
+	t.rule(t.postrouting, "", onOverlay, []expr.Any{&expr.Masq{}})
 	if !c.NoMasquerade {
 		keep := append([]netip.Prefix(nil), c.ClusterCIDRs...)
 		keep = append(append(keep, c.PodCIDRs...), netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8"))

@@ -155,7 +155,8 @@ func forwarding(ranges []netip.Prefix) error {
 }
 
 // Purge removes the network from the caller's network namespace: links,
-// addresses, the nftables table and the state. c needs only Name and StateDir.
+// addresses, routes to other nodes (those within c.ClusterCIDRs), the nftables
+// table and the state. c needs nothing else but Name and StateDir.
 // Kernel parameters stay, as others may rely on them by now. It goes on after
 // an error and returns all.
 func Purge(c Conf) error {
@@ -180,7 +181,7 @@ func Purge(c Conf) error {
 			}
 		}
 	}
-	errs = append(errs, deleteTable(c.table()), os.RemoveAll(c.StateDir))
+	errs = append(errs, purgePeers(&c), deleteTable(c.table()), os.RemoveAll(c.StateDir))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
