@@ -18,8 +18,8 @@ func Kinds() []*api.Kind {
 		validatingWebhookKind(),
 		validatingPolicyKind(),
 		validatingBindingKind(),
-		mutatingPolicyKind(),
-		mutatingBindingKind(),
+		storedMutatingPolicy(),
+		storedMutatingBinding(),
 	}
 }
 
