@@ -88,7 +88,9 @@ func hops(c *Conf, o Overlay, peers []Peer, onLink func(netip.Addr) (int, bool))
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b hop) int { return cmp.Or(a.dst.Addr().Compare(b.dst.Addr()), cmp.Compare(a.dst.Bits(), b.dst.Bits())) })
+	slices.SortFunc(out, func(a, b hop) int {
+		return cmp.Or(a.dst.Addr().Compare(b.dst.Addr()), cmp.Compare(a.dst.Bits(), b.dst.Bits()))
+	})
 	return out
 }
 

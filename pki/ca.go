@@ -197,9 +197,9 @@ func newSerial() (*big.Int, error) {
 
 // newKey makes a key and writes it to path, mode 0600.
 func newKey(path string, sync bool) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := generateKey()
 	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
+		return nil, err
 	}
 	data, err := encodeKey(key)
 	if err != nil {
@@ -257,4 +257,12 @@ func samePublicKey(a, b crypto.PublicKey) bool {
 // pair joins DER certificates and a key for TLS.
 func pair(key crypto.PrivateKey, leaf *x509.Certificate, chain ...[]byte) *tls.Certificate {
 	return &tls.Certificate{Certificate: append([][]byte{leaf.Raw}, chain...), PrivateKey: key, Leaf: leaf}
+}
+
+func generateKey() (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	return key, nil
 }

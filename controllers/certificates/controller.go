@@ -26,6 +26,8 @@ type Config struct {
 	ClientCA, ServingCA, LegacyCA *pki.CA
 	// Duration is the longest validity; 0 is a year.
 	Duration time.Duration
+	// Reserved is what no kubelet may serve under.
+	Reserved Reserved
 }
 
 // Controller approves, signs and deletes requests.
@@ -34,6 +36,7 @@ type Controller struct {
 	cfg      Config
 	rules    map[string]rule
 	requests client.Informer[*certificatesv1.CertificateSigningRequest]
+	nodes    client.Informer[*corev1.Node]
 	loop     *client.Loop
 	writes   client.Writes
 }
@@ -43,8 +46,11 @@ func New(env controllers.Env, cfg Config) (*Controller, error) {
 	if cfg.Duration == 0 {
 		cfg.Duration = 365 * 24 * time.Hour
 	}
-	c := &Controller{env: env, cfg: cfg, rules: rules(), requests: client.InformerFor(env.Informers, client.CertificateSigningRequests)}
+	c := &Controller{env: env, cfg: cfg, rules: rules(), requests: client.InformerFor(env.Informers, client.CertificateSigningRequests), nodes: client.InformerFor(env.Informers, client.Nodes)}
 	c.loop = client.NewLoop("certificates", env.Log, c.reconcile)
+	if _, err := c.nodes.OnChange(c.nodeChanged); err != nil {
+		return nil, err
+	}
 	_, err := c.requests.OnChange(func(r, old *certificatesv1.CertificateSigningRequest) {
 		if r == nil {
 			r = old
@@ -91,9 +97,27 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 // approve asks whether the requester may have such a certificate without a
 // human's look.
 func (c *Controller) approve(ctx context.Context, r *certificatesv1.CertificateSigningRequest) error {
+	if csr, name, ok := servingRequest(r); ok {
+		node, known := c.nodes.Get("", name)
+		if !known {
+			return nil // looked at again when it is
+		}
+		if why := mayServe(csr, node, c.nodes.List("", nil), c.cfg.Reserved); why != "" {
+			c.env.Log.Warn("a kubelet's serving certificate waits for a human's approval", "request", r.Name, "node", name, "reason", why)
+			return nil
+		}
+		return c.approved(ctx, r, "Auto approving kubelet serving certificate for the node's own addresses.")
+	}
 	subresource, message, ok := approval(r)
 	if !ok {
 		return nil
+	}
+	// Who only holds a token must not become a node that is there already.
+	if name := requestedNode(r); subresource == "nodeclient" {
+		if _, taken := c.nodes.Get("", name); taken {
+			c.env.Log.Warn("a token's holder asks for the certificate of a node that exists; it waits for a human's approval", "request", r.Name, "node", name)
+			return nil
+		}
 	}
 	extra := map[string]authorizationv1.ExtraValue{}
 	for k, v := range r.Spec.Extra {
@@ -114,6 +138,10 @@ func (c *Controller) approve(ctx context.Context, r *certificatesv1.CertificateS
 	if sar, ok := got.Object.(*authorizationv1.SubjectAccessReview); !ok || !sar.Status.Allowed {
 		return nil // a human may still decide
 	}
+	return c.approved(ctx, r, message)
+}
+
+func (c *Controller) approved(ctx context.Context, r *certificatesv1.CertificateSigningRequest, message string) error {
 	m := r.DeepCopy()
 	now := metav1.NewTime(c.env.Clock.Now())
 	m.Status.Conditions = append(m.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{

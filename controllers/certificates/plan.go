@@ -119,6 +119,15 @@ func approval(r *certificatesv1.CertificateSigningRequest) (subresource, message
 	return "nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.", true
 }
 
+// requestedNode is the node that a request for a client certificate names.
+func requestedNode(r *certificatesv1.CertificateSigningRequest) string {
+	csr, err := pki.ParseCSR(r.Spec.Request)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(csr.Subject.CommonName, nodeUser)
+}
+
 // How long requests stay.
 const (
 	keepDecided = time.Hour
