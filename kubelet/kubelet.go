@@ -14,7 +14,6 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,10 +73,11 @@ type Config struct {
 	Taints              []corev1.Taint
 	ProviderID          string
 
-	// DrainDelay keeps the containers of a deleted, ready pod running for a
-	// moment before SIGTERM, so that proxies can take the pod out of their
-	// rules first. 0 stops them at once.
-	DrainDelay time.Duration
+	// Drain is called when a ready pod was deleted, before its containers get
+	// SIGTERM, and returns when no new connections reach the pod any more.
+	// Its context ends after 2 s, or half of the pod's grace period. nil
+	// stops containers at once.
+	Drain func(ctx context.Context, pod *corev1.Pod)
 
 	// Version is shown as the kubelet's, such as "v1.36.2".
 	Version string

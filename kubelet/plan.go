@@ -174,8 +174,7 @@ func (p *plan) end(s *podState) {
 	if since.IsZero() {
 		since = s.Now
 	}
-	if s.Now.Before(s.DrainUntil) {
-		p.wake(s.DrainUntil)
+	if s.Draining {
 		return
 	}
 	deadline := since.Add(s.grace())

@@ -242,7 +242,7 @@ func TestPlan(t *testing.T) {
 		{"time has passed", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), deleted(20), with(func(s *scene) { s.EndingSince = noon.Add(-19 * time.Second) })), "kill a.0 2s"},
 		{"on its way", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), deleted(20), with(func(s *scene) { s.Killing["a.0"] = noon.Add(20 * time.Second) })), ""},
 		{"hurried", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), deleted(1), with(func(s *scene) { s.Killing["a.0"] = noon.Add(20 * time.Second) })), "kill a.0 1s"},
-		{"drained first", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), deleted(20), with(func(s *scene) { s.DrainUntil = noon.Add(time.Second) })), "wake 1s"},
+		{"drained first", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), deleted(20), with(func(s *scene) { s.Draining = true })), ""},
 		{"sidecars last", newScene(always, inits("side1", "side2"), app("a"), box("s", 0, true), has("s", "side1", 0, -1, 0), has("s", "side2", 0, -1, 0), has("s", "a", 0, -1, 0), deleted(20)), "kill a.0 20s"},
 		{"in reverse", newScene(always, inits("side1", "side2"), app("a"), box("s", 0, true), has("s", "side1", 0, -1, 0), has("s", "side2", 0, -1, 0), has("s", "a", 0, 0, 0), deleted(20)), "kill side2.0 20s"},
 		{"everything stopped", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, 0, 0), deleted(20)), "release"},

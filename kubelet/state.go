@@ -117,10 +117,11 @@ type podState struct {
 	Rejected, Ended *reason
 	// Gone: the pod is no longer in its source (API or static pod folder).
 	Gone bool
-	// EndingSince is when the pod was first found to be ending, and
-	// DrainUntil until when its containers are left running after that, so
-	// that proxies can take it out of their rules.
-	EndingSince, DrainUntil time.Time
+	// EndingSince is when the pod was first found to be ending. While it is
+	// Draining its containers are left running, so that proxies can take it
+	// out of their rules.
+	EndingSince time.Time
+	Draining    bool
 	// Released: sandbox stopped, volumes and cgroup gone.
 	Released bool
 }

@@ -184,14 +184,31 @@ func (w *worker) snapshot() *podState {
 // beginEnd marks when a pod began to end: nothing new is started any more.
 func (w *worker) beginEnd(s *podState) {
 	s.EndingSince = s.Now
-	if s.deleting() && w.k.cfg.DrainDelay > 0 && s.grace() > time.Second {
-		if c := findCondition(s.Pod.Status.Conditions, corev1.PodReady); c != nil && c.Status == corev1.ConditionTrue {
-			s.DrainUntil = s.Now.Add(min(w.k.cfg.DrainDelay, s.grace()/2))
-		}
-	}
 	for _, cancel := range w.cancels {
 		cancel()
 	}
+	if c := findCondition(s.Pod.Status.Conditions, corev1.PodReady); s.deleting() && c != nil && c.Status == corev1.ConditionTrue {
+		w.drain()
+	}
+}
+
+// maxDrain bounds the wait for proxies.
+const maxDrain = 2 * time.Second
+
+// drain waits until nothing new is sent to the pod, as far as the node can
+// tell. Call with the lock held.
+func (w *worker) drain() {
+	s := &w.state
+	if w.k.cfg.Drain == nil || s.grace() <= time.Second {
+		return
+	}
+	s.Draining = true
+	pod, most := s.Pod, min(maxDrain, s.grace()/2)
+	w.run("drain", false, func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, most)
+		defer cancel()
+		w.k.cfg.Drain(ctx, pod)
+	}, func() { s.Draining = false })
 }
 
 // announce tells of back-offs that begin.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -39,7 +40,7 @@ type localNode struct {
 	bundle  *pki.Bundle
 	runtime *runtime.Runtime
 	kubelet *kubelet.Kubelet
-	proxy   *proxy.Proxy
+	proxy   atomic.Pointer[proxy.Proxy]
 }
 
 func newLocalNode(c *config, log *slog.Logger, group *component.Group, bundle *pki.Bundle) *localNode {
@@ -107,7 +108,7 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		CgroupRoot: "/" + c.cgroup(), MaxPods: c.MaxPods, Port: c.KubeletPort, Labels: labels,
-		DrainDelay: 500 * time.Millisecond, Version: gitVersion, Log: n.log.With("component", "kubelet"),
+		Drain: n.drain, Version: gitVersion, Log: n.log.With("component", "kubelet"),
 	})
 	if err != nil {
 		return err
@@ -233,8 +234,33 @@ func (n *localNode) runProxy(ctx context.Context, door client.Interface) error {
 		n.log.Warn("node ports will not answer on the loopback address", "error", err)
 	}
 	informers.Start(ctx)
-	n.proxy = p
+	n.proxy.Store(p)
 	return p.Run(ctx)
+}
+
+// drainLinger is what further nodes get, beyond this one, to send connections
+// elsewhere than to a pod that ends.
+const drainLinger = 100 * time.Millisecond
+
+// drain waits until a pod that ends gets no new connections.
+func (n *localNode) drain(ctx context.Context, pod *corev1.Pod) {
+	var addrs []netip.Addr
+	for _, ip := range pod.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	if p := n.proxy.Load(); p != nil && !pod.Spec.HostNetwork {
+		if err := p.Drained(ctx, addrs...); err != nil {
+			return // its time is over
+		}
+	}
+	t := time.NewTimer(drainLinger)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // runDNS answers the cluster DNS's service address on this node.

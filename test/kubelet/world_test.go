@@ -54,6 +54,7 @@ type world struct {
 	kubelet *kubelet.Kubelet
 	stop    func()
 	log     *slog.Logger
+	change  func(*kubelet.Config) // before a kubelet starts, nil for nothing
 }
 
 var admin = client.User{Name: "admin", Groups: []string{"system:masters"}}
@@ -202,14 +203,18 @@ func (w *world) events(name string) []string {
 func (w *world) startKubelet() {
 	t := w.t
 	cri, images := w.rt.CRI()
-	k, err := kubelet.New(kubelet.Config{
+	cfg := kubelet.Config{
 		Client:   client.As(w.root, client.User{Name: "system:node:" + nodeName, Groups: []string{"system:nodes"}}),
 		NodeName: nodeName, NodeIPs: []string{"10.244.77.1"},
 		RootDir: filepath.Join(w.dir, "kubelet"), LogDir: filepath.Join(w.dir, "logs"),
 		Runtime: cri, Images: images, StaticPodDir: w.static, CgroupRoot: w.rtCfg.CgroupRoot, Log: w.log,
 		ClusterDNS: []string{"10.43.0.10"},
 		DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
-	})
+	}
+	if w.change != nil {
+		w.change(&cfg)
+	}
+	k, err := kubelet.New(cfg)
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
