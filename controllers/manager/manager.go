@@ -22,6 +22,7 @@ import (
 	"github.com/coxswain/cox/controllers/endpointslice"
 	"github.com/coxswain/cox/controllers/garbagecollector"
 	"github.com/coxswain/cox/controllers/job"
+	"github.com/coxswain/cox/controllers/localprovisioner"
 	"github.com/coxswain/cox/controllers/namespace"
 	"github.com/coxswain/cox/controllers/nodeipam"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
@@ -31,6 +32,7 @@ import (
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
 	"github.com/coxswain/cox/controllers/tainteviction"
+	"github.com/coxswain/cox/controllers/volumebinder"
 )
 
 // Config is what the controllers need from the outside.
@@ -90,6 +92,8 @@ func parts(cfg *Config) ([]part, error) {
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
 		{"job", "job-controller", as(job.New)},
 		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
+		{"persistentvolumebinder", "persistent-volume-binder", as(volumebinder.New)},
+		{"localprovisioner", "persistent-volume-binder", as(localprovisioner.New)},
 		{"pvcprotection", "pvc-protection-controller", as(protection.NewClaims)},
 		{"pvprotection", "pv-protection-controller", as(protection.NewVolumes)},
 		{"tainteviction", "node-controller", as(tainteviction.New)},
