@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -72,6 +73,10 @@ type Kind struct {
 	// (a selector on any other name is a 400).
 	Fields     func(obj runtime.Object) fields.Set
 	FieldNames []string
+
+	// Schema is by what the kind's fields are managed and merged; nil means
+	// the published schema of its Go types.
+	Schema func() (managedfields.TypeConverter, error)
 }
 
 // GR is the hub's group and the resource name.
@@ -99,6 +104,21 @@ type View struct {
 	// ShortNames and Categories differ from the kind's only where upstream's
 	// do; nil means the kind's.
 	ShortNames []string
+
+	// The rest is for kinds made at run time, whose Go type does not tell
+	// their versions apart.
+
+	// FromHubList is FromHub for many objects at once; nil converts each.
+	FromHubList func(in []runtime.Object) ([]runtime.Object, error)
+	// Prune drops what the version's schema does not know from a decoded
+	// object and says what that was; nil where decoding does so. err says
+	// that the object's metadata cannot be read.
+	Prune func(obj runtime.Object) (unknown []error, err error)
+	// Columns and Cells are this version's, in place of the kind's; Cells gets
+	// an object of the view. FieldNames likewise (not nil, but may be empty).
+	Columns    []metav1.TableColumnDefinition
+	Cells      func(obj runtime.Object) []any
+	FieldNames []string
 }
 
 // Strategy is how a kind behaves in a write. Every function may be nil. The

@@ -89,7 +89,9 @@ func (c *call) warn(text string) { c.warnings = append(c.warnings, text) }
 func (s *Server) newCall(req *client.Request) (*call, error) {
 	r, ok := s.routes[req.Resource]
 	if !ok {
-		return nil, notServed(req)
+		if r, ok = s.custom.find(req.Resource); !ok {
+			return nil, notServed(req)
+		}
 	}
 	c := &call{srv: s, req: req, res: r, name: req.Name, manager: defaultManager(req.User.Name)}
 	if req.Subresource != "" {

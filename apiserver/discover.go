@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -17,11 +18,12 @@ import (
 
 // discoverer serves the discovery documents, each made at its first request.
 type discoverer struct {
-	srv    *Server
-	groups func() []discovery.Group
+	srv *Server
 
-	mu   sync.Mutex
-	docs map[string]*document
+	mu     sync.Mutex
+	at     int64 // the state of the custom kinds that the rest is made of
+	listed []discovery.Group
+	docs   map[string]*document
 }
 
 // document is a discovery document in the forms in which it has been asked
@@ -37,9 +39,25 @@ type document struct {
 const discoveryGroup = "apidiscovery.k8s.io"
 
 func newDiscoverer(s *Server) *discoverer {
-	d := &discoverer{srv: s, docs: map[string]*document{}}
-	d.groups = sync.OnceValue(func() []discovery.Group { return discovery.Groups(s.cfg.Table.Kinds) })
-	return d
+	return &discoverer{srv: s, docs: map[string]*document{}, at: -1}
+}
+
+// groups lists what is served now.
+func (d *discoverer) groups() []discovery.Group {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.groupsLocked()
+}
+
+func (d *discoverer) groupsLocked() []discovery.Group {
+	now := d.srv.custom.changes.Load()
+	if now == d.at {
+		return d.listed
+	}
+	kinds := append(slices.Clone(d.srv.cfg.Table.Kinds), d.srv.custom.shown()...)
+	d.listed, d.at = discovery.Groups(kinds), now
+	clear(d.docs)
+	return d.listed
 }
 
 // paths lists the documents' paths.
@@ -113,11 +131,11 @@ func (d *discoverer) serveRoot(w http.ResponseWriter, r *http.Request, path stri
 	d.serve(w, r, a, path+" "+a.As+" "+a.Version, func() (runtime.Object, schema.GroupVersionKind) {
 		switch {
 		case a.As != "":
-			return discovery.Aggregated(d.groups(), core), schema.GroupVersionKind{Group: discoveryGroup, Version: a.Version, Kind: "APIGroupDiscoveryList"}
+			return discovery.Aggregated(d.listed, core), schema.GroupVersionKind{Group: discoveryGroup, Version: a.Version, Kind: "APIGroupDiscoveryList"}
 		case core:
-			return discovery.Versions(d.groups(), d.srv.cfg.Address), schema.GroupVersionKind{}
+			return discovery.Versions(d.listed, d.srv.cfg.Address), schema.GroupVersionKind{}
 		}
-		return discovery.List(d.groups()), schema.GroupVersionKind{}
+		return discovery.List(d.listed), schema.GroupVersionKind{}
 	})
 }
 
@@ -148,6 +166,7 @@ func (d *discoverer) serve(w http.ResponseWriter, r *http.Request, a wire.Accept
 func (d *discoverer) encoded(m wire.Media, key string, make func() (runtime.Object, schema.GroupVersionKind)) (*document, []byte, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.groupsLocked() // drops documents of the past
 	doc := d.docs[key]
 	if doc == nil {
 		doc = &document{}

@@ -93,6 +93,14 @@ func (h *httpCall) listPieces(l *store.List) ([][]byte, error) {
 		return h.tablePieces(meta, l.Entries)
 	}
 	encode, head, typed := h.res.body, h.res.listHead, (*wire.Head)(nil)
+	if h.res.custom {
+		typed = h.res.head
+		if h.accept.As == "" {
+			if err := h.res.prepare(h.accept.Media, l.Entries); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if h.accept.As != "" {
 		encode, head, typed = h.res.metaBody, partialHead(h.accept.Version, "List"), partialHead(h.accept.Version, "")
 	}
@@ -131,8 +139,16 @@ func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare 
 		return nil, err
 	}
 	rows := make([]table.Row, len(entries))
+	convertor := h.res.table
+	shown, err := h.res.rowObjects(entries)
+	if err != nil {
+		return nil, err
+	}
+	if h.res.shown != nil {
+		convertor = h.res.shown
+	}
 	for i, e := range entries {
-		rows[i].Hub = e.Object
+		rows[i].Hub = shown[i]
 		switch include {
 		case metav1.IncludeMetadata:
 			b, err := h.res.metaBody(wire.JSON, e)
@@ -148,7 +164,7 @@ func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare 
 			rows[i].Object = json.RawMessage(h.res.head.JSON(b))
 		}
 	}
-	return h.res.table.Body(meta, rows, bare)
+	return convertor.Body(meta, rows, bare)
 }
 
 // included is what a table's rows carry beside their cells.

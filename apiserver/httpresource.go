@@ -165,7 +165,7 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 	object := h.sub == nil || h.sub.Object != nil
 	switch a.As {
 	case "":
-		return true
+		return !h.res.custom || a.Media != wire.Protobuf || !object
 	case "Table":
 		return object && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadata":
@@ -234,6 +234,13 @@ func (h *httpCall) loadObject() error {
 		return err
 	}
 	h.req.Object = into
+	if prune := h.res.view.Prune; prune != nil && (h.sub == nil || h.sub.Object != nil) {
+		unknown, err := prune(into)
+		if err != nil {
+			return wire.BadBody(err, want, &want, data)
+		}
+		strict = withUnknown(strict, unknown)
+	}
 	if strict == nil {
 		return nil
 	}
@@ -249,6 +256,19 @@ func (h *httpCall) loadObject() error {
 		}
 	}
 	return nil
+}
+
+// withUnknown adds the fields that a schema does not know to what strict
+// decoding found.
+func withUnknown(strict error, unknown []error) error {
+	if len(unknown) == 0 {
+		return strict
+	}
+	var errs []error
+	if s, ok := runtime.AsStrictDecodingError(strict); ok {
+		errs = append(errs, s.Errors()...)
+	}
+	return runtime.NewStrictDecodingError(append(errs, unknown...))
 }
 
 // checkValidation refuses an unknown fieldValidation before the body is read

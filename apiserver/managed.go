@@ -41,11 +41,15 @@ func (r *resource) newFields(sub string) *managedfields.FieldManager {
 	}
 	probe := r.view.New()
 	probe.GetObjectKind().SetGroupVersionKind(r.view.GroupVersionKind)
-	if _, err := types.ObjectToTyped(probe); err != nil {
+	if _, err := types.ObjectToTyped(probe); err != nil && !r.custom {
 		return nil
 	}
 	conv := &viewConverter{r.kind}
-	fm, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv,
+	make := managedfields.NewDefaultFieldManager
+	if r.custom {
+		make = managedfields.NewDefaultCRDFieldManager
+	}
+	fm, err := make(types, conv, conv, conv,
 		r.view.GroupVersionKind, r.Hub.GroupVersion(), sub, r.resetFields(sub))
 	if err != nil {
 		r.srv.log.Warn("fields are not tracked", "resource", r.gvr.String(), "error", err)
@@ -56,6 +60,9 @@ func (r *resource) newFields(sub string) *managedfields.FieldManager {
 
 // typesOf reads the schema of a kind in all its versions.
 func typesOf(s *Server, k *api.Kind) (managedfields.TypeConverter, error) {
+	if k.Schema != nil {
+		return k.Schema()
+	}
 	kinds := []schema.GroupVersionKind{k.Hub}
 	for i := range k.Views {
 		if gvk := k.Views[i].GroupVersionKind; gvk != k.Hub {
@@ -107,7 +114,7 @@ func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	live.GetObjectKind().SetGroupVersionKind(r.Hub)
 	obj.GetObjectKind().SetGroupVersionKind(r.Hub)
 	fm.UpdateNoErrors(live, obj, manager)
-	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	wire.ClearKind(obj)
 }
 
 // viewConverter converts between the views of one kind for field management.
@@ -171,7 +178,7 @@ func (v *viewConverter) ConvertFieldLabel(schema.GroupVersionKind, string, strin
 // ConvertToVersion converts in into the target version. in is only read.
 func (v *viewConverter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	from := in.GetObjectKind().GroupVersionKind()
-	if u, ok := in.(runtime.Unstructured); ok {
+	if u, ok := in.(runtime.Unstructured); ok && !v.custom {
 		obj, err := v.newOf(from.GroupVersion())
 		if err != nil {
 			return nil, err
@@ -219,6 +226,9 @@ func (v *viewConverter) convert(in runtime.Object, from, to schema.GroupVersion)
 	}
 	if !known {
 		return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, to)
+	}
+	if v.custom { // its conversion has set the version
+		return out, nil
 	}
 	if out == in {
 		out = wire.Shallow(in)

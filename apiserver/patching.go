@@ -25,11 +25,16 @@ func (u *updating) preparePatch() error {
 	switch u.req.PatchType {
 	case types.ApplyYAMLPatchType:
 		return u.prepareApply()
-	case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+	case types.JSONPatchType, types.MergePatchType:
+	case types.StrategicMergePatchType:
+		if u.res.custom { // whose lists no Go type describes
+			return wire.Unsupported([]string{patchTypes[0], patchTypes[1], patchTypes[3]})
+		}
 	default:
 		return wire.Unsupported(patchTypes)
 	}
 	p := u.patcher(u.res.head, u.res.view.New)
+	p.prune = u.res.view.Prune
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
 		if cur == nil {
 			return nil, apierrors.NewNotFound(u.res.gr, u.req.Name)
@@ -52,10 +57,12 @@ type patcher struct {
 	t    *transaction
 	head *wire.Head
 	make func() runtime.Object
+	// prune says what the schema does not know, where the type does not.
+	prune func(runtime.Object) ([]error, error)
 }
 
 func (t *transaction) patcher(head *wire.Head, make func() runtime.Object) *patcher {
-	return &patcher{t, head, make}
+	return &patcher{t: t, head: head, make: make}
 }
 
 // apply returns a patched copy of obj, which is only read.
@@ -78,7 +85,14 @@ func (p *patcher) apply(obj runtime.Object) (runtime.Object, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
 			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), p.head.GVK.GroupVersion()))
 	}
-	out.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	wire.ClearKind(out)
+	if p.prune != nil {
+		unknown, err := p.prune(out)
+		if err != nil {
+			return nil, badPatch(shown, err)
+		}
+		strict = append(strict, unknown...)
+	}
 	return out, p.t.judgeStrict(strict, func(err error) error { return badPatch(shown, err) })
 }
 
@@ -95,6 +109,13 @@ func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u, ok := out.(*unstructured.Unstructured); ok {
+		u.Object = nil
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(changed, &u.Object); err != nil {
+			return nil, badPatch(string(changed), err)
+		}
+		return nil, nil
+	}
 	strict, err := kjson.UnmarshalStrict(changed, out)
 	if err != nil {
 		return nil, badPatch(string(changed), err)
@@ -103,6 +124,13 @@ func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
 }
 
 func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		doc, strict, err := patch.Merge(runtime.DeepCopyJSON(u.Object), p.t.req.Patch)
+		if err == nil {
+			out.(*unstructured.Unstructured).Object = doc
+		}
+		return strict, err
+	}
 	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
 	if err != nil {
 		return nil, err
@@ -181,10 +209,10 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 	if err != nil {
 		return nil, err
 	}
-	if obj == live || sharesWith(obj, cur) {
+	if obj == live || sharesWith(obj, cur) || u.res.custom { // what was not applied is shared
 		obj = obj.DeepCopyObject()
 	}
-	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	wire.ClearKind(obj)
 	return obj, nil
 }
 

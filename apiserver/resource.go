@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +29,8 @@ type kind struct {
 	gr    schema.GroupResource
 	verbs map[client.Verb]bool
 	table *table.Convertor
+	// custom kinds are unstructured, and known by their definitions only.
+	custom bool
 	// types reads the schema by which fields are managed, at the first write.
 	types func() (managedfields.TypeConverter, error)
 }
@@ -41,6 +44,7 @@ func newKind(s *Server, k *api.Kind) *kind {
 	}
 	ks.hook = s.cfg.Extensions.Hooks[ks.gr]
 	ks.table = table.New(k.Columns, k.Cells)
+	_, ks.custom = k.New().(*unstructured.Unstructured)
 	ks.types = sync.OnceValues(func() (managedfields.TypeConverter, error) { return typesOf(s, k) })
 	switch {
 	case k.Verbs != nil:
@@ -86,6 +90,8 @@ type resource struct {
 	metaFormats [3]store.Format
 
 	trackers sync.Map // subresource -> *tracker
+	// shown makes table rows of the view's own columns; nil uses the kind's.
+	shown *table.Convertor
 }
 
 func newResource(s *Server, k *kind, v *api.View) *resource {
@@ -96,6 +102,9 @@ func newResource(s *Server, k *kind, v *api.View) *resource {
 		list = k.HubListKind
 	}
 	r.listHead = wire.NewHead(v.GroupVersion().WithKind(list))
+	if v.Cells != nil {
+		r.shown = table.New(v.Columns, v.Cells)
+	}
 	gv := v.GroupVersion()
 	if v.FromHub == nil {
 		gv = k.Hub.GroupVersion()
@@ -119,11 +128,21 @@ func (r *resource) toHub(obj runtime.Object) (runtime.Object, error) {
 			return nil, err
 		}
 	}
-	obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	wire.ClearKind(obj)
 	if r.Strategy.Default != nil {
 		r.Strategy.Default(obj)
 	}
 	return obj, nil
+}
+
+// current is a stored object in the hub's version. Custom objects are kept in
+// the version that they were stored in; the result may be obj itself, which is
+// shared.
+func (r *resource) current(obj runtime.Object) (runtime.Object, error) {
+	if !r.custom || r.view.ToHub == nil {
+		return obj, nil
+	}
+	return r.view.ToHub(obj)
 }
 
 // fromHub shows a hub object in the view's type. Both may share memory.
@@ -154,13 +173,13 @@ func (r *resource) checkFields(sel fields.Selector) error {
 		if req.Field == "metadata.name" || (req.Field == "metadata.namespace" && r.Namespaced) {
 			continue
 		}
-		known := false
-		for _, f := range r.FieldNames {
-			known = known || f == req.Field
+		names := r.FieldNames
+		if r.view.FieldNames != nil {
+			names = r.view.FieldNames
 		}
 		switch {
-		case known:
-		case len(r.FieldNames) == 0:
+		case contains(names, req.Field):
+		case len(names) == 0 && !r.custom:
 			return fmt.Errorf("%q is not a known field selector: only %q, %q", req.Field, "metadata.name", "metadata.namespace")
 		default:
 			return fmt.Errorf("field label not supported: %s", req.Field)

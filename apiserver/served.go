@@ -11,6 +11,9 @@ import (
 func (s *Server) Served(gvr schema.GroupVersionResource) (api.Served, bool) {
 	r, ok := s.routes[gvr]
 	if !ok {
+		r, ok = s.custom.find(gvr)
+	}
+	if !ok {
 		return api.Served{}, false
 	}
 	return api.Served{Kind: r.Kind, View: r.view}, true

@@ -68,6 +68,7 @@ type Server struct {
 	codec  *wire.Codec
 	routes map[schema.GroupVersionResource]*resource
 	groups map[schema.GroupVersion]bool
+	custom custom // kinds that come and go while the server runs
 
 	admission atomic.Pointer[admissionChain]
 	disco     *discoverer

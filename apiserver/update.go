@@ -117,7 +117,10 @@ func (u *updating) try(cur *store.Entry) (runtime.Object, error) {
 	if cur == nil {
 		return u.tryCreate()
 	}
-	old := cur.Object
+	old, err := u.res.current(cur.Object)
+	if err != nil {
+		return nil, err
+	}
 	obj, err := u.produce(old)
 	if err != nil {
 		return nil, err

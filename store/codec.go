@@ -140,6 +140,11 @@ func (c *codec) decodeHub(data []byte) (runtime.Object, error) {
 	if err := u.UnmarshalJSON(data); err != nil {
 		return nil, err
 	}
+	if gvk := u.GroupVersionKind(); gvk != c.kind.Hub && c.kind.Older != nil {
+		if _, toHub := c.kind.Older(gvk); toHub != nil {
+			return toHub(u)
+		}
+	}
 	u.SetGroupVersionKind(c.kind.Hub)
 	return u, nil
 }

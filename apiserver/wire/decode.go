@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	serjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -33,6 +34,9 @@ func newDecoders(s *runtime.Scheme) decoders {
 // upstream's words. The decoded object carries no kind.
 func (c *Codec) Decode(m Media, data []byte, into runtime.Object, want schema.GroupVersionKind) (strict, err error) {
 	c.Counter.Decoded.Add(1)
+	if u, ok := into.(*unstructured.Unstructured); ok {
+		return decodeCustom(m, data, u, want)
+	}
 	if m == JSON {
 		// The common case in one pass; whatever is unusual about the data is
 		// put into words by the slow path below.

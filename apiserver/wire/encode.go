@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -40,6 +41,9 @@ func (c *Codec) Body(m Media, obj runtime.Object) ([]byte, error) {
 		}
 		return p.Marshal()
 	}
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return customBody(u)
+	}
 	if !obj.GetObjectKind().GroupVersionKind().Empty() {
 		obj = Shallow(obj)
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
@@ -50,6 +54,9 @@ func (c *Codec) Body(m Media, obj runtime.Object) ([]byte, error) {
 // Shallow copies the struct that obj points to, and nothing below it: for
 // setting its kind while the rest stays shared and read only.
 func Shallow(obj runtime.Object) runtime.Object {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return shallowCustom(u)
+	}
 	src := reflect.ValueOf(obj)
 	dst := reflect.New(src.Type().Elem())
 	dst.Elem().Set(src.Elem())
