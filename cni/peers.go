@@ -45,6 +45,17 @@ const (
 	OverlayOverhead = 50
 )
 
+// OverlayMTU is the MTU of pods whose packets to other nodes all take the
+// overlay.
+func OverlayMTU() int {
+	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return 1500 - OverlayOverhead
+	}
+	defer host.Close()
+	return uplinkMTU(host) - OverlayOverhead
+}
+
 // overlayName is the name of the network's VXLAN link.
 func (c *Conf) overlayName() string {
 	sum := sha256.Sum256([]byte(c.Name))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -40,6 +41,17 @@ type config struct {
 	ClusterDomain string
 	NodePortRange string
 
+	// Overlay is when pods' packets between nodes take a VXLAN, OverlayID its
+	// number.
+	Overlay   string
+	OverlayID int
+
+	// Of a node of its own (cox agent): the server and the token.
+	Server  string
+	Token   string
+	NodeVia []string
+	via     map[string]string // NodeVia by node
+
 	NodeName        string
 	NodeIP          string
 	NodeLabels      []string
@@ -52,14 +64,39 @@ type config struct {
 	ResolvConf      string
 }
 
-// flags registers the configuration's flags with their defaults.
+// When pods' packets between nodes take the overlay.
+const (
+	overlayAuto   = "auto"
+	overlayAlways = "always"
+)
+
+// flags registers the flags of a server and its node with their defaults.
 func (c *config) flags(fs *pflag.FlagSet) {
+	c.commonFlags(fs)
+	c.serverFlags(fs)
+	c.nodeFlags(fs)
+}
+
+// agentFlags registers the flags of a node of its own.
+func (c *config) agentFlags(fs *pflag.FlagSet) {
+	c.commonFlags(fs)
+	c.nodeFlags(fs)
+	fs.Lookup("config").DefValue = "/etc/cox/agent.yaml"
+	c.ConfigFile = "/etc/cox/agent.yaml"
+	fs.StringVar(&c.Server, "server", "", "the API server to join, such as https://192.0.2.1:6443")
+	fs.StringVar(&c.Token, "token", "", "what `cox token create` printed on the server; needed until the node has joined (better given as COX_TOKEN, which other users cannot see)")
+	fs.StringSliceVar(&c.NodeVia, "node-via", nil, "another address under which this machine reaches a node (NODE=ADDRESS)")
+}
+
+func (c *config) commonFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.DataDir, "data-dir", "/var/lib/cox", "folder of everything this cluster keeps on this machine")
 	fs.StringVar(&c.Name, "name", "cox", "name of the cluster; tells clusters side by side on one machine apart")
 	fs.StringVar(&c.ConfigFile, "config", "/etc/cox/config.yaml", "file with any of these settings, by the flags' names")
-	fs.StringVar(&c.Kubeconfig, "write-kubeconfig", "/etc/cox/kubeconfig", "where the administrator's kubeconfig is written (mode 0600)")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+}
 
+func (c *config) serverFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&c.Kubeconfig, "write-kubeconfig", "/etc/cox/kubeconfig", "where the administrator's kubeconfig is written (mode 0600)")
 	fs.StringVar(&c.BindAddress, "bind-address", "", "address the API server listens on (default: all)")
 	fs.StringVar(&c.AdvertiseAddress, "advertise-address", "", "address under which others reach this API server (default: the node's)")
 	fs.IntVar(&c.Port, "https-listen-port", 6443, "port of the API server")
@@ -77,7 +114,10 @@ func (c *config) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.ClusterDNS, "cluster-dns", "", "address of the cluster DNS (default: the tenth of the service range)")
 	fs.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	fs.StringVar(&c.NodePortRange, "service-node-port-range", "30000-32767", "ports for NodePort Services")
+	fs.StringVar(&c.Overlay, "overlay", overlayAuto, "which nodes' pods reach each other through VXLAN: auto (of nodes that are not on one link) or always")
+}
 
+func (c *config) nodeFlags(fs *pflag.FlagSet) {
 	host, _ := os.Hostname()
 	fs.StringVar(&c.NodeName, "node-name", strings.ToLower(host), "name of this machine's node")
 	fs.StringVar(&c.NodeIP, "node-ip", "", "address of the node (default: that of the default route)")
@@ -159,9 +199,19 @@ func (c *config) complete() error {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
 	c.DataDir = abs
-	if c.Name == "" || len(c.Name) > 12 || strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
-		return fmt.Errorf("--name %q: want up to 12 lower-case letters, digits and dashes, since network links are named after it", c.Name)
+	if c.Name == "" || len(c.Name) > 16 || strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+		return fmt.Errorf("--name %q: want up to 16 lower-case letters, digits and dashes, since sockets and nftables tables are named after it", c.Name)
 	}
+	if c.Server == "" { // else the server says what the cluster is like
+		if err := c.completeCluster(); err != nil {
+			return err
+		}
+	}
+	return c.completeNode()
+}
+
+// completeCluster checks what holds for the whole cluster.
+func (c *config) completeCluster() error {
 	if _, err := netip.ParsePrefix(c.ClusterCIDR); err != nil {
 		return fmt.Errorf("--cluster-cidr: %w", err)
 	}
@@ -185,8 +235,29 @@ func (c *config) complete() error {
 	if _, err := netip.ParseAddr(c.ClusterDNS); err != nil {
 		return fmt.Errorf("--cluster-dns: %w", err)
 	}
+	if c.Overlay != overlayAuto && c.Overlay != overlayAlways {
+		return fmt.Errorf("--overlay %q: want %s or %s", c.Overlay, overlayAuto, overlayAlways)
+	}
+	if c.OverlayID == 0 {
+		// Clusters side by side must differ in it.
+		sum := sha256.Sum256([]byte("overlay/" + c.Name))
+		c.OverlayID = int(sum[0])<<16 | int(sum[1])<<8 | int(sum[2])
+	}
 	if _, _, err := c.nodePorts(); err != nil {
 		return err
+	}
+	return nil
+}
+
+// completeNode checks what this machine's node is told.
+func (c *config) completeNode() error {
+	c.via = map[string]string{}
+	for _, pair := range c.NodeVia {
+		node, address, ok := strings.Cut(pair, "=")
+		if _, err := netip.ParseAddr(address); !ok || err != nil {
+			return fmt.Errorf("--node-via %q: want NODE=ADDRESS", pair)
+		}
+		c.via[node] = address
 	}
 	if c.NodeIP == "" {
 		c.NodeIP = defaultIP()

@@ -3,23 +3,21 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/client"
-	"github.com/coxswain/cox/cni"
 	"github.com/coxswain/cox/datapath/lb"
 	"github.com/coxswain/cox/dns"
 	"github.com/coxswain/cox/internal/component"
@@ -31,20 +29,46 @@ import (
 	"github.com/coxswain/cox/runtime/images"
 )
 
+// access is how a node's parts reach the cluster, each as who it is.
+type access struct {
+	// kubelet is the node's own identity, under which the pod network reads
+	// too.
+	kubelet, proxy, dns client.Interface
+	// serving is the certificate of the kubelet's API, clientCAs those that
+	// its clients' certificates are verified by.
+	serving   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	clientCAs func() *x509.CertPool
+}
+
+// localAccess is that of the node which runs in the server's process.
+func localAccess(c *config, bundle *pki.Bundle, door client.Interface) (*access, error) {
+	_, serving, err := bundle.Node(c.NodeName, []string{c.NodeName}, []net.IP{net.ParseIP(c.NodeIP)})
+	if err != nil {
+		return nil, err
+	}
+	as := func(user string, groups ...string) client.Interface {
+		return client.As(door, client.User{Name: user, Groups: append(groups, "system:authenticated")})
+	}
+	return &access{
+		kubelet: as("system:node:"+c.NodeName, "system:nodes"), proxy: as("system:kube-proxy"), dns: as(dnsUser),
+		serving:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return serving.Certificate() },
+		clientCAs: bundle.CA.Pool,
+	}, nil
+}
+
 // localNode is this machine as a node: runtime, kubelet, pod network, proxy
 // and DNS.
 type localNode struct {
 	cfg     *config
 	log     *slog.Logger
 	group   *component.Group
-	bundle  *pki.Bundle
 	runtime *runtime.Runtime
 	kubelet *kubelet.Kubelet
 	proxy   atomic.Pointer[proxy.Proxy]
 }
 
-func newLocalNode(c *config, log *slog.Logger, group *component.Group, bundle *pki.Bundle) *localNode {
-	return &localNode{cfg: c, log: log, group: group, bundle: bundle}
+func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNode {
+	return &localNode{cfg: c, log: log, group: group}
 }
 
 // runtimeConfig says where this cluster's containerd lives on this machine.
@@ -67,14 +91,6 @@ func (c *config) cgroup() string {
 	return "cox-" + c.Name
 }
 
-// network is the pod network's configuration for a node's pod ranges.
-func (c *config) network(podCIDRs []netip.Prefix) cni.Conf {
-	return cni.Conf{
-		Name: c.Name, PodCIDRs: podCIDRs, StateDir: filepath.Join(c.runDir(), "cni"),
-		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(c.ClusterCIDR)},
-	}
-}
-
 func (n *localNode) startRuntime(ctx context.Context) error {
 	if n.cfg.RuntimeEndpoint != "" {
 		rt, err := runtime.Dial(n.cfg.RuntimeEndpoint)
@@ -86,13 +102,9 @@ func (n *localNode) startRuntime(ctx context.Context) error {
 	return err
 }
 
-// start runs the node's parts. door is the API server's; what is done through
-// it carries the node's own identity.
-func (n *localNode) start(ctx context.Context, door client.Interface) error {
+// start runs the node's parts.
+func (n *localNode) start(ctx context.Context, to *access) error {
 	c := n.cfg
-	me := client.As(door, client.User{
-		Name: "system:node:" + c.NodeName, Groups: []string{"system:nodes", "system:authenticated"},
-	})
 	if err := os.MkdirAll(c.StaticPodPath, 0o700); err != nil {
 		return fmt.Errorf("folder of static pods: %w", err)
 	}
@@ -102,7 +114,7 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 	}
 	runtimeService, imageService := n.runtime.CRI()
 	k, err := kubelet.New(kubelet.Config{
-		Client: me, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
+		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"),
 		Runtime: runtimeService, Images: imageService,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
@@ -114,7 +126,7 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 		return err
 	}
 	n.kubelet = k
-	api, err := n.kubeletAPI(k, me)
+	api, err := n.kubeletAPI(k, to)
 	if err != nil {
 		return fmt.Errorf("the kubelet's API: %w", err)
 	}
@@ -126,26 +138,20 @@ func (n *localNode) start(ctx context.Context, door client.Interface) error {
 		}
 		return api.Serve(ctx, l)
 	})
-	n.group.Go("pod-network", func(ctx context.Context) error { return n.runNetwork(ctx, me) })
-	n.group.Go("proxy", func(ctx context.Context) error { return n.runProxy(ctx, door) })
+	n.group.Go("pod-network", func(ctx context.Context) error { return n.runNetwork(ctx, to.kubelet) })
+	n.group.Go("proxy", func(ctx context.Context) error { return n.runProxy(ctx, to.proxy) })
 	go n.demoImage(ctx)
-	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, door) })
+	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, to.dns) })
 	return nil
 }
 
 // kubeletAPI makes the HTTPS API through which logs and shells are reached.
-func (n *localNode) kubeletAPI(k *kubelet.Kubelet, me client.Interface) (*kubeletserver.Server, error) {
-	c := n.cfg
-	_, serving, err := n.bundle.Node(c.NodeName, []string{c.NodeName}, []net.IP{net.ParseIP(c.NodeIP)})
-	if err != nil {
-		return nil, err
-	}
+func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.Server, error) {
 	runtimeService, imageService := n.runtime.CRI()
 	return kubeletserver.New(kubeletserver.Config{
-		Node: k, Runtime: runtimeService, Images: imageService, Client: me,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return serving.Certificate() },
-		ClientCAs:      n.bundle.CA.Pool,
-		RootDir:        c.dir("kubelet"), Log: n.log.With("component", "kubelet-api"),
+		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
+		GetCertificate: to.serving, ClientCAs: to.clientCAs,
+		RootDir: n.cfg.dir("kubelet"), Log: n.log.With("component", "kubelet-api"),
 	})
 }
 
@@ -168,56 +174,9 @@ func (n *localNode) demoImage(ctx context.Context) {
 	}
 }
 
-// runNetwork gives the node's pod ranges to the CNI plugin once they are
-// known, and again should they change.
-func (n *localNode) runNetwork(ctx context.Context, me client.Interface) error {
-	informers := client.NewInformers(me)
-	nodes := client.ScopedInformerFor(informers, client.Nodes, client.Scope{Field: fields.OneTermEqualSelector("metadata.name", n.cfg.NodeName)})
-	changed := make(chan []string, 1)
-	last := ""
-	_, err := nodes.OnChange(func(node, _ *corev1.Node) {
-		if node == nil || len(node.Spec.PodCIDRs) == 0 || strings.Join(node.Spec.PodCIDRs, ",") == last {
-			return
-		}
-		last = strings.Join(node.Spec.PodCIDRs, ",")
-		select {
-		case <-changed: // an older value no one has taken
-		default:
-		}
-		changed <- node.Spec.PodCIDRs
-	})
-	if err != nil {
-		return err
-	}
-	informers.Start(ctx)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case cidrs := <-changed:
-			var prefixes []netip.Prefix
-			for _, s := range cidrs {
-				p, err := netip.ParsePrefix(s)
-				if err != nil {
-					return fmt.Errorf("pod range of node %s: %w", n.cfg.NodeName, err)
-				}
-				prefixes = append(prefixes, p)
-			}
-			conf := n.cfg.network(prefixes)
-			if err := cni.Setup(conf); err != nil {
-				return fmt.Errorf("pod network: %w", err)
-			}
-			if err := cni.WriteConfig(n.cfg.CNIConfDir, conf); err != nil {
-				return fmt.Errorf("pod network: %w", err)
-			}
-		}
-	}
-}
-
 // runProxy keeps the kernel's Service rules.
-func (n *localNode) runProxy(ctx context.Context, door client.Interface) error {
+func (n *localNode) runProxy(ctx context.Context, me client.Interface) error {
 	c := n.cfg
-	me := client.As(door, client.User{Name: "system:kube-proxy", Groups: []string{"system:authenticated"}})
 	informers := client.NewInformers(me)
 	table, err := lb.NewNFT(c.servicesTable())
 	if err != nil {
@@ -264,9 +223,9 @@ func (n *localNode) drain(ctx context.Context, pod *corev1.Pod) {
 }
 
 // runDNS answers the cluster DNS's service address on this node.
-func (n *localNode) runDNS(ctx context.Context, door client.Interface) error {
+func (n *localNode) runDNS(ctx context.Context, me client.Interface) error {
 	c := n.cfg
-	informers := client.NewInformers(client.As(door, client.User{Name: dnsUser, Groups: []string{"system:authenticated"}}))
+	informers := client.NewInformers(me)
 	cluster, err := dns.FromInformers(informers)
 	if err != nil {
 		return err

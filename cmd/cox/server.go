@@ -192,7 +192,7 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	s.report.done("certificates", begin, "")
 
 	// The container runtime needs nothing of the control plane.
-	s.node = newLocalNode(c, s.log, s.group, bundle)
+	s.node = newLocalNode(c, s.log, s.group)
 	runtimeReady := make(chan error, 1)
 	go func() {
 		begin := time.Now()
@@ -243,7 +243,11 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 		return fmt.Errorf("container runtime: %w", err)
 	}
 	begin = time.Now()
-	if err := s.node.start(ctx, s.cp.server.Door()); err != nil {
+	to, err := localAccess(c, bundle, s.cp.server.Door())
+	if err != nil {
+		return err
+	}
+	if err := s.node.start(ctx, to); err != nil {
 		return err
 	}
 	select {
