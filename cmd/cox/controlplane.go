@@ -207,7 +207,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
-	cp.server.SetAdmission(cp.admission())
+	cp.server.SetAdmission(cp.chain(group))
 	if cp.etcd != nil {
 		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
 	}
@@ -292,6 +292,9 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 		return first
 	}
 	if err := cp.service.Repair(ctx, cp.root); err != nil {
+		return err
+	}
+	if err := cp.localVolumeObjects(ctx); err != nil {
 		return err
 	}
 	return cp.ownObjects(ctx)

@@ -26,6 +26,10 @@ type Config struct {
 	Authz authz.Authorizer
 	Log   *slog.Logger
 	Now   func() time.Time
+	// Late are the plugins that users configure by objects, in their order:
+	// mutating policies and webhooks, then validating ones. They run behind
+	// the others and before the quota.
+	Late []admission.Plugin
 	// Disable names plugins that are left out (--disable-admission-plugins).
 	Disable []string
 }
@@ -58,6 +62,11 @@ func Default(c Config) []admission.Plugin {
 	out := make([]admission.Plugin, 0, len(all))
 	for _, p := range all {
 		if !slices.Contains(c.Disable, p.name) {
+			out = append(out, p)
+		}
+	}
+	for _, p := range c.Late {
+		if !slices.Contains(c.Disable, p.Name()) {
 			out = append(out, p)
 		}
 	}

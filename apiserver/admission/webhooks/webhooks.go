@@ -49,6 +49,7 @@ type Manager struct {
 	infs  *client.Informers
 	lists [2]cache.SharedIndexInformer // mutating, validating
 	ready chan struct{}
+	once  sync.Once // closes ready
 
 	mu    sync.Mutex // held while hooks are compiled
 	dirty [2]atomic.Bool
@@ -121,7 +122,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if !m.infs.WaitForSync(ctx) {
 		return ctx.Err()
 	}
-	close(m.ready)
+	m.once.Do(func() { close(m.ready) })
 	<-ctx.Done()
 	return ctx.Err()
 }

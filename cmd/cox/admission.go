@@ -1,0 +1,24 @@
+package main
+
+import (
+	"time"
+
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/admission/plugins"
+	"github.com/coxswain/cox/apiserver/admission/webhooks"
+	"github.com/coxswain/cox/apiserver/services"
+	"github.com/coxswain/cox/internal/component"
+)
+
+// chain is the admission chain. The followers of the objects by which users
+// configure admission run in the group.
+func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
+	log := cp.log.With("component", "admission")
+	dialer := &services.Dialer{Door: cp.root}
+	hooks := webhooks.New(webhooks.Config{Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log})
+	group.Go("admission-webhooks", hooks.Run)
+	return plugins.Default(plugins.Config{
+		Door: cp.root, Authz: cp.auth, Log: cp.log, Now: time.Now,
+		Late: []admission.Plugin{hooks.Mutating(), hooks.Validating()},
+	})
+}
