@@ -17,6 +17,7 @@ import (
 	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/controllers/bootstrap"
 	"github.com/coxswain/cox/controllers/certificates"
+	"github.com/coxswain/cox/controllers/daemonset"
 	"github.com/coxswain/cox/controllers/deployment"
 	"github.com/coxswain/cox/controllers/endpoints"
 	"github.com/coxswain/cox/controllers/endpointslice"
@@ -87,6 +88,7 @@ func parts(cfg *Config) ([]part, error) {
 		{"deployment", "deployment-controller", as(deployment.New)},
 		{"replicaset", "replicaset-controller", as(replicaset.New)},
 		{"replicationcontroller", "replication-controller", as(replicaset.NewReplication)},
+		{"daemonset", "daemon-set-controller", as(daemonset.New)},
 		{"endpoints", "endpoint-controller", as(endpoints.New)},
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
