@@ -42,6 +42,10 @@ func newClasses(limit int) *classes {
 // of finds or makes the class of a pod.
 func (c *classes) of(p *Pod, profile *Profile, s *Snapshot) *class {
 	key := p.classKey(profile.Name)
+	if len(p.claims) > 0 {
+		// What is prepared for it holds for this state of the storage only.
+		key += "." + strconv.FormatUint(s.storage, 36)
+	}
 	if e, ok := c.byKey[key]; ok {
 		c.order.MoveToFront(e)
 		return e.Value.(*class)
@@ -88,6 +92,8 @@ func (p *Pod) classKey(profile string) string {
 		Scalar                any
 		Ports                 []string
 		Images                []string
+		// Pods with claims share nothing with others.
+		Claims any
 	}{
 		Profile: profile, Node: p.Spec.NodeName, Selector: p.Spec.NodeSelector, Tolerations: p.Spec.Tolerations,
 		CPU: p.request.MilliCPU, Memory: p.request.Memory, Eph: p.request.Ephemeral,
@@ -95,6 +101,9 @@ func (p *Pod) classKey(profile string) string {
 	}
 	if p.Spec.Affinity != nil {
 		shape.Affinity = p.Spec.Affinity
+	}
+	if len(p.claims) > 0 {
+		shape.Claims = []any{p.Namespace, p.UID, p.claims}
 	}
 	for _, hp := range p.ports {
 		shape.Ports = append(shape.Ports, hp.ip+"/"+string(hp.protocol)+"/"+strconv.Itoa(int(hp.port)))

@@ -18,6 +18,8 @@ type Reason struct {
 	// Unresolvable says that removing pods from the node would not help, so
 	// preemption need not look at it.
 	Unresolvable bool
+	// Whole says that the reason is the pod's, whatever the node.
+	Whole bool
 }
 
 // Check is a filter prepared for one pod: it returns why the pod cannot run
@@ -93,6 +95,7 @@ const (
 	NodeUnschedulable // spec.unschedulable or a condition changed
 	PodRemoved        // an assigned pod went away or finished
 	PodUpdated        // the waiting pod itself changed
+	StorageChanged    // a claim, a volume or a storage class came or changed
 	Timeout           // waited long enough to be tried anyway
 )
 
@@ -104,6 +107,9 @@ type Diagnosis struct {
 	Reasons map[string]int
 	// Plugins are those that refused at least one node.
 	Plugins map[string]bool
+	// Whole is the reason that holds for the pod on any node, "" if there is
+	// none.
+	Whole string
 	// PerNode lists the reasons node by node, for explanations; nil unless
 	// asked for.
 	PerNode map[string][]*Reason
@@ -112,6 +118,9 @@ type Diagnosis struct {
 func (d *Diagnosis) add(node string, reasons []*Reason) {
 	for _, r := range reasons {
 		d.Reasons[r.Text]++
+		if r.Whole {
+			d.Whole = r.Text
+		}
 		d.Plugins[r.Plugin] = true
 	}
 	if d.PerNode != nil {
@@ -124,6 +133,9 @@ func (d *Diagnosis) add(node string, reasons []*Reason) {
 func (d *Diagnosis) Message() string {
 	if d.Nodes == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if d.Whole != "" {
+		return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, d.Whole)
 	}
 	parts := make([]string, 0, len(d.Reasons))
 	for text, n := range d.Reasons {

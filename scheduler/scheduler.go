@@ -40,6 +40,7 @@ type Scheduler struct {
 	queue    *Queue
 	synced   []cache.DoneChecker
 	binding  chan struct{} // a token per binding under way
+	storage  *volumeBinder
 
 	mu       sync.Mutex // guards what follows
 	snapshot *Snapshot
@@ -62,8 +63,13 @@ func New(cfg Config) (*Scheduler, error) {
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, profiles: map[string]*Profile{}, queue: NewQueue(cfg.Clock),
 		binding: make(chan struct{}, cfg.Binders), snapshot: NewSnapshot(), classes: newClasses(128),
 	}
+	storage, storageSynced, err := newVolumeBinder(cfg.Client, cfg.Informers, s.storageChanged)
+	if err != nil {
+		return nil, err
+	}
+	s.storage = storage
 	for _, p := range cfg.Profiles {
-		s.profiles[p.Name] = p
+		s.profiles[p.Name] = withVolumes(p, storage)
 	}
 	pods, err := client.InformerFor(cfg.Informers, client.Pods).OnChange(s.podChanged)
 	if err != nil {
@@ -73,8 +79,23 @@ func New(cfg Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	s.synced = []cache.DoneChecker{pods.HasSyncedChecker(), nodes.HasSyncedChecker()}
+	s.synced = append(storageSynced, pods.HasSyncedChecker(), nodes.HasSyncedChecker())
 	return s, nil
+}
+
+// withVolumes adds the volume plugins, which need the storage's state.
+func withVolumes(p *Profile, s storage) *Profile {
+	out := *p
+	out.Filters = append([]Filter{volumesReady{s}}, p.Filters...)
+	out.Filters = append(out.Filters, volumeBinding{s}, volumeZone{s})
+	return &out
+}
+
+func (s *Scheduler) storageChanged() {
+	s.mu.Lock()
+	s.snapshot.storage++
+	s.mu.Unlock()
+	s.queue.Happened(StorageChanged)
 }
 
 func (s *Scheduler) nodeChanged(node, old *corev1.Node) {
@@ -128,6 +149,7 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 
 func (s *Scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
+	s.storage.forget(pod.UID)
 	s.mu.Lock()
 	removed := s.snapshot.RemovePod(pod.UID)
 	s.mu.Unlock()
@@ -170,13 +192,27 @@ func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 	s.mu.Lock()
 	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(s.snapshot, false)
 	name := ""
+	var choices []choice
+	var err error
 	if node != nil {
 		name = node.Name
-		s.snapshot.SetPod(p, name)
+		if choices, err = s.storage.reserve(p, node.Node); err == nil {
+			s.snapshot.SetPod(p, name)
+			s.snapshot.storage++ // what is reserved is no longer free
+		}
 	}
 	s.mu.Unlock()
 	if node == nil {
 		s.refused(ctx, wg, p, profile, diagnosis)
+		return
+	}
+	if err != nil { // the storage changed since the filters looked
+		s.queue.Refused(p.UID, 0)
+		return
+	}
+	if len(choices) > 0 {
+		// Provisioning may take minutes: it holds no binder.
+		wg.Go(func() { s.bindWithVolumes(ctx, p, name, choices) })
 		return
 	}
 	select {
@@ -202,6 +238,32 @@ func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) {
 		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
 		return
 	}
+	s.unplace(ctx, p, node, err)
+}
+
+// bindWithVolumes has the pod's volumes bound first.
+func (s *Scheduler) bindWithVolumes(ctx context.Context, p *Pod, node string, choices []choice) {
+	err := s.storage.bind(ctx, p, node, choices)
+	s.mu.Lock()
+	s.storage.release(choices)
+	s.snapshot.storage++
+	s.mu.Unlock()
+	if err != nil {
+		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeWarning, "FailedScheduling", "running PreBind plugin %q: binding volumes: %v", "VolumeBinding", err)
+		s.unplace(ctx, p, node, fmt.Errorf("binding volumes: %w", err))
+		return
+	}
+	select {
+	case s.binding <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-s.binding }()
+	s.bind(ctx, p, node)
+}
+
+// unplace takes back a decision that could not be carried out.
+func (s *Scheduler) unplace(ctx context.Context, p *Pod, node string, err error) {
 	s.mu.Lock()
 	if s.snapshot.where[p.UID] == node {
 		s.snapshot.RemovePod(p.UID)

@@ -70,12 +70,14 @@ type Pod struct {
 	// scored is the request with the defaults for what is not asked for.
 	scoredCPU, scoredMemory int64
 	ports                   []hostPort
-	class                   string
+	// claims are the names of the claims behind the pod's volumes.
+	claims []string
+	class  string
 }
 
 // NewPod prepares a pod for scheduling. The object is kept, not changed.
 func NewPod(obj *corev1.Pod) *Pod {
-	p := &Pod{Pod: obj}
+	p := &Pod{Pod: obj, claims: claimNames(obj)}
 	list := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{})
 	p.request = amounts(list)
 	nonZero := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{
@@ -144,6 +146,8 @@ type Snapshot struct {
 	// and with the number of nodes.
 	imageNodes map[string]int
 	images     uint64
+	// storage changes with every claim, volume and storage class.
+	storage uint64
 }
 
 // NewSnapshot returns an empty snapshot.
