@@ -264,7 +264,7 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 	if u.strategy.ValidateUpdate != nil {
 		errs = append(errs, u.strategy.ValidateUpdate(obj, old)...)
 	}
-	if u.res.view.Check != nil && u.req.Subresource == "" {
+	if u.res.view.Check != nil && (u.req.Subresource == "" || u.res.custom) {
 		errs = append(errs, u.res.view.Check(obj, old)...)
 	}
 	if err := u.invalid(m.GetName(), errs); err != nil {

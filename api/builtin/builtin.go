@@ -25,12 +25,14 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/admissionregistration"
+	"github.com/coxswain/cox/api/apiextensions"
 	"github.com/coxswain/cox/api/apps"
 	"github.com/coxswain/cox/api/authentication"
 	"github.com/coxswain/cox/api/authorization"
@@ -66,7 +68,7 @@ func kinds() []*api.Kind {
 		core.Kinds, apps.Kinds, authentication.Kinds, authorization.Kinds,
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
-		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds,
+		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
 		admissionregistration.Kinds,
 	} {
 		all = append(all, group()...)
@@ -86,7 +88,7 @@ func Scheme() (*runtime.Scheme, error) {
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
-		storagev1.AddToScheme, admissionregistrationv1.AddToScheme,
+		storagev1.AddToScheme, extv1.AddToScheme, admissionregistrationv1.AddToScheme,
 		admissionregistrationv1beta1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		if err := add(s); err != nil {
