@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"encoding/json"
 	"hash/maphash"
+	"math"
 	"math/rand/v2"
 	"strconv"
 )
@@ -166,56 +167,100 @@ func (c *class) resize(s *Snapshot) {
 	}
 }
 
-// place chooses the node with the highest sum of weighted scores, at random
-// among equals; without one it returns the diagnosis.
-func (c *class) place(s *Snapshot, perNode bool) (*Node, *Diagnosis) {
+// place chooses the node for a pod of the class with the highest sum of
+// weighted scores, at random among equals; without one it returns the
+// diagnosis.
+func (c *class) place(p *Pod, profile *Profile, s *Snapshot, perNode bool) (*Node, *Diagnosis) {
 	c.resize(s)
-	feasible := 0
+	var relations []*Related
+	for _, r := range profile.Relations {
+		if prepared := r.Prepare(p, s); prepared != nil {
+			relations = append(relations, prepared)
+		}
+	}
+	refused := c.refused
+	if len(relations) > 0 {
+		refused = make([][]*Reason, len(s.nodes))
+	}
+	feasible := make([]int, 0, len(s.nodes))
 	highest := make([]int64, len(c.rates))
-	for i := range s.nodes {
+	for i, n := range s.nodes {
 		c.refresh(s, i)
-		if c.refused[i] != nil {
+		reasons := c.refused[i]
+		for _, r := range relations {
+			if reasons == nil && r.Check != nil {
+				reasons = r.Check(n)
+			}
+		}
+		refused[i] = reasons
+		if reasons != nil {
 			continue
 		}
-		feasible++
+		feasible = append(feasible, i)
 		for r := range c.rates {
 			highest[r] = max(highest[r], c.raw[r][i])
 		}
 	}
-	if feasible == 0 {
-		return nil, c.diagnose(s, perNode)
+	if len(feasible) == 0 {
+		return nil, diagnose(refused, s, perNode)
 	}
+	related := rateRelations(relations, feasible, s)
 	var best *Node
-	var bestScore int64 = -1
+	var bestScore int64 = math.MinInt64
 	ties := 0
-	for i, n := range s.nodes {
-		if c.refused[i] != nil {
-			continue
-		}
-		var score int64
+	for at, i := range feasible {
+		score := related(at)
 		for r := range c.rates {
 			score += c.rates[r].Weight * c.rates[r].Normalize(c.raw[r][i], highest[r])
 		}
 		switch {
 		case score > bestScore:
-			best, bestScore, ties = n, score, 1
+			best, bestScore, ties = s.nodes[i], score, 1
 		case score == bestScore:
 			ties++
 			if rand.IntN(ties) == 0 {
-				best = n
+				best = s.nodes[i]
 			}
 		}
 	}
 	return best, nil
 }
 
-func (c *class) diagnose(s *Snapshot, perNode bool) *Diagnosis {
+// rateRelations rates the feasible nodes (by their place in feasible).
+func rateRelations(relations []*Related, feasible []int, s *Snapshot) func(at int) int64 {
+	var sums []int64
+	for _, r := range relations {
+		if r.Rate == nil {
+			continue
+		}
+		if sums == nil {
+			sums = make([]int64, len(feasible))
+		}
+		raw := make([]int64, len(feasible))
+		lowest, highest := int64(math.MaxInt64), int64(math.MinInt64)
+		for at, i := range feasible {
+			raw[at] = r.Rate(s.nodes[i])
+			lowest, highest = min(lowest, raw[at]), max(highest, raw[at])
+		}
+		for at := range raw {
+			sums[at] += r.Weight * r.Prefer(raw[at], lowest, highest)
+		}
+	}
+	return func(at int) int64 {
+		if sums == nil {
+			return 0
+		}
+		return sums[at]
+	}
+}
+
+func diagnose(refused [][]*Reason, s *Snapshot, perNode bool) *Diagnosis {
 	d := &Diagnosis{Nodes: len(s.nodes), Reasons: map[string]int{}, Plugins: map[string]bool{}}
 	if perNode {
 		d.PerNode = map[string][]*Reason{}
 	}
 	for i, n := range s.nodes {
-		d.add(n.Name, c.refused[i])
+		d.add(n.Name, refused[i])
 	}
 	return d
 }

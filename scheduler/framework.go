@@ -66,6 +66,8 @@ type Profile struct {
 	Name    string
 	Filters []Filter
 	Scorers []Weighted
+	// Relations come after the filters.
+	Relations []Relation
 }
 
 // DefaultProfile is upstream's default plugin set, in its order and with its
@@ -79,6 +81,7 @@ func DefaultProfile() *Profile {
 		Scorers: []Weighted{
 			{taintScore{}, 3}, {affinityScore{}, 2}, {leastAllocated{}, 1}, {balancedAllocation{}, 1}, {imageLocality{}, 1},
 		},
+		Relations: []Relation{podSpread{}, podAffinity{}},
 	}
 }
 
@@ -94,6 +97,7 @@ const (
 	NodeTaints
 	NodeUnschedulable // spec.unschedulable or a condition changed
 	PodRemoved        // an assigned pod went away or finished
+	PodPlaced         // another pod was assigned
 	PodUpdated        // the waiting pod itself changed
 	StorageChanged    // a claim, a volume or a storage class came or changed
 	Timeout           // waited long enough to be tried anyway

@@ -71,7 +71,8 @@ func snapshot(nodes []*corev1.Node, bound map[string][]*corev1.Pod) *Snapshot {
 }
 
 func place(s *Snapshot, p *corev1.Pod) (string, string) {
-	n, d := newClasses(8).of(NewPod(p), DefaultProfile(), s).place(s, false)
+	prepared, profile := NewPod(p), DefaultProfile()
+	n, d := newClasses(8).of(prepared, profile, s).place(prepared, profile, s, false)
 	if n == nil {
 		return "", d.Message()
 	}
@@ -145,7 +146,8 @@ func TestSharedResultsAreFresh(t *testing.T) {
 	classes := newClasses(8)
 	next := func(i int) string {
 		p := NewPod(pod(fmt.Sprint("p", i), requests("1500m", "1Gi")))
-		n, _ := classes.of(p, DefaultProfile(), s).place(s, false)
+		profile := DefaultProfile()
+		n, _ := classes.of(p, profile, s).place(p, profile, s, false)
 		if n == nil {
 			return ""
 		}
@@ -200,7 +202,7 @@ func BenchmarkPlace(b *testing.B) {
 				obj := *template
 				obj.UID = types.UID(fmt.Sprint(i))
 				p := NewPod(&obj)
-				n, _ := classes.of(p, profile, s).place(s, false)
+				n, _ := classes.of(p, profile, s).place(p, profile, s, false)
 				if n == nil {
 					b.Fatal("full")
 				}

@@ -75,11 +75,24 @@ func New(cfg Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch pods: %w", err)
 	}
+	// Terms of pod affinity select namespaces by their labels.
+	namespaces, err := client.InformerFor(cfg.Informers, client.Namespaces).OnChange(func(ns, old *corev1.Namespace) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if ns == nil {
+			s.snapshot.RemoveNamespace(old.Name)
+			return
+		}
+		s.snapshot.SetNamespace(ns.Name, ns.Labels)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch namespaces: %w", err)
+	}
 	nodes, err := client.InformerFor(cfg.Informers, client.Nodes).OnChange(s.nodeChanged)
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	s.synced = append(storageSynced, pods.HasSyncedChecker(), nodes.HasSyncedChecker())
+	s.synced = append(storageSynced, pods.HasSyncedChecker(), namespaces.HasSyncedChecker(), nodes.HasSyncedChecker())
 	return s, nil
 }
 
@@ -131,6 +144,9 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 		s.mu.Unlock()
 		if shrunk {
 			s.queue.Happened(PodRemoved)
+		}
+		if old == nil || old.Spec.NodeName == "" {
+			s.queue.Happened(PodPlaced)
 		}
 		return
 	}
@@ -190,7 +206,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 	profile := s.profiles[p.Spec.SchedulerName]
 	s.mu.Lock()
-	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(s.snapshot, false)
+	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(p, profile, s.snapshot, false)
 	name := ""
 	var choices []choice
 	var err error
@@ -338,7 +354,8 @@ func (s *Scheduler) Explain(pod *corev1.Pod) (node string, d *Diagnosis) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, d := s.classes.of(NewPod(pod), profile, s.snapshot).place(s.snapshot, true)
+	p := NewPod(pod)
+	n, d := s.classes.of(p, profile, s.snapshot).place(p, profile, s.snapshot, true)
 	if n != nil {
 		return n.Name, nil
 	}

@@ -72,12 +72,14 @@ type Pod struct {
 	ports                   []hostPort
 	// claims are the names of the claims behind the pod's volumes.
 	claims []string
-	class  string
+	// terms are its affinities to other pods; nil without any.
+	terms *affinityTerms
+	class string
 }
 
 // NewPod prepares a pod for scheduling. The object is kept, not changed.
 func NewPod(obj *corev1.Pod) *Pod {
-	p := &Pod{Pod: obj, claims: claimNames(obj)}
+	p := &Pod{Pod: obj, claims: claimNames(obj), terms: affinityTermsOf(obj)}
 	list := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{})
 	p.request = amounts(list)
 	nonZero := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{
@@ -148,13 +150,16 @@ type Snapshot struct {
 	images     uint64
 	// storage changes with every claim, volume and storage class.
 	storage uint64
+
+	// related is what relations look up.
+	related
 }
 
 // NewSnapshot returns an empty snapshot.
 func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		byName: map[string]int{}, homeless: map[string]map[types.UID]*Pod{},
-		where: map[types.UID]string{}, imageNodes: map[string]int{},
+		where: map[types.UID]string{}, imageNodes: map[string]int{}, related: newRelated(),
 	}
 }
 
@@ -176,6 +181,7 @@ func (s *Snapshot) SetNode(obj *corev1.Node) Event {
 		s.fill(n, obj)
 		for _, p := range s.homeless[obj.Name] {
 			n.add(p, 1)
+			s.put(p, n)
 		}
 		delete(s.homeless, obj.Name)
 		return NodeAdded
@@ -220,6 +226,9 @@ func (s *Snapshot) RemoveNode(name string) {
 	n := s.nodes[i]
 	if len(n.pods) > 0 {
 		s.homeless[name] = n.pods
+		for _, p := range n.pods {
+			s.related.drop(p)
+		}
 	}
 	for img := range n.images {
 		s.imageNodes[img]--
@@ -239,11 +248,12 @@ func (s *Snapshot) RemoveNode(name string) {
 // is only assumed there), replacing what was counted for its UID before.
 func (s *Snapshot) SetPod(p *Pod, node string) {
 	if old, ok := s.where[p.UID]; ok {
-		s.drop(p.UID, old)
+		s.uncount(p.UID, old)
 	}
 	s.where[p.UID] = node
 	if i, ok := s.byName[node]; ok {
 		s.nodes[i].add(p, 1)
+		s.put(p, s.nodes[i])
 		s.touch(s.nodes[i])
 		return
 	}
@@ -260,15 +270,16 @@ func (s *Snapshot) RemovePod(uid types.UID) bool {
 		return false
 	}
 	delete(s.where, uid)
-	s.drop(uid, node)
+	s.uncount(uid, node)
 	return true
 }
 
-func (s *Snapshot) drop(uid types.UID, node string) {
+func (s *Snapshot) uncount(uid types.UID, node string) {
 	if i, ok := s.byName[node]; ok {
 		n := s.nodes[i]
 		if p, ok := n.pods[uid]; ok {
 			n.add(p, -1)
+			s.related.drop(p)
 			s.touch(n)
 		}
 		return
