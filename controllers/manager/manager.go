@@ -32,6 +32,7 @@ import (
 	"github.com/coxswain/cox/controllers/replicaset"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
+	"github.com/coxswain/cox/controllers/statefulset"
 	"github.com/coxswain/cox/controllers/tainteviction"
 	"github.com/coxswain/cox/controllers/volumebinder"
 )
@@ -89,6 +90,7 @@ func parts(cfg *Config) ([]part, error) {
 		{"replicaset", "replicaset-controller", as(replicaset.New)},
 		{"replicationcontroller", "replication-controller", as(replicaset.NewReplication)},
 		{"daemonset", "daemon-set-controller", as(daemonset.New)},
+		{"statefulset", "statefulset-controller", as(statefulset.New)},
 		{"endpoints", "endpoint-controller", as(endpoints.New)},
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
