@@ -19,8 +19,10 @@ import (
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/daemonset"
 	"github.com/coxswain/cox/controllers/deployment"
+	"github.com/coxswain/cox/controllers/disruption"
 	"github.com/coxswain/cox/controllers/endpoints"
 	"github.com/coxswain/cox/controllers/endpointslice"
+	"github.com/coxswain/cox/controllers/ephemeralvolume"
 	"github.com/coxswain/cox/controllers/garbagecollector"
 	"github.com/coxswain/cox/controllers/job"
 	"github.com/coxswain/cox/controllers/localprovisioner"
@@ -91,6 +93,9 @@ func parts(cfg *Config) ([]part, error) {
 		{"replicationcontroller", "replication-controller", as(replicaset.NewReplication)},
 		{"daemonset", "daemon-set-controller", as(daemonset.New)},
 		{"statefulset", "statefulset-controller", as(statefulset.New)},
+		{"disruption", "disruption-controller", as(func(env controllers.Env) (*disruption.Controller, error) {
+			return disruption.New(env, cfg.Discovery)
+		})},
 		{"endpoints", "endpoint-controller", as(endpoints.New)},
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
@@ -98,6 +103,7 @@ func parts(cfg *Config) ([]part, error) {
 		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
 		{"persistentvolumebinder", "persistent-volume-binder", as(volumebinder.New)},
 		{"localprovisioner", "persistent-volume-binder", as(localprovisioner.New)},
+		{"ephemeralvolume", "ephemeral-volume-controller", as(ephemeralvolume.New)},
 		{"pvcprotection", "pvc-protection-controller", as(protection.NewClaims)},
 		{"pvprotection", "pv-protection-controller", as(protection.NewVolumes)},
 		{"tainteviction", "node-controller", as(tainteviction.New)},
