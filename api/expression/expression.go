@@ -112,12 +112,17 @@ func (e *Env) build() (*cel.Env, error) {
 		opts = append(opts, cel.Variable("authorizer", library.AuthorizerType),
 			cel.Variable("authorizer.requestResource", library.ResourceCheckType))
 	}
-	if e.scope.Mutation {
-		opts = append(opts, celcommon.ResolverEnvOption(&mutation.DynamicTypeResolver{}))
-	}
 	set, err := base().Extend(environment.VersionedOptions{IntroducedVersion: introduced, EnvOptions: opts, DeclTypes: decls})
 	if err != nil {
 		return nil, fmt.Errorf("environment of expressions: %w", err)
+	}
+	if e.scope.Mutation { // on top of the declared types, which would hide it
+		set, err = set.Extend(environment.VersionedOptions{IntroducedVersion: introduced, EnvOptions: []cel.EnvOption{
+			celcommon.ResolverEnvOption(&mutation.DynamicTypeResolver{}), library.JSONPatch(),
+		}})
+		if err != nil {
+			return nil, fmt.Errorf("environment of mutations: %w", err)
+		}
 	}
 	e.env = set.NewExpressionsEnv()
 	if e.scope.Stored {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/plugins"
+	"github.com/coxswain/cox/apiserver/admission/policies"
 	"github.com/coxswain/cox/apiserver/admission/webhooks"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/internal/component"
@@ -17,8 +18,12 @@ func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
 	dialer := &services.Dialer{Door: cp.root}
 	hooks := webhooks.New(webhooks.Config{Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log})
 	group.Go("admission-webhooks", hooks.Run)
+	rules := policies.New(policies.Config{
+		Door: cp.root, Served: cp.server.Served, ServedKind: cp.server.ServedKind, Types: cp.server.Types, Authz: cp.auth, Log: log,
+	})
+	group.Go("admission-policies", rules.Run)
 	return plugins.Default(plugins.Config{
 		Door: cp.root, Authz: cp.auth, Log: cp.log, Now: time.Now,
-		Late: []admission.Plugin{hooks.Mutating(), hooks.Validating()},
+		Late: []admission.Plugin{rules.Mutating(), hooks.Mutating(), rules.Validating(), hooks.Validating()},
 	})
 }

@@ -1,0 +1,213 @@
+// Package policies carries out ValidatingAdmissionPolicy and
+// MutatingAdmissionPolicy: a write goes in, CEL expressions of the policies
+// bound to it change, refuse, annotate or comment on it. Policies, bindings
+// and parameters are read through a door. See the API pages of
+// admissionregistration.k8s.io/v1.
+package policies
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/admission/match"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/client"
+)
+
+// Config is what policies are carried out with.
+type Config struct {
+	// Door reads policies, bindings, parameters and namespaces, and writes the
+	// policies' status; its user must be allowed to.
+	Door client.Interface
+	// Served finds the versions of a resource, ServedKind the resource of a
+	// kind, Types the schema by which its objects are merged.
+	Served     match.Served
+	ServedKind func(schema.GroupVersionKind) (api.Served, bool)
+	Types      func(schema.GroupVersionResource) (managedfields.TypeConverter, error)
+	// Authz answers what expressions ask of authorizer.
+	Authz authz.Authorizer
+	Log   *slog.Logger
+}
+
+// Manager follows policies and bindings. It is safe for concurrent use.
+type Manager struct {
+	cfg   Config
+	infs  *client.Informers
+	sorts [2]sort
+	ready chan struct{}
+	once  sync.Once
+
+	mu sync.Mutex // held while policies are compiled
+}
+
+// sort is one sort of policies with its bindings.
+type sort struct {
+	policies, bindings cache.SharedIndexInformer
+	dirty              atomic.Bool
+	current            atomic.Pointer[[]*policy]
+	known              map[types.UID]*policy
+}
+
+const (
+	mutating = iota
+	validating
+)
+
+// The kinds that the manager follows.
+var (
+	ValidatingPolicies = client.Kind[*admissionv1.ValidatingAdmissionPolicy]{
+		GroupVersionResource: admissionv1.SchemeGroupVersion.WithResource("validatingadmissionpolicies"), Kind: "ValidatingAdmissionPolicy",
+		New:     func() *admissionv1.ValidatingAdmissionPolicy { return &admissionv1.ValidatingAdmissionPolicy{} },
+		NewList: api.New[admissionv1.ValidatingAdmissionPolicyList](),
+	}
+	ValidatingBindings = client.Kind[*admissionv1.ValidatingAdmissionPolicyBinding]{
+		GroupVersionResource: admissionv1.SchemeGroupVersion.WithResource("validatingadmissionpolicybindings"), Kind: "ValidatingAdmissionPolicyBinding",
+		New: func() *admissionv1.ValidatingAdmissionPolicyBinding {
+			return &admissionv1.ValidatingAdmissionPolicyBinding{}
+		},
+		NewList: api.New[admissionv1.ValidatingAdmissionPolicyBindingList](),
+	}
+	MutatingPolicies = client.Kind[*admissionv1.MutatingAdmissionPolicy]{
+		GroupVersionResource: admissionv1.SchemeGroupVersion.WithResource("mutatingadmissionpolicies"), Kind: "MutatingAdmissionPolicy",
+		New:     func() *admissionv1.MutatingAdmissionPolicy { return &admissionv1.MutatingAdmissionPolicy{} },
+		NewList: api.New[admissionv1.MutatingAdmissionPolicyList](),
+	}
+	MutatingBindings = client.Kind[*admissionv1.MutatingAdmissionPolicyBinding]{
+		GroupVersionResource: admissionv1.SchemeGroupVersion.WithResource("mutatingadmissionpolicybindings"), Kind: "MutatingAdmissionPolicyBinding",
+		New: func() *admissionv1.MutatingAdmissionPolicyBinding {
+			return &admissionv1.MutatingAdmissionPolicyBinding{}
+		},
+		NewList: api.New[admissionv1.MutatingAdmissionPolicyBindingList](),
+	}
+)
+
+// New makes a manager. Writes wait until Run has read policies and bindings.
+func New(c Config) *Manager {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), ready: make(chan struct{})}
+	v, mu := &m.sorts[validating], &m.sorts[mutating]
+	v.policies = client.InformerFor(m.infs, ValidatingPolicies).SharedIndexInformer
+	v.bindings = client.InformerFor(m.infs, ValidatingBindings).SharedIndexInformer
+	mu.policies = client.InformerFor(m.infs, MutatingPolicies).SharedIndexInformer
+	mu.bindings = client.InformerFor(m.infs, MutatingBindings).SharedIndexInformer
+	return m
+}
+
+// Run follows policies and bindings until ctx ends. Call it once.
+func (m *Manager) Run(ctx context.Context) error {
+	for i := range m.sorts {
+		s := &m.sorts[i]
+		changed := func(any) { s.dirty.Store(true) }
+		for _, inf := range []cache.SharedIndexInformer{s.policies, s.bindings} {
+			if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
+				AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, o any) { changed(o) },
+			}); err != nil {
+				return err
+			}
+		}
+		s.dirty.Store(true)
+	}
+	m.infs.Start(ctx)
+	if !m.infs.WaitForSync(ctx) {
+		return ctx.Err()
+	}
+	m.once.Do(func() { close(m.ready) })
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+var errNotReady = errors.New("not yet ready to handle request")
+
+// wait holds a write until the policies are known.
+func (m *Manager) wait(ctx context.Context, a *admission.Attributes) error {
+	select {
+	case <-m.ready:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	select {
+	case <-m.ready:
+		return nil
+	case <-ctx.Done():
+		return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errNotReady)
+	}
+}
+
+// bound returns the policies that have bindings, by name, compiling what has
+// changed.
+func (m *Manager) bound(i int) []*policy {
+	s := &m.sorts[i]
+	if !s.dirty.Load() {
+		return *s.current.Load()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.dirty.Swap(false) {
+		list := s.compile()
+		s.current.Store(&list)
+	}
+	return *s.current.Load()
+}
+
+func (s *sort) compile() []*policy {
+	bindings := map[string][]*binding{}
+	for _, o := range s.bindings.GetStore().List() {
+		b := newBinding(o)
+		bindings[b.policy] = append(bindings[b.policy], b)
+	}
+	now := map[types.UID]*policy{}
+	var out []*policy
+	for _, o := range s.policies.GetStore().List() {
+		obj := o.(client.Object)
+		bs := bindings[obj.GetName()]
+		if len(bs) == 0 {
+			continue
+		}
+		p := s.known[obj.GetUID()]
+		if p == nil || p.version != obj.GetResourceVersion() {
+			p = newPolicy(obj)
+		}
+		now[obj.GetUID()] = p
+		slices.SortFunc(bs, func(a, b *binding) int { return cmp.Compare(a.name, b.name) })
+		withBindings := *p // p may be in use with other bindings
+		withBindings.bindings = bs
+		out = append(out, &withBindings)
+	}
+	s.known = now
+	slices.SortFunc(out, func(a, b *policy) int { return cmp.Compare(a.name, b.name) })
+	return out
+}
+
+// unasked are resources that no policy sees: they ask the server questions
+// and store nothing.
+func unasked(a *admission.Attributes) bool {
+	if match.Exempt(a) {
+		return true
+	}
+	switch a.Resource.Group {
+	case "authentication.k8s.io":
+		return a.Resource.Resource == "tokenreviews" || a.Resource.Resource == "selfsubjectreviews"
+	case "authorization.k8s.io":
+		return true
+	}
+	return false
+}
