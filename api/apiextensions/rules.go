@@ -84,7 +84,7 @@ func validateRules(s *structural.Structural, stored sets.Set[string], path *fiel
 		return nil
 	}
 	r := &rules{env: environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()), load: ruleEnv{stored}}
-	r.walk(s, model.SchemaDeclType(s, true), path, true)
+	r.walk(s, model.SchemaDeclType(s, true), path, true, 1)
 	if r.total > mostPerSchema {
 		slices.SortStableFunc(r.costs, func(a, b ruleCost) int {
 			switch {
@@ -131,12 +131,14 @@ func nestedRules(n structural.NestedValueValidation) bool {
 	return slices.ContainsFunc(n.AllOf, nestedRules)
 }
 
-func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, root bool) {
+// walk judges a schema and all within it. times is how many values of it an
+// object may have; 0 is any number.
+func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, root bool, times uint64) {
 	if s == nil {
 		return
 	}
 	if len(s.XValidations) > 0 {
-		r.compile(s, decl, path.Child("x-kubernetes-validations"))
+		r.compile(s, decl, path.Child("x-kubernetes-validations"), times)
 	}
 	elem := func() *apiservercel.DeclType {
 		if decl == nil {
@@ -144,9 +146,9 @@ func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path
 		}
 		return decl.ElemType
 	}
-	r.walk(s.Items, elem(), path.Child("items"), false)
+	r.walk(s.Items, elem(), path.Child("items"), false, repeated(times, s, false))
 	if s.AdditionalProperties != nil {
-		r.walk(s.AdditionalProperties.Structural, elem(), path.Child("additionalProperties"), false)
+		r.walk(s.AdditionalProperties.Structural, elem(), path.Child("additionalProperties"), false, repeated(times, s, true))
 	}
 	names := make([]string, 0, len(s.Properties))
 	for name := range s.Properties {
@@ -167,11 +169,27 @@ func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path
 			r.errs = append(r.errs, field.Forbidden(path.Child("properties").Key(name).Child("x-kubernetes-validations"), "must not be set on metadata"))
 			continue
 		}
-		r.walk(&p, d, path.Child("properties").Key(name), false)
+		r.walk(&p, d, path.Child("properties").Key(name), false, times)
 	}
 }
 
-func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path) {
+// repeated is how many values there may be of the elements of a list or map
+// of which there may be so many.
+func repeated(times uint64, s *structural.Structural, keyed bool) uint64 {
+	if s.ValueValidation == nil {
+		return 0
+	}
+	most := s.ValueValidation.MaxItems
+	if keyed {
+		most = s.ValueValidation.MaxProperties
+	}
+	if most == nil || *most < 0 {
+		return 0
+	}
+	return multiply(times, max(uint64(*most), 1))
+}
+
+func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, times uint64) {
 	for i := range s.XValidations {
 		r.errs = append(r.errs, validateRule(&s.XValidations[i], s, path.Index(i))...)
 	}
@@ -187,6 +205,10 @@ func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, p
 	for i, res := range results {
 		rule := &s.XValidations[i]
 		at := path.Index(i)
+		often := res.MaxCardinality
+		if times > 0 {
+			often = min(often, times)
+		}
 		if res.Error != nil {
 			r.errs = append(r.errs, compileError(at.Child("rule"), rule.Rule, res.Error))
 		}
@@ -194,13 +216,13 @@ func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, p
 			r.errs = append(r.errs, compileError(at.Child("messageExpression"), rule.MessageExpression, res.MessageExpressionError))
 		}
 		if res.Error == nil && res.Program != nil {
-			r.weigh("estimated rule cost", res.MaxCost, res.MaxCardinality, at.Child("rule"))
+			r.weigh("estimated rule cost", res.MaxCost, often, at.Child("rule"))
 			if rule.OptionalOldSelf != nil && !res.UsesOldSelf {
 				r.errs = append(r.errs, field.Invalid(at.Child("optionalOldSelf"), *rule.OptionalOldSelf, "may not be set if oldSelf is not used in rule"))
 			}
 		}
 		if res.MessageExpression != nil {
-			r.weigh("estimated messageExpression cost", res.MessageExpressionMaxCost, res.MaxCardinality, at.Child("messageExpression"))
+			r.weigh("estimated messageExpression cost", res.MessageExpressionMaxCost, often, at.Child("messageExpression"))
 		}
 	}
 }

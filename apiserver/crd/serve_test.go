@@ -118,11 +118,7 @@ func TestObjects(t *testing.T) {
 		"spec.replicas": int64(1), "spec.most": int64(10), "spec.note": nil, "spec.unknown": nil,
 		"spec.free.any.thing": int64(1), "metadata.generation": int64(1), "kind": "CronTab",
 	} {
-		got := get(u, path)
-		if f, ok := got.(float64); ok {
-			got = int64(f)
-		}
-		if got != want {
+		if got := get(u, path); got != want {
 			t.Errorf("%s is %v, want %v", path, got, want)
 		}
 	}
@@ -131,20 +127,20 @@ func TestObjects(t *testing.T) {
 	}
 	// status is another endpoint's
 	u = w.ok("PATCH", tabs+"/a", `{"spec":{"replicas":3},"status":{"replicas":9}}`, "Content-Type: application/merge-patch+json")
-	if get(u, "status") != nil || get(u, "spec.replicas") != 3.0 || u.GetGeneration() != 2 {
+	if get(u, "status") != nil || get(u, "spec.replicas") != int64(3) || u.GetGeneration() != 2 {
 		t.Errorf("patched: %v", u.Object)
 	}
 	u = w.ok("PATCH", tabs+"/a/status", `{"spec":{"replicas":4},"status":{"replicas":2,"labelSelector":"a=b"}}`, "Content-Type: application/merge-patch+json")
-	if get(u, "status.replicas") != 2.0 || get(u, "spec.replicas") != 3.0 || u.GetGeneration() != 2 {
+	if get(u, "status.replicas") != int64(2) || get(u, "spec.replicas") != int64(3) || u.GetGeneration() != 2 {
 		t.Errorf("status patched: %v", u.Object)
 	}
 	s := w.ok("GET", tabs+"/a/scale", "")
-	if s.GetKind() != "Scale" || get(s, "spec.replicas") != 3.0 || get(s, "status.selector") != "a=b" {
+	if s.GetKind() != "Scale" || get(s, "spec.replicas") != int64(3) || get(s, "status.selector") != "a=b" {
 		t.Errorf("scale: %v", s.Object)
 	}
 	w.ok("PATCH", tabs+"/a/scale", `{"spec":{"replicas":5}}`, "Content-Type: application/merge-patch+json")
 	u = w.ok("PATCH", tabs+"/a", `[{"op":"add","path":"/metadata/labels","value":{"l":"1"}}]`, "Content-Type: application/json-patch+json")
-	if get(u, "spec.replicas") != 5.0 || u.GetLabels()["l"] != "1" || u.GetGeneration() != 3 {
+	if get(u, "spec.replicas") != int64(5) || u.GetLabels()["l"] != "1" || u.GetGeneration() != 3 {
 		t.Errorf("scaled: %v", u.Object)
 	}
 	u.Object["spec"].(map[string]any)["color"] = "red"
@@ -187,7 +183,7 @@ func TestTable(t *testing.T) {
 		t.Errorf("columns %v, want %v", names, want)
 	}
 	cells := get(l, "rows").([]any)[0].(map[string]any)["cells"].([]any)
-	if !reflect.DeepEqual(cells[:3], []any{"a", "*/5", 1.0}) || !strings.HasSuffix(cells[3].(string), "s") {
+	if !reflect.DeepEqual(cells[:3], []any{"a", "*/5", int64(1)}) || !strings.HasSuffix(cells[3].(string), "s") {
 		t.Errorf("cells %v", cells)
 	}
 }
@@ -215,14 +211,14 @@ func TestRefusedObjects(t *testing.T) {
 	w.refused(400, []string{`strict decoding error: unknown field "spec.b", unknown field "spec.items[0].c"`}, "POST", tabs+"?fieldValidation=Strict", tab("x", `{cronSpec: "*", b: 1, items: [{name: a, c: 1}]}`))
 	w.refused(400, []string{`strict decoding error: duplicate field "spec.cronSpec"`}, "POST", tabs+"?fieldValidation=Strict",
 		`{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"x"},"spec":{"cronSpec":"a","cronSpec":"b"}}`, "Content-Type: application/json")
-	_, _, h := w.do("POST", tabs, tab("y", `{cronSpec: "*", b: 1}`))
+	_, _, h := w.do("POST", tabs, tab("w", `{cronSpec: "*", b: 1}`))
 	if got := h.Get("Warning"); got != `299 - "unknown field \"spec.b\""` {
 		t.Errorf("warning %q", got)
 	}
-	w.refused(422, []string{`unknown field "spec.b"`}, "PATCH", tabs+"/y?fieldValidation=Strict", `{"spec":{"b":1}}`, "Content-Type: application/merge-patch+json")
+	w.refused(422, []string{`unknown field "spec.b"`}, "PATCH", tabs+"/w?fieldValidation=Strict", `{"spec":{"b":1}}`, "Content-Type: application/merge-patch+json")
 	w.refused(400, []string{"the API version in the data (stable.example.com/v2) does not match the expected API version (stable.example.com/v1)"}, "POST", tabs,
 		strings.Replace(tab("x", `{cronSpec: "*"}`), "/v1", "/v2", 1))
-	w.refused(415, []string{"accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"}, "PATCH", tabs+"/y", `{}`,
+	w.refused(415, []string{"accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"}, "PATCH", tabs+"/w", `{}`,
 		"Content-Type: application/strategic-merge-patch+json")
 	w.refused(400, []string{"Object 'Kind' is missing in"}, "POST", tabs, `{"metadata":{"name":"x"}}`, "Content-Type: application/json")
 }
@@ -258,7 +254,7 @@ func TestApply(t *testing.T) {
 	if n := len(u.GetManagedFields()); n != 1 {
 		t.Fatalf("%d managers: %v", n, u.GetManagedFields())
 	}
-	u = w.ok("PATCH", tabs+"/a?fieldManager=two", tab("a", `{items: [{name: y, value: "2"}], tags: [q]}`), apply)
+	u = w.ok("PATCH", tabs+"/a?fieldManager=two", tab("a", `{items: [{name: v, value: "2"}], tags: [q]}`), apply)
 	if items, tags := get(u, "spec.items").([]any), get(u, "spec.tags").([]any); len(items) != 2 || len(tags) != 2 {
 		t.Errorf("not merged by key: %v %v", items, tags)
 	}
@@ -350,7 +346,7 @@ func TestServedAgainAfterARestart(t *testing.T) {
 	w.define(cronTabs)
 	w.ok("POST", tabs, tab("a", `{cronSpec: "*"}`))
 	again := serve(t, w.etcd)
-	if u := again.ok("GET", tabs+"/a", ""); get(u, "spec.replicas") != 1.0 {
+	if u := again.ok("GET", tabs+"/a", ""); get(u, "spec.replicas") != int64(1) {
 		t.Errorf("%v", u.Object)
 	}
 }

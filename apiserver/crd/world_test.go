@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/version"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/builtin"
@@ -123,7 +124,7 @@ func (w *world) ok(method, path, body string, header ...string) *unstructured.Un
 		w.t.Fatalf("%s %s: %d %s", method, path, code, text)
 	}
 	u := &unstructured.Unstructured{}
-	if err := json.Unmarshal([]byte(text), &u.Object); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(text), &u.Object); err != nil {
 		w.t.Fatalf("%s %s: %v in %s", method, path, err, text)
 	}
 	return u
@@ -179,7 +180,7 @@ func (w *world) until(path string, done func(*unstructured.Unstructured) bool) *
 		var u *unstructured.Unstructured
 		if code == 200 {
 			u = &unstructured.Unstructured{}
-			if err := json.Unmarshal([]byte(text), &u.Object); err != nil {
+			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(text), &u.Object); err != nil {
 				w.t.Fatal(err)
 			}
 		}
