@@ -307,6 +307,10 @@ func (w *worker) removeContainer(ctx context.Context, id string) error {
 	}
 	if c != nil {
 		os.Remove(filepath.Join(w.k.podLogDir(pod), containerLog(c.name(), c.attempt())))
+		if w.k.cfg.ContainerLogDir != "" {
+			os.Remove(w.k.containerLink(pod.Name, pod.Namespace, c.name(), id))
+		}
+		w.k.images.use(c.ImageRef, w.k.cfg.Clock.Now())
 		for _, m := range c.Mounts {
 			if m.ContainerPath == c.Annotations[annotationTerminationPath] && w.k.ownsPath(pod, m.HostPath) {
 				os.Remove(m.HostPath)

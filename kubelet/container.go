@@ -44,6 +44,8 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	// Whatever came of it, the runtime knows: the exit reason of a container
 	// that could not start is there too.
 	w.inspect(context.WithoutCancel(ctx), id, sb.Id)
+	k.linkLog(k.containerLink(pod.Name, pod.Namespace, c.Name, id), filepath.Join(k.podLogDir(pod), cfg.LogPath))
+	k.images.use(img.Id, k.cfg.Clock.Now())
 	if err != nil {
 		return &startError{reason: reason{runContainerError, status.Convert(err).Message()}}
 	}

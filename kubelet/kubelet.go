@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,6 +41,9 @@ type Config struct {
 	// RootDir holds the pods' folders (RootDir/pods/<uid>), LogDir their logs
 	// (LogDir/<namespace>_<name>_<uid>/<container>/<n>.log).
 	RootDir, LogDir string
+	// ContainerLogDir gets a link to each container's log, named as collectors
+	// of logs expect (<pod>_<namespace>_<container>-<id>.log); "" for none.
+	ContainerLogDir string
 	// SeccompDir holds Localhost seccomp profiles; default RootDir/seccomp.
 	SeccompDir string
 
@@ -66,6 +70,8 @@ type Config struct {
 	// Reserved is kept from pods; EvictionMemory too (default 100 MiB).
 	Reserved       corev1.ResourceList
 	EvictionMemory int64
+	// Eviction are the other limits below which pods are evicted.
+	Eviction Thresholds
 
 	// Labels, Annotations and Taints are given to the node when it is
 	// registered; ProviderID names it to its cloud.
@@ -110,6 +116,14 @@ type Kubelet struct {
 	configMaps *objectCache[*corev1.ConfigMap]
 	secrets    *objectCache[*corev1.Secret]
 
+	images      *imageUses
+	shortMu     sync.Mutex
+	short       pressures   // guarded by shortMu
+	keeping     atomic.Bool // upkeep is under way; it alone uses the next three
+	relisted    time.Time
+	imageDir    string
+	imagesFreed time.Time
+
 	resizeWaits atomic.Bool // a pod waits for resources that others have
 
 	mu       sync.Mutex // guards below; taken before a worker's lock, never after
@@ -136,6 +150,7 @@ func New(cfg Config) (*Kubelet, error) {
 	setDefault(&cfg.Hostname, cfg.NodeName)
 	setDefault(&cfg.EvictionMemory, 100<<20)
 	setDefault(&cfg.Version, "v1.36.2")
+	cfg.Eviction.setDefaults()
 	setDefault(&cfg.SeccompDir, filepath.Join(cfg.RootDir, "seccomp"))
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -151,7 +166,8 @@ func New(cfg Config) (*Kubelet, error) {
 		cfg: cfg, log: cfg.Log, cgroups: cg,
 		volumes: volumes.NewManager(filepath.Join(cfg.RootDir, "pods")),
 		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
-		facts:   nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
+		facts:  nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
+		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, short: pressures{},
 		workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
 	}
 	k.probes = probes.NewManager(probes.Config{
@@ -176,7 +192,10 @@ func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
 // returns an error when the node cannot work at all.
 func (k *Kubelet) Run(ctx context.Context) error {
 	k.ctx = ctx
-	for _, d := range []string{filepath.Join(k.cfg.RootDir, "pods"), k.cfg.LogDir} {
+	for _, d := range []string{filepath.Join(k.cfg.RootDir, "pods"), k.cfg.LogDir, k.cfg.ContainerLogDir} {
+		if d == "" {
+			continue
+		}
 		if err := os.MkdirAll(d, 0o750); err != nil {
 			return fmt.Errorf("make the kubelet's folders: %w", err)
 		}
@@ -280,7 +299,11 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	delete(k.found, pod.UID)
 	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil
 	if f == nil && !ended {
-		if r := admit(pod, k.node.current(), k.activePods(), static); r != nil {
+		r := admit(pod, k.node.current(), k.activePods(), static)
+		if r == nil {
+			r = admitUnderPressure(pod, k.pressure(), static)
+		}
+		if r != nil {
 			w.state.Rejected = r
 			k.recorder.Event(pod, corev1.EventTypeWarning, r.Reason, r.Message)
 		}
@@ -372,6 +395,7 @@ func (k *Kubelet) clearOrphans() {
 		w.sync()
 	}
 	k.sweep(known)
+	k.unlinkLogs()
 }
 
 // sweep removes what pods that are no more have left on disk and in cgroups.

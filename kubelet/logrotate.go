@@ -21,8 +21,8 @@ const (
 	maxLogFiles = 5
 )
 
-// rotateLogs bounds the logs of the running containers. It is called with the
-// node's signs of life, since nothing tells when a file has grown.
+// rotateLogs bounds the logs of the running containers. It is part of the
+// upkeep, since nothing tells when a file has grown.
 func (k *Kubelet) rotateLogs(ctx context.Context) {
 	k.mu.Lock()
 	var logs []struct{ id, path string }

@@ -81,7 +81,13 @@ func (k *Kubelet) imagesChanged() { k.node.imagesOK.Store(false) }
 // 10 s with the lease.
 func (n *nodeManager) run(ctx context.Context) {
 	pause := 20 * time.Millisecond
+	kept := time.Time{}
 	for ctx.Err() == nil {
+		// Without the API a node must look after itself all the more.
+		if now := n.k.cfg.Clock.Now(); n.ready && now.Sub(kept) >= upkeepPeriod-time.Second {
+			kept = now
+			n.k.upkeep(ctx)
+		}
 		err := n.step(ctx)
 		wait := leaseRenewal
 		switch {
@@ -132,12 +138,8 @@ func (n *nodeManager) step(ctx context.Context) error {
 	if err := n.report(ctx, node, version, problem); err != nil {
 		return err
 	}
-	renewed, err := n.renew(ctx, node)
-	if err != nil {
+	if err := n.renew(ctx, node); err != nil {
 		return err
-	}
-	if renewed {
-		n.k.rotateLogs(ctx)
 	}
 	if n.ready = problem == ""; n.ready {
 		select {
@@ -258,7 +260,7 @@ func (n *nodeManager) remember(node *corev1.Node) {
 func (n *nodeManager) facts(version *runtimeapi.VersionResponse, problem string) *statusFacts {
 	f := &statusFacts{
 		cfg: &n.k.cfg, machine: n.machine, now: metav1.NewTime(n.k.cfg.Clock.Now().Truncate(time.Second)),
-		problem: problem, images: n.images, pressure: readPressure(n.k.cfg.RootDir, n.k.cfg.EvictionMemory),
+		problem: problem, images: n.images, pressure: n.k.pressure(),
 		features: n.features, handlers: n.handlers, disk: diskSize(n.k.cfg.RootDir),
 	}
 	if version != nil {
@@ -327,19 +329,19 @@ func nodeRef(name string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: types.UID(name)}
 }
 
-// renew keeps the node's lease; false means that it was not time yet.
-func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) (bool, error) {
+// renew keeps the node's lease.
+func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) error {
 	leases := client.Leases.In(n.k.cfg.Client, corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(n.k.cfg.Clock.Now())
 	if n.leased != nil && now.Sub(n.leased.Spec.RenewTime.Time) < leaseRenewal-time.Second {
-		return false, nil // only nudged
+		return nil // only nudged
 	}
 	seconds := int32(leaseSeconds)
 	lease := n.leased
 	if lease == nil {
 		got, err := leases.Get(ctx, n.k.cfg.NodeName)
 		if err != nil && !apierrors.IsNotFound(err) {
-			return false, fmt.Errorf("read the node's lease: %w", err)
+			return fmt.Errorf("read the node's lease: %w", err)
 		}
 		if err == nil {
 			lease = got
@@ -361,9 +363,9 @@ func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) (bool, error
 	}
 	if err != nil {
 		n.leased = nil // read it again
-		return false, fmt.Errorf("renew the node's lease: %w", err)
+		return fmt.Errorf("renew the node's lease: %w", err)
 	}
-	return true, nil
+	return nil
 }
 
 // newNode makes the object that registers the node.

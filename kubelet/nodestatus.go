@@ -138,21 +138,7 @@ func diskSize(path string) int64 {
 }
 
 // pressure is what the node runs short of.
-type pressure struct{ memory, disk bool }
-
-// readPressure holds the node against upstream's default limits of hard
-// eviction.
-func readPressure(root string, memory int64) pressure {
-	var p pressure
-	if avail, ok := memInfo()["MemAvailable"]; ok {
-		p.memory = avail < memory
-	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(root, &st); err == nil && st.Blocks > 0 {
-		p.disk = st.Bavail*10 < st.Blocks || st.Files > 0 && st.Ffree*20 < st.Files
-	}
-	return p
-}
+type pressure struct{ memory, disk, pids bool }
 
 // statusFacts is what a node's status is made of.
 type statusFacts struct {
@@ -237,7 +223,7 @@ func capacityOf(f *statusFacts) corev1.ResourceList {
 }
 
 // allocatableOf is the capacity less what is reserved for the system and the
-// limits of hard eviction (memory 100 MiB, disk 10 %).
+// limits of hard eviction.
 func allocatableOf(capacity corev1.ResourceList, cfg *Config) corev1.ResourceList {
 	out := corev1.ResourceList{}
 	sub := func(name corev1.ResourceName, q resource.Quantity) {
@@ -264,7 +250,7 @@ func allocatableOf(capacity corev1.ResourceList, cfg *Config) corev1.ResourceLis
 		}
 	}
 	disk := capacity[corev1.ResourceEphemeralStorage]
-	sub(corev1.ResourceEphemeralStorage, *resource.NewQuantity(disk.Value()/10, resource.BinarySI))
+	sub(corev1.ResourceEphemeralStorage, *resource.NewQuantity(int64(float64(disk.Value())*cfg.Eviction.NodeFS), resource.BinarySI))
 	return out
 }
 
@@ -292,8 +278,7 @@ func setNodeConditions(st *corev1.NodeStatus, f *statusFacts) {
 		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
 	set(corev1.NodeDiskPressure, f.pressure.disk, false, "KubeletHasDiskPressure", "kubelet has disk pressure",
 		"KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-	set(corev1.NodePIDPressure, false, // no limit by default
-		false, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+	set(corev1.NodePIDPressure, f.pressure.pids, false, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
 		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	set(corev1.NodeReady, f.problem != "", true, "KubeletNotReady", f.problem, "KubeletReady", "kubelet is posting ready status")
 }

@@ -211,6 +211,11 @@ func (p *plan) end(s *podState) {
 		return
 	}
 	p.Remove = s.deleting()
+	if s.Purge && !p.Remove {
+		for _, c := range s.Containers {
+			p.DropContainers = append(p.DropContainers, c.Id)
+		}
+	}
 }
 
 // minGrace is what a container gets to stop even when its pod's grace period

@@ -122,6 +122,12 @@ type podState struct {
 	// out of their rules.
 	EndingSince time.Time
 	Draining    bool
+	// EndGrace bounds the grace period of a pod that the node ended; 0 leaves
+	// the pod's own.
+	EndGrace time.Duration
+	// Purge: the containers of the ended pod are to go although the pod is
+	// still in its source.
+	Purge bool
 	// Released: sandbox stopped, volumes and cgroup gone.
 	Released bool
 }
@@ -177,7 +183,11 @@ func (s *podState) grace() time.Duration {
 	if t := s.Pod.DeletionGracePeriodSeconds; t != nil && s.deleting() {
 		g = *t
 	}
-	return time.Duration(max(g, 1)) * time.Second
+	out := time.Duration(max(g, 1)) * time.Second
+	if s.EndGrace > 0 {
+		out = min(out, s.EndGrace)
+	}
+	return out
 }
 
 // sortNewestFirst orders what the runtime listed.

@@ -330,10 +330,17 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		podReady(s, ready),
 		ready,
 	}
-	resizing := resizeConditions(s, p)
-	out := append(own, resizing...)
+	out := append(own, resizeConditions(s, p)...)
+	if s.Ended != nil && s.Ended.Reason == evicted {
+		out = append(out, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: s.Ended.Message,
+			ObservedGeneration: s.Pod.Generation,
+		})
+	}
 	for _, c := range keepConditions(s.Pod.Status.Conditions) {
-		out = append(out, c)
+		if findCondition(out, c.Type) == nil {
+			out = append(out, c)
+		}
 	}
 	if findCondition(out, corev1.PodScheduled) == nil {
 		out = append(out, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})

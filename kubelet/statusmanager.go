@@ -155,14 +155,14 @@ func mergeStatus(have, st *corev1.PodStatus) *corev1.PodStatus {
 	}
 	conds := out.Conditions[:0:0]
 	for _, c := range out.Conditions {
-		if slices.Contains(ownConditions, c.Type) {
+		if slices.Contains(ownConditions, c.Type) || c.Type == corev1.DisruptionTarget && c.Reason == corev1.PodReasonTerminationByKubelet {
 			if old := findCondition(have.Conditions, c.Type); old != nil && old.Status == c.Status {
 				c.LastTransitionTime = old.LastTransitionTime
 			}
 			conds = append(conds, c)
 		}
 	}
-	foreign := keepConditions(have.Conditions)
+	foreign := slices.DeleteFunc(keepConditions(have.Conditions), func(c corev1.PodCondition) bool { return findCondition(conds, c.Type) != nil })
 	conds = append(conds, foreign...)
 	if sched := findCondition(out.Conditions, corev1.PodScheduled); sched != nil && findCondition(foreign, corev1.PodScheduled) == nil {
 		conds = append(conds, *sched)

@@ -115,7 +115,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	runtimeService, imageService := n.runtime.CRI()
 	k, err := kubelet.New(kubelet.Config{
 		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
-		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"),
+		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
 		Runtime: runtimeService, Images: imageService,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
