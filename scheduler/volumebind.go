@@ -36,7 +36,7 @@ type volumeBinder struct {
 	taken   map[string]*corev1.PersistentVolume
 
 	mu      sync.Mutex
-	changed chan struct{} // closed at the next change of a claim
+	changed chan struct{} // closed at the next change of a claim or volume
 	waiting map[types.UID]context.CancelCauseFunc
 }
 
@@ -57,16 +57,16 @@ func newVolumeBinder(door client.Interface, informers *client.Informers, happene
 		return nil, nil, err
 	}
 	claims, err := b.claims.OnChange(func(*corev1.PersistentVolumeClaim, *corev1.PersistentVolumeClaim) {
+		b.wake()
 		happened()
-		b.mu.Lock()
-		close(b.changed)
-		b.changed = make(chan struct{})
-		b.mu.Unlock()
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("watch claims: %w", err)
 	}
-	volumes, err := b.volumes.OnChange(func(*corev1.PersistentVolume, *corev1.PersistentVolume) { happened() })
+	volumes, err := b.volumes.OnChange(func(*corev1.PersistentVolume, *corev1.PersistentVolume) {
+		b.wake()
+		happened()
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("watch volumes: %w", err)
 	}
@@ -75,6 +75,14 @@ func newVolumeBinder(door client.Interface, informers *client.Informers, happene
 		return nil, nil, fmt.Errorf("watch storage classes: %w", err)
 	}
 	return b, []cache.DoneChecker{claims.HasSyncedChecker(), volumes.HasSyncedChecker(), classes.HasSyncedChecker()}, nil
+}
+
+// wake lets those that wait for claims look again.
+func (b *volumeBinder) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 func (b *volumeBinder) claim(namespace, name string) *corev1.PersistentVolumeClaim {

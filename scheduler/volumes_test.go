@@ -165,5 +165,5 @@ func TestStorageChangesAreSeen(t *testing.T) {
 }
 
 func placeWith(p *Pod, profile *Profile, s *Snapshot) (*Node, *Diagnosis) {
-	return newClasses(8).of(p, profile, s).place(s, false)
+	return newClasses(8).of(p, profile, s).place(p, profile, s, false)
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ import (
 	"github.com/coxswain/cox/api/localvolumes"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/localvolume"
+	"github.com/coxswain/cox/scheduler"
 )
 
 func claim(ns, name, size string, class *string) *corev1.PersistentVolumeClaim {
@@ -192,4 +194,68 @@ func TestLocalVolumeFromClaimToTheEnd(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+func TestPodWithClaimsIsScheduledWithItsVolumes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ns, folder := w.namespace("data"), filepath.Join(t.TempDir(), "volumes")
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer func() { cancel(); running.Wait() }()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "n1"}}}
+	_, err := client.Nodes.In(w.root, "").Create(ctx, node)
+	w.must(err)
+	_, err = client.Nodes.In(w.root, "").Mutate(ctx, "n1", "status", func(n *corev1.Node) (bool, error) {
+		n.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("10")}
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		return true, nil
+	})
+	w.must(err)
+	_, err = client.Nodes.In(w.root, "").Mutate(ctx, "n1", "", func(n *corev1.Node) (bool, error) {
+		n.Spec.Taints = nil
+		return true, nil
+	})
+	w.must(err)
+	running.Go(func() {
+		_ = localvolume.Run(ctx, localvolume.Config{Volumes: w.root, Node: w.root, NodeName: "n1", Folder: folder, Log: w.log})
+	})
+	door := client.As(w.server.Door(), client.User{Name: "system:kube-scheduler", Groups: []string{"system:authenticated"}})
+	informers := client.NewInformers(door)
+	sched, err := scheduler.New(scheduler.Config{Client: door, Informers: informers, Recorder: client.NewRecorder(ctx, door, "default-scheduler", ""), Log: w.log})
+	w.must(err)
+	informers.Start(ctx)
+	running.Go(func() { sched.Run(ctx) })
+	w.localClass()
+	object(w, client.Nodes, "", "n1", "announced", func(n *corev1.Node) bool { return n.Annotations[localvolumes.FolderAnnotation] == folder })
+
+	// The pod comes before its claim, and has a volume of its own.
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "db", Labels: map[string]string{"hollow": "no"}}, Spec: corev1.PodSpec{
+		Containers:  []corev1.Container{{Name: "c", Image: "i"}},
+		Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		Volumes: []corev1.Volume{
+			{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}},
+			{Name: "own", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+				VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{Spec: claim(ns, "", "1Gi", nil).Spec},
+			}}},
+		},
+	}}
+	_, err = client.Pods.In(w.root, ns).Create(ctx, pod)
+	w.must(err)
+	event(w, ns, "db", "FailedScheduling", `0/1 nodes are available: persistentvolumeclaim "c" not found.`)
+	_, err = client.PersistentVolumeClaims.In(w.root, ns).Create(ctx, claim(ns, "c", "1Gi", nil))
+	w.must(err)
+	object(w, client.Pods, ns, "db", "on its node", func(p *corev1.Pod) bool { return p != nil && p.Spec.NodeName == "n1" })
+	for _, name := range []string{"c", "db-own"} {
+		c, err := client.PersistentVolumeClaims.In(w.root, ns).Get(ctx, name)
+		w.must(err)
+		if c.Status.Phase != corev1.ClaimBound {
+			t.Errorf("the pod was bound before its claim %s: %v", name, c.Status)
+		}
+	}
+	// With the pod goes the volume of its own, and it alone.
+	zero := int64(0)
+	w.must(client.Pods.In(w.root, ns).Delete(ctx, "db", client.Options{GracePeriodSeconds: &zero}))
+	object(w, client.PersistentVolumeClaims, ns, "db-own", "gone", func(c *corev1.PersistentVolumeClaim) bool { return c == nil })
+	eventually(w, client.PersistentVolumes, "", "one", func(all []*corev1.PersistentVolume) bool { return len(all) == 1 })
 }

@@ -95,6 +95,11 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	})
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = services.Hook()
 	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
+	podKind, ok := table.Resource(client.Pods.GroupVersionResource)
+	if !ok {
+		t.Fatal("the table has no pods")
+	}
+	ext.Actions["pods/binding"] = actions.Binding(st.Kind(podKind.Kind), time.Now)
 	w.server, err = apiserver.New(apiserver.Config{
 		Table: table, Store: func(k *api.Kind) store.Interface { return st.Kind(k) }, Authz: auth, Extensions: ext, Log: w.log,
 	})
