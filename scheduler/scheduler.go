@@ -8,8 +8,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/clock"
@@ -41,10 +43,14 @@ type Scheduler struct {
 	synced   []cache.DoneChecker
 	binding  chan struct{} // a token per binding under way
 	storage  *volumeBinder
+	budgets  client.Informer[*policyv1.PodDisruptionBudget]
 
 	mu       sync.Mutex // guards what follows
 	snapshot *Snapshot
 	classes  *classes
+	// nominated are the pods that wait for room on a node, which holds their
+	// place in the snapshot.
+	nominated map[types.UID]string
 }
 
 // New prepares a scheduler and its informers' handlers; the caller starts the
@@ -62,6 +68,7 @@ func New(cfg Config) (*Scheduler, error) {
 	s := &Scheduler{
 		cfg: cfg, log: cfg.Log, clock: cfg.Clock, profiles: map[string]*Profile{}, queue: NewQueue(cfg.Clock),
 		binding: make(chan struct{}, cfg.Binders), snapshot: NewSnapshot(), classes: newClasses(128),
+		nominated: map[types.UID]string{},
 	}
 	storage, storageSynced, err := newVolumeBinder(cfg.Client, cfg.Informers, s.storageChanged)
 	if err != nil {
@@ -88,6 +95,7 @@ func New(cfg Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch namespaces: %w", err)
 	}
+	s.budgets = client.InformerFor(cfg.Informers, client.PodDisruptionBudgets)
 	nodes, err := client.InformerFor(cfg.Informers, client.Nodes).OnChange(s.nodeChanged)
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -140,6 +148,7 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 		s.queue.Done(pod.UID)
 		s.mu.Lock()
 		shrunk := old != nil && old.Spec.NodeName != "" && !sameRequests(old, pod)
+		delete(s.nominated, pod.UID)
 		s.snapshot.SetPod(NewPod(pod), pod.Spec.NodeName)
 		s.mu.Unlock()
 		if shrunk {
@@ -167,6 +176,7 @@ func (s *Scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
 	s.storage.forget(pod.UID)
 	s.mu.Lock()
+	delete(s.nominated, pod.UID)
 	removed := s.snapshot.RemovePod(pod.UID)
 	s.mu.Unlock()
 	if removed {
@@ -206,12 +216,20 @@ func (s *Scheduler) Run(ctx context.Context) {
 func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 	profile := s.profiles[p.Spec.SchedulerName]
 	s.mu.Lock()
+	held, holds := s.nominated[p.UID]
+	if holds {
+		s.snapshot.RemovePod(p.UID) // it does not stand in its own way
+	}
 	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(p, profile, s.snapshot, false)
+	if node == nil && holds {
+		s.snapshot.SetPod(p, held)
+	}
 	name := ""
 	var choices []choice
 	var err error
 	if node != nil {
 		name = node.Name
+		delete(s.nominated, p.UID)
 		if choices, err = s.storage.reserve(p, node.Node); err == nil {
 			s.snapshot.SetPod(p, name)
 			s.snapshot.storage++ // what is reserved is no longer free
@@ -305,17 +323,33 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 			wakes |= f.Wakes()
 		}
 	}
+	for _, r := range profile.Relations {
+		if d.Plugins[r.Name()] {
+			wakes |= r.Wakes()
+		}
+	}
+	plan, why := s.makeRoom(p, profile)
 	message := d.Message()
-	s.queue.Refused(p.UID, wakes)
+	if why != "" {
+		message += " no new claims to deallocate, " + why
+	}
+	s.queue.Refused(p.UID, wakes|PodRemoved)
 	wg.Go(func() {
+		nominate := ""
+		if plan != nil {
+			nominate = plan.Node
+		}
 		s.cfg.Recorder.Event(p.Pod, corev1.EventTypeWarning, "FailedScheduling", message)
-		if err := s.setCondition(ctx, p, message); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		if err := s.setCondition(ctx, p, message, nominate); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			s.log.Warn("cannot report that a pod is unschedulable", "pod", p.Namespace+"/"+p.Name, "error", err)
+		}
+		if plan != nil {
+			s.removeVictims(ctx, p, plan)
 		}
 	})
 }
 
-func (s *Scheduler) setCondition(ctx context.Context, p *Pod, message string) error {
+func (s *Scheduler) setCondition(ctx context.Context, p *Pod, message, nominate string) error {
 	now := metav1.NewTime(s.clock.Now().Truncate(time.Second))
 	_, err := client.Pods.In(s.cfg.Client, p.Namespace).Mutate(ctx, p.Name, "status", func(pod *corev1.Pod) (bool, error) {
 		if pod.UID != p.UID || pod.Spec.NodeName != "" {
@@ -325,13 +359,17 @@ func (s *Scheduler) setCondition(ctx context.Context, p *Pod, message string) er
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
 			Message: message, LastTransitionTime: now, ObservedGeneration: pod.Generation,
 		}
+		moved := nominate != "" && pod.Status.NominatedNodeName != nominate
+		if moved {
+			pod.Status.NominatedNodeName = nominate
+		}
 		for i := range pod.Status.Conditions {
 			c := &pod.Status.Conditions[i]
 			if c.Type != corev1.PodScheduled {
 				continue
 			}
 			if c.Status == want.Status && c.Reason == want.Reason && c.Message == message {
-				return false, nil
+				return moved, nil
 			}
 			if c.Status == want.Status {
 				want.LastTransitionTime = c.LastTransitionTime
