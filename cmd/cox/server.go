@@ -250,6 +250,7 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	if err := s.node.start(ctx, to); err != nil {
 		return err
 	}
+	s.group.Go("local-volumes", s.runLocalVolumes)
 	select {
 	case <-s.node.ready():
 	case <-ctx.Done():
