@@ -48,6 +48,7 @@ type Manager struct {
 	all     client.Informer[*extv1.CustomResourceDefinition]
 	loop    *client.Loop
 	synced  chan struct{}
+	first   sync.Once // closes synced
 	changed chan struct{}
 	docs    *documents
 
@@ -73,7 +74,6 @@ func New(cfg Config) *Manager {
 		served: map[string]*serving{}, cleaning: map[string]bool{},
 	}
 	m.docs = newDocuments(m)
-	m.loop = client.NewLoop("crd", cfg.Log, m.reconcile)
 	return m
 }
 
@@ -84,8 +84,10 @@ func (m *Manager) Synced() <-chan struct{} { return m.synced }
 // Changed gets a value after what is served has changed.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 
-// Run serves definitions until ctx ends.
+// Run serves definitions until ctx ends. It may be called again once it has
+// returned.
 func (m *Manager) Run(ctx context.Context) error {
+	m.loop = client.NewLoop("crd", m.log, m.reconcile)
 	informers := client.NewInformers(m.cfg.Door)
 	m.all = client.InformerFor(informers, definitions)
 	if err := m.all.AddIndex("group", func(d *extv1.CustomResourceDefinition) []string { return []string{d.Spec.Group} }); err != nil {
@@ -104,7 +106,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.serve(d)
 		}
 	}
-	close(m.synced)
+	m.first.Do(func() { close(m.synced) })
 	m.loop.Run(ctx, 1)
 	m.wg.Wait()
 	return ctx.Err()

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,8 +29,10 @@ import (
 	"github.com/coxswain/cox/apiserver/authz/rbac"
 	"github.com/coxswain/cox/apiserver/authz/review"
 	"github.com/coxswain/cox/apiserver/connect"
+	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
+	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -85,6 +88,7 @@ type controlPlane struct {
 	auth    authz.Authorizer
 	root    client.Interface // the API server's own identity
 	service *actions.Services
+	crds    *crd.Manager
 	http    *http.Server
 	closers []func()
 }
@@ -192,6 +196,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPI(openapi.Handler()) })
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,
 		Store: func(k *api.Kind) store.Interface { return cp.store.Kind(k) },
@@ -199,7 +204,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
 			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
 			authn.Bearer(tokenAuth)),
-		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: openapi.Handler(), Paths: paths,
+		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
 		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
 		Address: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
 	})
@@ -208,6 +213,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	late.set(cp.server.Door())
 	cp.server.SetAdmission(cp.chain(group))
+	cp.serveCustom(group)
 	if cp.etcd != nil {
 		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
 	}
@@ -320,16 +326,43 @@ func (cp *controlPlane) close() {
 	}
 }
 
+// serveCustom serves custom resources. The server is ready once those are that
+// were defined before.
+func (cp *controlPlane) serveCustom(group *component.Group) {
+	dialer := &services.Dialer{Door: cp.root}
+	cp.crds = crd.New(crd.Config{
+		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: dialer.Endpoint,
+		Log: cp.log.With("component", "crd"),
+	})
+	done := cp.server.PostStart("crd-informer-synced")
+	group.Go("crd", cp.crds.Run)
+	group.Go("crd-ready", func(ctx context.Context) error {
+		select {
+		case <-cp.crds.Synced():
+			done()
+		case <-ctx.Done():
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+}
+
 // served lists what the garbage collector and namespace deletion look after.
 func (cp *controlPlane) served(context.Context) ([]controllers.Resource, error) {
 	var out []controllers.Resource
-	for _, k := range cp.table.Kinds {
+	for _, k := range cp.server.Kinds() {
 		if k.Prefix == "" || len(k.Views) == 0 {
 			continue
 		}
+		v := &k.Views[0]
+		for i := range k.Views { // what is stored needs no conversion
+			if k.Views[i].GroupVersionKind == k.Hub {
+				v = &k.Views[i]
+			}
+		}
 		out = append(out, controllers.Resource{
-			GroupVersionResource: k.Views[0].GroupVersion().WithResource(k.Resource),
-			Kind:                 k.Views[0].Kind,
+			GroupVersionResource: v.GroupVersion().WithResource(k.Resource),
+			Kind:                 v.Kind,
 			Namespaced:           k.Namespaced,
 			Verbs:                k.Verbs,
 		})

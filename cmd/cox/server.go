@@ -266,9 +266,9 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 	cp := s.cp
 	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {
 		return manager.Run(ctx, manager.Config{
-			ClientFor:    cp.controllerIdentity,
-			Informers:    client.NewInformers(door),
-			Discovery:    cp.served,
+			ClientFor: cp.controllerIdentity,
+			Informers: client.NewInformers(door),
+			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
 			RootCA:       bundle.CA.PEM(),
 			Signing:      certificates.Config{ClientCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA},
 			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
