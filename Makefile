@@ -8,6 +8,9 @@
 GO      ?= go
 # The same flags for building and testing, so that the two share Go's cache.
 export GOFLAGS = -trimpath -buildvcs=false
+# What the kubectl inside says of itself.
+KUBECTL = -X k8s.io/component-base/version.gitVersion=v1.36.2+cox \
+	-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36
 LDFLAGS = -ldflags "-s -w"
 HELPERS = cox-containerd cox-shim
 ASSETS  = runtime/assets
@@ -17,7 +20,7 @@ export CGO_ENABLED = 0
 .PHONY: build helpers test up down deps clean
 
 build: helpers
-	$(GO) build $(LDFLAGS) -o bin/cox ./cmd/cox
+	$(GO) build -ldflags "-s -w $(KUBECTL)" -o bin/cox ./cmd/cox
 
 # The helpers are packed anew only when one of them changed: Go's own cache
 # decides what to compile, and a program's bytes are the same for the same

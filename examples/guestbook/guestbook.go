@@ -35,7 +35,7 @@ func Images(path string) error {
 	}
 	redis := image{
 		programs:   []string{"redis-server", "redis-cli", "busybox"},
-		applets:    []string{"sh", "httpd", "sed", "wget", "grep", "cat", "sleep", "test", "seq"},
+		applets:    []string{"sh", "httpd", "sed", "wget", "grep", "cat", "sleep", "test", "seq", "tar", "true", "false"},
 		entrypoint: []string{"redis-server"},
 	}
 	all := map[name.Tag]v1.Image{}

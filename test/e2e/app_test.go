@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,8 +17,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/coxswain/cox/examples/guestbook"
 )
 
 // TestGuestbook takes examples/guestbook through what a real application
@@ -55,28 +52,17 @@ type application struct {
 
 func deployGuestbook(t *testing.T, c *cluster) *application {
 	t.Helper()
-	for program, pkg := range guestbook.Programs {
-		if _, err := exec.LookPath(program); err != nil {
-			if _, err := exec.LookPath("/usr/sbin/" + program); err != nil {
-				t.Skipf("%s is not installed, which the images are made of: apt-get install %s", program, pkg)
-			}
-		}
-	}
-	archive := filepath.Join(t.TempDir(), "guestbook.tar")
-	if err := guestbook.Images(archive); err != nil {
-		t.Fatal(err)
-	}
-	imported := c.must(t, "image", "import", archive)
-	for _, name := range []string{"example.local/web:1", "example.local/web:2", "example.local/redis:1"} {
-		if !strings.Contains(imported, name) {
-			t.Errorf("cox image import did not say %s:\n%s", name, imported)
-		}
-	}
+	c.images(t)
 	c.kubectl(t, "apply", "-f", "../../examples/guestbook")
 	c.kubectl(t, "rollout", "status", "deployment/web", "deployment/redis", "--timeout=3m")
 	port := c.kubectl(t, "get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	t.Cleanup(func() { _, _ = c.try("delete", "-f", "../../examples/guestbook", "--wait=false") })
 	return &application{c, "http://127.0.0.1:" + port}
 }
+
+// plain makes a connection of its own for every request, and gives up one that
+// leads to a pod that is gone.
+var plain = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // get fetches a page.
 func (a *application) get(client *http.Client, path string) (string, error) {
@@ -108,7 +94,7 @@ func visitorWrites(t *testing.T, a *application) {
 	if !strings.Contains(logs, "hello from visitor-") || !strings.Contains(logs, "the book has it") {
 		t.Errorf("the visitor found no book:\n%s", logs)
 	}
-	book, err := a.get(http.DefaultClient, "/book")
+	book, err := a.get(plain, "/book")
 	if err != nil || !strings.Contains(book, "hello from visitor-") {
 		t.Errorf("the book, from the host: %q, %v", book, err)
 	}
@@ -179,7 +165,7 @@ func rollsUnderLoad(t *testing.T, a *application) {
 		a.kubectl(t, "set", "image", "deployment/web", "nginx=example.local/web:"+version)
 		a.kubectl(t, "rollout", "status", "deployment/web", "--timeout=3m")
 		a.kubectl(t, append([]string{"wait", "--for=delete", "--timeout=3m"}, old...)...)
-		if got, err := a.get(http.DefaultClient, "/"); err != nil || got != version+"\n" {
+		if got, err := a.get(plain, "/"); err != nil || got != version+"\n" {
 			t.Errorf("after the roll to version %s: %q, %v", version, got, err)
 		}
 	}
@@ -225,7 +211,7 @@ func crashIsRestarted(t *testing.T, a *application) {
 }
 
 func redisKeepsItsData(t *testing.T, a *application) {
-	before, err := a.get(http.DefaultClient, "/book")
+	before, err := a.get(plain, "/book")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +222,7 @@ func redisKeepsItsData(t *testing.T, a *application) {
 	a.kubectl(t, "wait", "--timeout=3m", "pod/"+pod.Name, `--for=jsonpath={.status.containerStatuses[0].restartCount}=1`)
 	a.kubectl(t, "wait", "--timeout=3m", "pod/"+pod.Name, "--for=condition=Ready")
 	eventually(t, "the book after the crash of Redis", func() (bool, string) {
-		after, err := a.get(http.DefaultClient, "/book")
+		after, err := a.get(plain, "/book")
 		return err == nil && after == before, fmt.Sprintf("%q, %v", after, err)
 	})
 }
@@ -322,7 +308,7 @@ func returnsAfterDown(t *testing.T, a *application) {
 	}
 	before := names()
 	a.must(t, "down")
-	if _, err := a.get(http.DefaultClient, "/"); err == nil {
+	if _, err := a.get(plain, "/"); err == nil {
 		t.Error("the application serves although its pods were stopped")
 	}
 	out := a.must(t, "down")
@@ -332,7 +318,7 @@ func returnsAfterDown(t *testing.T, a *application) {
 	a.must(t, "up")
 	a.kubectl(t, "rollout", "status", "deployment/redis", "--timeout=3m")
 	eventually(t, "the application after cox down and up", func() (bool, string) {
-		page, err := a.get(http.DefaultClient, "/book")
+		page, err := a.get(plain, "/book")
 		if err != nil {
 			return false, err.Error()
 		}

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coxswain/cox/examples/guestbook"
 )
 
 // patience is how long any one thing may take on a machine that does a lot
@@ -50,6 +52,7 @@ type cluster struct {
 	kubeconfig string
 	name       string
 	flags      []string
+	fed        bool // with images
 }
 
 // binary is the cox under test.
@@ -165,6 +168,33 @@ func sharedCluster(t *testing.T) *cluster {
 		t.Fatal(shared.err)
 	}
 	return shared.cluster
+}
+
+// images gives the cluster the images that tests use, once, or skips the test
+// if this machine lacks what they are made of.
+func (c *cluster) images(t *testing.T) {
+	t.Helper()
+	if c.fed {
+		return
+	}
+	for program, pkg := range guestbook.Programs {
+		if _, err := exec.LookPath(program); err != nil {
+			if _, err := exec.LookPath("/usr/sbin/" + program); err != nil {
+				t.Skipf("%s is not installed, which the images are made of: apt-get install %s", program, pkg)
+			}
+		}
+	}
+	archive := filepath.Join(t.TempDir(), "guestbook.tar")
+	if err := guestbook.Images(archive); err != nil {
+		t.Fatal(err)
+	}
+	imported := c.must(t, "image", "import", archive)
+	for _, name := range []string{"example.local/web:1", "example.local/web:2", "example.local/redis:1"} {
+		if !strings.Contains(imported, name) {
+			t.Errorf("cox image import did not say %s:\n%s", name, imported)
+		}
+	}
+	c.fed = true
 }
 
 // ownCluster returns a cluster for this test alone. It is not started; when
