@@ -51,6 +51,7 @@ type config struct {
 	Token   string
 	NodeVia []string
 	via     map[string]string // NodeVia by node
+	control string            // the control socket, if not in runDir
 
 	NodeName        string
 	NodeIP          string

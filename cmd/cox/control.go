@@ -43,7 +43,12 @@ type step struct {
 
 // controlSocket is where a server of this data directory answers. Unix socket
 // paths are short, so it lies in /run under the cluster's name.
-func (c *config) controlSocket() string { return filepath.Join(c.runDir(), "control.sock") }
+func (c *config) controlSocket() string {
+	if c.control != "" {
+		return c.control
+	}
+	return filepath.Join(c.runDir(), "control.sock")
+}
 
 // runDir holds sockets and what else does not outlive the machine's boot.
 func (c *config) runDir() string { return filepath.Join("/run", "cox-"+c.Name) }
@@ -138,13 +143,18 @@ func (c *config) claim() error {
 		Name        string `json:"name"`
 		ClusterCIDR string `json:"clusterCIDR"`
 		ServiceCIDR string `json:"serviceCIDR"`
+		// Agent says that it is a node's without a server.
+		Agent bool `json:"agent,omitempty"`
 	}
-	want := mark{c.Name, c.ClusterCIDR, c.ServiceCIDR}
+	want := mark{c.Name, c.ClusterCIDR, c.ServiceCIDR, c.Server != ""}
 	raw, err := os.ReadFile(c.dir(marker))
 	if err == nil {
 		var have mark
 		if err := json.Unmarshal(raw, &have); err != nil {
 			return fmt.Errorf("%s is damaged (%w): restore it from a backup, or remove %s with `cox down --purge` to begin anew", c.dir(marker), err, c.DataDir)
+		}
+		if have.Agent != want.Agent {
+			return fmt.Errorf("%s is that of a server or of an agent, whichever this is not: use another --data-dir", c.DataDir)
 		}
 		if have != want {
 			return fmt.Errorf("%s belongs to cluster %q (pods %s, services %s), not to %q (pods %s, services %s): use the same settings as before, or another --data-dir",

@@ -43,6 +43,20 @@ func downCommand() *cobra.Command {
 // down stops the server, then the pods and the runtime unless they are to be
 // kept. With purge it goes on after an error and returns all of them.
 func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) error {
+	isAgent, err := c.adoptKept()
+	if err != nil && !purge {
+		return err
+	}
+	if isAgent {
+		c.Kubeconfig = "" // an agent writes none
+	}
+	var nodes error
+	if exists(c.dir(marker)) {
+		nodes = errors.Join(c.downNodes(ctx, purge, keep)...)
+	}
+	if nodes != nil && !purge {
+		return nodes
+	}
 	if err := c.stopServer(ctx, out); err != nil && !purge {
 		return err
 	}
@@ -58,7 +72,7 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 		fmt.Fprintf(out, "Stopped. The cluster's data stay in %s; `cox up` brings it back.\n", c.DataDir)
 		return nil
 	}
-	var problems []error
+	problems := []error{nodes}
 	if _, err := os.Stat(c.dir(marker)); err != nil {
 		if entries, err := os.ReadDir(c.DataDir); err == nil && len(entries) > 0 && !onlyOurs(entries) {
 			return fmt.Errorf("%s is not a data directory of cox; nothing was removed", c.DataDir)
@@ -72,11 +86,14 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not everything could be removed, and the data were kept; run it again after mending this: %w", err)
 	}
-	for _, path := range []string{c.DataDir, c.runDir(), c.Kubeconfig} {
+	for _, path := range []string{c.DataDir, c.runDir()} {
 		problems = append(problems, os.RemoveAll(path))
 	}
-	// The folder of the kubeconfig goes only when it is empty.
-	_ = os.Remove(filepath.Dir(c.Kubeconfig))
+	if c.Kubeconfig != "" {
+		problems = append(problems, os.RemoveAll(c.Kubeconfig))
+		// Its folder goes only when it is empty.
+		_ = os.Remove(filepath.Dir(c.Kubeconfig))
+	}
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not every file could be removed: %w", err)
 	}

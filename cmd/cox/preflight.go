@@ -41,6 +41,9 @@ func (c *config) preflight() error {
 		{"API server", "--https-listen-port", c.Port},
 		{"kubelet", "--kubelet-port", c.KubeletPort},
 	} {
+		if p.port == 0 {
+			continue // an agent has no API server
+		}
 		if err := portFree(c.BindAddress, p.port); err != nil {
 			add("port %d of the %s is in use (%w): stop what listens there or choose another with %s", p.port, p.what, err, p.flag)
 		}

@@ -20,6 +20,9 @@ const dnsUser = "system:cox:dns"
 // ownObjects writes what cox's own parts need beyond upstream's defaults: the
 // rights of the cluster DNS, and the Service under which it is found.
 func (cp *controlPlane) ownObjects(ctx context.Context) error {
+	if err := cp.writeSettings(ctx); err != nil {
+		return err
+	}
 	meta := metav1.ObjectMeta{Name: dnsUser, Labels: map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}}
 	read := []string{"list", "watch"}
 	_, err := client.ClusterRoles.In(cp.root, "").Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{

@@ -264,13 +264,21 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 // startLoops runs the controllers and the scheduler, each under its identity.
 func (s *server) startLoops(bundle *pki.Bundle) error {
 	cp := s.cp
+	own, err := bundle.APIServer.Certificate()
+	if err != nil {
+		return fmt.Errorf("the API server's certificate: %w", err)
+	}
+	signing := certificates.Config{
+		ClientCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA,
+		Reserved: certificates.Reserved{Names: own.Leaf.DNSNames, IPs: own.Leaf.IPAddresses},
+	}
 	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {
 		return manager.Run(ctx, manager.Config{
 			ClientFor: cp.controllerIdentity,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
 			RootCA:       bundle.CA.PEM(),
-			Signing:      certificates.Config{ClientCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA},
+			Signing:      signing,
 			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
 			Log:          s.log.With("component", "controller-manager"),
 		})

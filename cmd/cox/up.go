@@ -26,6 +26,7 @@ const reportFD = 3
 func upCommand() *cobra.Command {
 	c := &config{}
 	var timeout time.Duration
+	var nodes int
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start a cluster in the background and wait until its node is ready",
@@ -38,11 +39,12 @@ func upCommand() *cobra.Command {
 			defer stop()
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
-			return c.up(ctx, cmd.OutOrStdout(), serverArgs(cmd.Flags()))
+			return c.up(ctx, cmd.OutOrStdout(), serverArgs(cmd.Flags()), nodes)
 		},
 	}
 	c.flags(cmd.Flags())
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for the node")
+	cmd.Flags().IntVar(&nodes, "nodes", 1, "how many nodes to run on this machine, each further one in namespaces of its own")
 	return cmd
 }
 
@@ -50,7 +52,7 @@ func upCommand() *cobra.Command {
 func serverArgs(fs *pflag.FlagSet) []string {
 	args := []string{"server"}
 	fs.Visit(func(f *pflag.Flag) {
-		if f.Name == "timeout" {
+		if f.Name == "timeout" || f.Name == "nodes" {
 			return
 		}
 		value := f.Value.String()
@@ -64,7 +66,7 @@ func serverArgs(fs *pflag.FlagSet) []string {
 
 // up starts a server in a session of its own and prints its steps until the
 // node is ready. If one runs already it only says so.
-func (c *config) up(ctx context.Context, out io.Writer, args []string) error {
+func (c *config) up(ctx context.Context, out io.Writer, args []string, nodes int) error {
 	if os.Geteuid() != 0 {
 		return errors.New("cox up runs containers and so needs root: sudo cox up")
 	}
@@ -77,6 +79,9 @@ func (c *config) up(ctx context.Context, out io.Writer, args []string) error {
 		fmt.Fprintf(out, "Cluster %q is running already (pid %d, since %s).\n", c.Name, running.PID, running.Started.Format(time.DateTime))
 		if !running.Ready {
 			fmt.Fprintln(out, "Its node is not ready yet: see `cox status`.")
+		}
+		if err := c.upNodes(ctx, out, nodes); err != nil {
+			return err
 		}
 		c.hints(out)
 		return nil
@@ -127,6 +132,9 @@ func (c *config) up(ctx context.Context, out io.Writer, args []string) error {
 			return errors.New(last.Error)
 		}
 		if last.Ready {
+			if err := c.upNodes(ctx, out, nodes); err != nil {
+				return err
+			}
 			fmt.Fprintf(out, "Ready after %.2f s.\n", time.Since(begin).Seconds())
 			c.hints(out)
 			return nil
