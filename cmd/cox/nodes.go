@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -135,7 +134,7 @@ func (c *config) upAgent(ctx context.Context, m machine, w *wires, token string)
 	}
 	args := append([]string{"agent"}, c.inside(m)...)
 	args = append(args,
-		"--server=https://"+net.JoinHostPort(w.host.Addr().String(), strconv.Itoa(c.Port)),
+		"--server=https://"+c.advertised(), // which is in its certificate
 		"--node-name="+m.name, "--node-ip="+w.address(m.number).String(), "--kubelet-port="+strconv.Itoa(c.KubeletPort),
 		"--max-pods="+strconv.Itoa(c.MaxPods), "--log-level="+c.LogLevel,
 		"--node-via="+c.NodeName+"="+w.host.Addr().String(),
