@@ -3,6 +3,7 @@ package actions
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,7 +71,7 @@ func (e *evictor) try(ctx context.Context, namespace, name string, opts client.O
 		return false, err
 	}
 	if ignoresBudgets(pod) {
-		return false, pods.Delete(ctx, name, opts)
+		return false, e.remove(ctx, pod, opts)
 	}
 	budgets, _, err := client.PodDisruptionBudgets.In(e.c, namespace).List(ctx, client.Options{})
 	if err != nil {
@@ -81,7 +82,7 @@ func (e *evictor) try(ctx context.Context, namespace, name string, opts client.O
 		return false, err
 	}
 	if len(matching) == 0 {
-		return false, pods.Delete(ctx, name, opts)
+		return false, e.remove(ctx, pod, opts)
 	}
 	if len(matching) > 1 {
 		return false, apierrors.NewInternalError(fmt.Errorf("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
@@ -98,7 +99,7 @@ func (e *evictor) try(ctx context.Context, namespace, name string, opts client.O
 			}
 		}
 		guarded.Preconditions = &pre
-		err := pods.Delete(ctx, name, guarded)
+		err := e.remove(ctx, pod, guarded)
 		if apierrors.IsConflict(err) && opts.Preconditions == nil {
 			return true, nil
 		}
@@ -122,7 +123,48 @@ func (e *evictor) try(ctx context.Context, namespace, name string, opts client.O
 			return false, err
 		}
 	}
-	return false, pods.Delete(ctx, name, opts)
+	return false, e.remove(ctx, pod, opts)
+}
+
+// remove notes in the pod's status why it goes, for Jobs and whoever else
+// tells disruptions from failures, and deletes it.
+func (e *evictor) remove(ctx context.Context, pod *corev1.Pod, opts client.Options) error {
+	pods := client.Pods.In(e.c, pod.Namespace)
+	if pre := opts.Preconditions; !opts.DryRun && (pre == nil || pre.UID == nil || *pre.UID == pod.UID) {
+		marked, err := e.mark(ctx, pod, pre != nil && pre.ResourceVersion != nil)
+		if err != nil {
+			return err
+		}
+		if pre != nil && pre.ResourceVersion != nil && *pre.ResourceVersion == pod.ResourceVersion {
+			opts.Preconditions = &metav1.Preconditions{UID: pre.UID, ResourceVersion: &marked.ResourceVersion}
+		}
+	}
+	return pods.Delete(ctx, pod.Name, opts)
+}
+
+// mark sets the condition DisruptionTarget. Unless exact, it does so on
+// whatever the pod has become meanwhile.
+func (e *evictor) mark(ctx context.Context, pod *corev1.Pod, exact bool) (*corev1.Pod, error) {
+	pods := client.Pods.In(e.c, pod.Namespace)
+	for {
+		m := pod.DeepCopy()
+		m.Status.Conditions = slices.DeleteFunc(m.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
+		m.Status.Conditions = append(m.Status.Conditions, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation,
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.NewTime(e.now()),
+		})
+		marked, err := pods.UpdateStatus(ctx, m)
+		if !apierrors.IsConflict(err) || exact {
+			return marked, err
+		}
+		was := pod.UID
+		if pod, err = pods.Get(ctx, pod.Name); err != nil {
+			return nil, err
+		}
+		if pod.UID != was {
+			return nil, apierrors.NewConflict(corev1.Resource("pods"), pod.Name, fmt.Errorf("another pod has taken its name"))
+		}
+	}
 }
 
 // ignoresBudgets says that deleting the pod disrupts nothing.

@@ -122,25 +122,27 @@ func (t *txn) allocate(ctx context.Context, svc, old *corev1.Service) error {
 // keep carries over what an update left out, and clears what the new type
 // has no use for.
 func (t *txn) keep(svc, old *corev1.Service) {
-	if svc.Spec.Type == corev1.ServiceTypeExternalName {
+	switch {
+	case svc.Spec.Type == corev1.ServiceTypeExternalName:
 		if old.Spec.Type != corev1.ServiceTypeExternalName && slices.Equal(svc.Spec.ClusterIPs, old.Spec.ClusterIPs) {
 			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "", nil
 			svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = nil, nil
 		}
-		return
+	case old.Spec.Type != corev1.ServiceTypeExternalName:
+		if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) == 0 {
+			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = old.Spec.ClusterIP, slices.Clone(old.Spec.ClusterIPs)
+		}
+		if svc.Spec.IPFamilyPolicy == nil {
+			svc.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
+		}
+		if len(svc.Spec.IPFamilies) == 0 {
+			svc.Spec.IPFamilies = slices.Clone(old.Spec.IPFamilies)
+		}
 	}
-	if old.Spec.Type == corev1.ServiceTypeExternalName {
-		return
-	}
-	if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) == 0 {
-		svc.Spec.ClusterIP, svc.Spec.ClusterIPs = old.Spec.ClusterIP, slices.Clone(old.Spec.ClusterIPs)
-	}
-	if svc.Spec.IPFamilyPolicy == nil {
-		svc.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
-	}
-	if len(svc.Spec.IPFamilies) == 0 {
-		svc.Spec.IPFamilies = slices.Clone(old.Spec.IPFamilies)
-	}
+	keepPorts(svc, old)
+}
+
+func keepPorts(svc, old *corev1.Service) {
 	if needsNodePort(svc) && needsNodePort(old) {
 		for i := range svc.Spec.Ports {
 			p := &svc.Spec.Ports[i]
