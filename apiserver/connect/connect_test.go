@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -222,6 +223,29 @@ func TestLogs(t *testing.T) {
 		if seen != tt.seen {
 			t.Errorf("%s: the kubelet saw %q, want %q", tt.path, seen, tt.seen)
 		}
+	}
+}
+
+// TestLogsOverWebSocket: browsers cannot read a response piece by piece, so
+// that a log may be asked for as messages.
+func TestLogsOverWebSocket(t *testing.T) {
+	w := newWorld(t)
+	header := http.Header{"Sec-Websocket-Protocol": {"binary.k8s.io"}}
+	conn, _, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(w.url, "http")+"/api/v1/namespaces/ns/pods/p/log?follow=true", header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	got := ""
+	for {
+		_, b, err := conn.ReadMessage()
+		if err != nil {
+			break
+		}
+		got += string(b)
+	}
+	if conn.Subprotocol() != "binary.k8s.io" || got != "line 1\nline 2\n" {
+		t.Errorf("read %q by %q", got, conn.Subprotocol())
 	}
 }
 

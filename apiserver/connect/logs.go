@@ -1,6 +1,7 @@
 package connect
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
@@ -61,6 +63,14 @@ func (c *connector) copyLog(w http.ResponseWriter, r *http.Request, pod *corev1.
 	defer resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		wire.Fail(w, r, kubeletError(resp, pod.Name))
+		return
+	}
+	if wsstream.IsWebSocketRequest(r) {
+		// Buffered, since the library drops what it reads together with EOF.
+		body := bufio.NewReader(resp.Body)
+		if err := wsstream.NewReader(body, true, wsstream.NewDefaultReaderProtocols()).Copy(w, r); err != nil {
+			c.log.Debug("a log's WebSocket ended", "pod", pod.Name, "err", err)
+		}
 		return
 	}
 	w.WriteHeader(http.StatusOK)
