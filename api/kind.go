@@ -105,6 +105,10 @@ type View struct {
 	// do; nil means the kind's.
 	ShortNames []string
 
+	// FieldNames are this version's, in place of the kind's (not nil, but may
+	// be empty).
+	FieldNames []string
+
 	// The rest is for kinds made at run time, whose Go type does not tell
 	// their versions apart.
 
@@ -115,10 +119,9 @@ type View struct {
 	// that the object's metadata cannot be read.
 	Prune func(obj runtime.Object) (unknown []error, err error)
 	// Columns and Cells are this version's, in place of the kind's; Cells gets
-	// an object of the view. FieldNames likewise (not nil, but may be empty).
-	Columns    []metav1.TableColumnDefinition
-	Cells      func(obj runtime.Object) []any
-	FieldNames []string
+	// an object of the view.
+	Columns []metav1.TableColumnDefinition
+	Cells   func(obj runtime.Object) []any
 }
 
 // Strategy is how a kind behaves in a write. Every function may be nil. The

@@ -183,6 +183,8 @@ func TestSelectableFields(t *testing.T) {
 		{"services", `{spec: {clusterIP: None}}`, "spec.clusterIP", "None"},
 		{"replicationcontrollers", `{status: {replicas: 3}}`, "status.replicas", "3"},
 		{"events", `{reportingComponent: c}`, "source", "c"},
+		{"events", `{reportingComponent: c}`, "reportingController", "c"},
+		{"events", `{involvedObject: {name: pod1}}`, "regarding.name", "pod1"},
 		{"events", `{involvedObject: {uid: u}}`, "involvedObject.uid", "u"},
 	} {
 		k := kindOf(t, tc.resource)

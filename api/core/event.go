@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -30,12 +31,15 @@ func event() *api.Kind {
 		ValidateUpdate:      api.Check2(validateEventUpdate),
 		AllowCreateOnUpdate: true,
 	}
-	names := []string{
-		"involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-		"involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
-		"reason", "reportingComponent", "source", "type",
+	// Each version selects by its own names of the same fields.
+	v1, events := &k.Views[0], &k.Views[len(k.Views)-1]
+	v1.FieldNames = []string{"reason", "type", "reportingComponent", "source"}
+	events.FieldNames = []string{"reason", "type", "reportingController"}
+	for _, f := range []string{"kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath"} {
+		v1.FieldNames = append(v1.FieldNames, "involvedObject."+f)
+		events.FieldNames = append(events.FieldNames, "regarding."+f)
 	}
-	selectable(k, eventFields, names...)
+	selectable(k, eventFields, slices.Concat(v1.FieldNames, events.FieldNames[2:])...)
 	doc := corev1.Event{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.String("Last Seen", doc["lastTimestamp"]),
@@ -59,12 +63,16 @@ func eventFields(e *corev1.Event) fields.Set {
 		source = e.ReportingController
 	}
 	o := &e.InvolvedObject
-	return fields.Set{
-		"involvedObject.kind": o.Kind, "involvedObject.namespace": o.Namespace, "involvedObject.name": o.Name,
-		"involvedObject.uid": string(o.UID), "involvedObject.apiVersion": o.APIVersion,
-		"involvedObject.resourceVersion": o.ResourceVersion, "involvedObject.fieldPath": o.FieldPath,
-		"reason": e.Reason, "reportingComponent": e.ReportingController, "source": source, "type": e.Type,
+	set := fields.Set{
+		"reason": e.Reason, "type": e.Type, "source": source,
+		"reportingComponent": e.ReportingController, "reportingController": e.ReportingController,
 	}
+	for _, prefix := range []string{"involvedObject.", "regarding."} {
+		set[prefix+"kind"], set[prefix+"namespace"], set[prefix+"name"] = o.Kind, o.Namespace, o.Name
+		set[prefix+"uid"], set[prefix+"apiVersion"] = string(o.UID), o.APIVersion
+		set[prefix+"resourceVersion"], set[prefix+"fieldPath"] = o.ResourceVersion, o.FieldPath
+	}
+	return set
 }
 
 func eventCells(e *corev1.Event) []any {
