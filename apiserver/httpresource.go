@@ -167,6 +167,9 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 	case "":
 		return !h.res.custom || a.Media != wire.Protobuf || !object
 	case "Table":
+		if h.res.Prefix == "" && h.req.Verb == client.Create {
+			return false // reviews have no rows
+		}
 		return object && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadata":
 		return object && h.req.Verb != client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
