@@ -17,6 +17,7 @@ import (
 	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/controllers/bootstrap"
 	"github.com/coxswain/cox/controllers/certificates"
+	"github.com/coxswain/cox/controllers/cronjob"
 	"github.com/coxswain/cox/controllers/daemonset"
 	"github.com/coxswain/cox/controllers/deployment"
 	"github.com/coxswain/cox/controllers/disruption"
@@ -32,6 +33,7 @@ import (
 	"github.com/coxswain/cox/controllers/podgc"
 	"github.com/coxswain/cox/controllers/protection"
 	"github.com/coxswain/cox/controllers/replicaset"
+	"github.com/coxswain/cox/controllers/resourcequota"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
 	"github.com/coxswain/cox/controllers/statefulset"
@@ -100,6 +102,7 @@ func parts(cfg *Config) ([]part, error) {
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
 		{"job", "job-controller", as(job.New)},
+		{"cronjob", "cronjob-controller", as(cronjob.New)},
 		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
 		{"persistentvolumebinder", "persistent-volume-binder", as(volumebinder.New)},
 		{"localprovisioner", "persistent-volume-binder", as(localprovisioner.New)},
@@ -138,6 +141,8 @@ func parts(cfg *Config) ([]part, error) {
 			return namespace.New(env, cfg.Discovery)
 		})}, part{"garbagecollector", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
 			return garbagecollector.New(env, cfg.Discovery, cfg.ResourcesChanged)
+		})}, part{"resourcequota", "resourcequota-controller", as(func(env controllers.Env) (*resourcequota.Controller, error) {
+			return resourcequota.New(env, cfg.Discovery)
 		})})
 	}
 	return out, nil
