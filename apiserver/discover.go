@@ -50,12 +50,12 @@ func (d *discoverer) groups() []discovery.Group {
 }
 
 func (d *discoverer) groupsLocked() []discovery.Group {
-	now := d.srv.custom.changes.Load()
+	now := d.srv.custom.changes.Load() + d.srv.elsewhereChanges()
 	if now == d.at {
 		return d.listed
 	}
 	kinds := append(slices.Clone(d.srv.cfg.Table.Kinds), d.srv.custom.shown()...)
-	d.listed, d.at = discovery.Groups(kinds), now
+	d.listed, d.at = d.srv.withElsewhere(kinds), now
 	clear(d.docs)
 	return d.listed
 }

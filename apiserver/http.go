@@ -53,6 +53,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	if s.elsewhere(w, r, user, f) {
+		return
+	}
 	if t, ok := parsePath(r.URL.Path); ok {
 		s.serveResource(w, r, user, f, t)
 		return

@@ -70,10 +70,11 @@ type Server struct {
 	groups map[schema.GroupVersion]bool
 	custom custom // kinds that come and go while the server runs
 
-	admission atomic.Pointer[admissionChain]
-	disco     *discoverer
-	health    *health
-	metrics   *metrics
+	admission  atomic.Pointer[admissionChain]
+	aggregator atomic.Pointer[Aggregator]
+	disco      *discoverer
+	health     *health
+	metrics    *metrics
 
 	stop     context.Context // ends when the server shuts down
 	shutdown context.CancelFunc

@@ -29,10 +29,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/admissionregistration"
 	"github.com/coxswain/cox/api/apiextensions"
+	"github.com/coxswain/cox/api/apiregistration"
 	"github.com/coxswain/cox/api/apps"
 	"github.com/coxswain/cox/api/authentication"
 	"github.com/coxswain/cox/api/authorization"
@@ -69,7 +71,7 @@ func kinds() []*api.Kind {
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
 		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
-		admissionregistration.Kinds,
+		admissionregistration.Kinds, apiregistration.Kinds,
 	} {
 		all = append(all, group()...)
 	}
@@ -88,7 +90,7 @@ func Scheme() (*runtime.Scheme, error) {
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
-		storagev1.AddToScheme, extv1.AddToScheme, admissionregistrationv1.AddToScheme,
+		storagev1.AddToScheme, extv1.AddToScheme, apiregistrationv1.AddToScheme, admissionregistrationv1.AddToScheme,
 		admissionregistrationv1beta1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		if err := add(s); err != nil {

@@ -71,6 +71,35 @@ func Groups(kinds []*api.Kind) []Group {
 	return out
 }
 
+// With adds versions that other servers serve: to their group, behind what is
+// served here, or as groups of their own, by name behind all others.
+func With(groups []Group, extra []Version) []Group {
+	if len(extra) == 0 {
+		return groups
+	}
+	sort.Slice(extra, func(i, j int) bool {
+		if extra[i].GV.Group != extra[j].GV.Group {
+			return extra[i].GV.Group < extra[j].GV.Group
+		}
+		return version.CompareKubeAwareVersionStrings(extra[i].GV.Version, extra[j].GV.Version) > 0
+	})
+	out := append([]Group(nil), groups...)
+	at := map[string]int{}
+	for i := range out {
+		at[out[i].Name] = i
+	}
+	for _, v := range extra {
+		i, ok := at[v.GV.Group]
+		if !ok {
+			i = len(out)
+			at[v.GV.Group] = i
+			out = append(out, Group{Name: v.GV.Group})
+		}
+		out[i].Versions = append(append([]Version(nil), out[i].Versions...), v)
+	}
+	return out
+}
+
 // resources lists a kind and its subresources as one of its views shows them.
 func resources(k *api.Kind, v *api.View) []metav1.APIResource {
 	main := metav1.APIResource{

@@ -1,15 +1,31 @@
 package main
 
 import (
+	"crypto/tls"
 	"time"
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/plugins"
 	"github.com/coxswain/cox/apiserver/admission/policies"
 	"github.com/coxswain/cox/apiserver/admission/webhooks"
+	"github.com/coxswain/cox/apiserver/aggregation"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/internal/component"
 )
+
+// aggregate passes group versions on to the servers that APIServices name, and
+// keeps the APIServices of this one.
+func (cp *controlPlane) aggregate(group *component.Group) {
+	dialer := &services.Dialer{Door: cp.root}
+	agg := aggregation.New(aggregation.Config{
+		Door: cp.root, Kinds: cp.server.Kinds, Dial: dialer.Dial, Log: cp.log.With("component", "aggregation"),
+		Identity: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return cp.bundle.FrontProxyClient.Certificate()
+		},
+	})
+	cp.server.SetAggregator(agg)
+	group.Go("aggregation", agg.Run)
+}
 
 // chain is the admission chain. The followers of the objects by which users
 // configure admission run in the group.
