@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -39,7 +40,7 @@ var allVerbs = []client.Verb{client.Create, client.Delete, client.DeleteCollecti
 
 func newKind(s *Server, k *api.Kind) *kind {
 	ks := &kind{Kind: k, srv: s, gr: k.GR(), verbs: map[client.Verb]bool{}}
-	if k.Prefix != "" {
+	if k.Prefix != "" || slices.Contains(k.Verbs, string(client.Get)) { // else it is not even computed
 		ks.store = s.cfg.Store(k)
 	}
 	ks.hook = s.cfg.Extensions.Hooks[ks.gr]

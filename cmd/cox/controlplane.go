@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -28,9 +29,9 @@ import (
 	"github.com/coxswain/cox/apiserver/authz/node"
 	"github.com/coxswain/cox/apiserver/authz/rbac"
 	"github.com/coxswain/cox/apiserver/authz/review"
+	"github.com/coxswain/cox/apiserver/computed"
 	"github.com/coxswain/cox/apiserver/connect"
 	"github.com/coxswain/cox/apiserver/crd"
-	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
@@ -196,10 +197,15 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
-	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPI(openapi.Handler()) })
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPI() })
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,
-		Store: func(k *api.Kind) store.Interface { return cp.store.Kind(k) },
+		Store: func(k *api.Kind) store.Interface {
+			if k.GR() == corev1.Resource("componentstatuses") {
+				return computed.New(k, cp.componentStatuses(group))
+			}
+			return cp.store.Kind(k)
+		},
 		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
 			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
 			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
@@ -213,6 +219,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	late.set(cp.server.Door())
 	cp.server.SetAdmission(cp.chain(group))
+	cp.aggregate(group)
 	cp.serveCustom(group)
 	if cp.etcd != nil {
 		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
