@@ -15,6 +15,7 @@ import (
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
+	"github.com/coxswain/cox/controllers/aggregation"
 	"github.com/coxswain/cox/controllers/bootstrap"
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/cronjob"
@@ -27,6 +28,7 @@ import (
 	"github.com/coxswain/cox/controllers/garbagecollector"
 	"github.com/coxswain/cox/controllers/job"
 	"github.com/coxswain/cox/controllers/localprovisioner"
+	"github.com/coxswain/cox/controllers/mirroring"
 	"github.com/coxswain/cox/controllers/namespace"
 	"github.com/coxswain/cox/controllers/nodeipam"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
@@ -100,6 +102,8 @@ func parts(cfg *Config) ([]part, error) {
 		})},
 		{"endpoints", "endpoint-controller", as(endpoints.New)},
 		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
+		{"endpointslicemirroring", "endpointslicemirroring-controller", as(mirroring.New)},
+		{"clusterroleaggregation", "clusterrole-aggregation-controller", as(aggregation.New)},
 		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
 		{"job", "job-controller", as(job.New)},
 		{"cronjob", "cronjob-controller", as(cronjob.New)},

@@ -58,6 +58,7 @@ func Default(c Config) []admission.Plugin {
 		certificateSubjectRestriction(),
 		defaultIngressClass(d),
 		podTopologyLabels(d),
+		resourceQuota(d), // last: what others refuse is not charged
 	}
 	out := make([]admission.Plugin, 0, len(all))
 	for _, p := range all {

@@ -1,0 +1,141 @@
+package quota
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
+)
+
+func list(pairs ...string) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for i := 0; i < len(pairs); i += 2 {
+		out[corev1.ResourceName(pairs[i])] = resource.MustParse(pairs[i+1])
+	}
+	return out
+}
+
+func pod(change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "a"}}}}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func requests(pairs ...string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests = list(pairs...) }
+}
+
+func TestUsage(t *testing.T) {
+	now := time.Now()
+	earlier := metav1.NewTime(now.Add(-time.Minute))
+	pods, services, claims := schema.GroupResource{Resource: "pods"}, schema.GroupResource{Resource: "services"}, schema.GroupResource{Resource: "persistentvolumeclaims"}
+	ports := []corev1.ServicePort{{Port: 1}, {Port: 2, NodePort: 30000}}
+	for name, c := range map[string]struct {
+		gr   schema.GroupResource
+		obj  any
+		want string
+	}{
+		"plain pod": {pods, pod(), "count/pods=1,pods=1"},
+		"pod that asks": {pods, pod(requests("cpu", "100m", "memory", "1Gi", "example.com/x", "2")),
+			"count/pods=1,cpu=100m,memory=1Gi,pods=1,requests.cpu=100m,requests.example.com/x=2,requests.memory=1Gi"},
+		"pod with limits": {pods, pod(func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits = list("cpu", "1") }),
+			"count/pods=1,limits.cpu=1,pods=1"},
+		"finished pod": {pods, pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), "count/pods=1"},
+		"overdue pod": {pods, pod(func(p *corev1.Pod) {
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &earlier, ptr.To(int64(1))
+		}), "count/pods=1"},
+		"cluster ip":    {services, &corev1.Service{Spec: corev1.ServiceSpec{Ports: ports}}, "count/services=1,services=1"},
+		"node port":     {services, &corev1.Service{Spec: corev1.ServiceSpec{Type: "NodePort", Ports: ports}}, "count/services=1,services=1,services.nodeports=2"},
+		"load balancer": {services, &corev1.Service{Spec: corev1.ServiceSpec{Type: "LoadBalancer", Ports: ports}}, "count/services=1,services=1,services.loadbalancers=1,services.nodeports=2"},
+		"without node ports": {services, &corev1.Service{Spec: corev1.ServiceSpec{Type: "LoadBalancer", AllocateLoadBalancerNodePorts: ptr.To(false), Ports: ports}},
+			"count/services=1,services=1,services.loadbalancers=1,services.nodeports=1"},
+		"claim": {claims, &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: ptr.To("gold"),
+			Resources: corev1.VolumeResourceRequirements{Requests: list("storage", "1Gi")}}},
+			"count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi"},
+		"secret":     {schema.GroupResource{Resource: "secrets"}, &corev1.Secret{}, "count/secrets=1,secrets=1"},
+		"deployment": {schema.GroupResource{Group: "apps", Resource: "deployments"}, nil, "count/deployments.apps=1"},
+	} {
+		usage := Usage(c.gr, c.obj, now)
+		if got := Text(usage); got != c.want {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+		for n := range usage {
+			if gr := Resource(n); gr != c.gr {
+				t.Errorf("%s is said to be about %v", n, gr)
+			}
+		}
+	}
+}
+
+func TestScopes(t *testing.T) {
+	term := corev1.PodAffinityTerm{Namespaces: []string{"x"}}
+	high := func(p *corev1.Pod) { p.Spec.PriorityClassName = "high" }
+	deadline := func(p *corev1.Pod) { p.Spec.ActiveDeadlineSeconds = ptr.To(int64(1)) }
+	crossing := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{PodAffinityTerm: term}}}}
+	}
+	for _, c := range []struct {
+		scope  corev1.ResourceQuotaScope
+		op     corev1.ScopeSelectorOperator
+		values []string
+		obj    any
+		want   bool
+	}{
+		{corev1.ResourceQuotaScopeTerminating, "Exists", nil, pod(deadline), true},
+		{corev1.ResourceQuotaScopeTerminating, "Exists", nil, pod(), false},
+		{corev1.ResourceQuotaScopeNotTerminating, "Exists", nil, pod(), true},
+		{corev1.ResourceQuotaScopeBestEffort, "Exists", nil, pod(), true},
+		{corev1.ResourceQuotaScopeBestEffort, "Exists", nil, pod(requests("cpu", "1")), false},
+		{corev1.ResourceQuotaScopeNotBestEffort, "Exists", nil, pod(requests("cpu", "1")), true},
+		{corev1.ResourceQuotaScopePriorityClass, "In", []string{"high"}, pod(high), true},
+		{corev1.ResourceQuotaScopePriorityClass, "NotIn", []string{"high"}, pod(high), false},
+		{corev1.ResourceQuotaScopePriorityClass, "Exists", nil, pod(), false},
+		{corev1.ResourceQuotaScopePriorityClass, "DoesNotExist", nil, pod(), true},
+		{corev1.ResourceQuotaScopeCrossNamespacePodAffinity, "Exists", nil, pod(crossing), true},
+		{corev1.ResourceQuotaScopeCrossNamespacePodAffinity, "Exists", nil, pod(), false},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"fast"},
+			&corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("fast")}}, true},
+		{corev1.ResourceQuotaScopeTerminating, "Exists", nil, &corev1.Secret{}, false},
+	} {
+		q := &corev1.ResourceQuota{Spec: corev1.ResourceQuotaSpec{ScopeSelector: &corev1.ScopeSelector{
+			MatchExpressions: []corev1.ScopedResourceSelectorRequirement{{ScopeName: c.scope, Operator: c.op, Values: c.values}}}}}
+		if got := Matches(q, c.obj); got != c.want {
+			t.Errorf("%s %s %v of %T: got %v", c.scope, c.op, c.values, c.obj, got)
+		}
+	}
+}
+
+func TestCharge(t *testing.T) {
+	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}}
+	q.Spec.Hard = list("pods", "2", "requests.cpu", "1", "secrets", "5")
+	q.Status = corev1.ResourceQuotaStatus{Hard: list("pods", "2", "requests.cpu", "1"), Used: list("pods", "2", "requests.cpu", "300m")}
+	for name, c := range map[string]struct {
+		delta      corev1.ResourceList
+		used, fail string
+	}{
+		"too many":      {list("pods", "1", "requests.cpu", "100m"), "", "exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"},
+		"fits":          {list("requests.cpu", "700m"), "pods=2,requests.cpu=1", ""},
+		"shrinks":       {list("pods", "-1"), "", ""},
+		"not limited":   {list("services", "1"), "", ""},
+		"not known yet": {list("secrets", "1"), "", "status unknown for quota: q, resources: secrets"},
+	} {
+		used, err := Charge(q, c.delta)
+		if got := Text(used); got != c.used || (err == nil) != (c.fail == "") || err != nil && err.Error() != c.fail {
+			t.Errorf("%s: got %s, %v", name, got, err)
+		}
+	}
+	if got := Text(q.Status.Used); got != "pods=2,requests.cpu=300m" {
+		t.Errorf("the quota was changed: %s", got)
+	}
+	missing := Unstated(&corev1.ResourceQuota{Spec: corev1.ResourceQuotaSpec{Hard: list("limits.cpu", "1", "requests.memory", "1", "pods", "1")}}, pod(requests("memory", "1")))
+	if missing != "limits.cpu for: a" {
+		t.Errorf("got %q", missing)
+	}
+}

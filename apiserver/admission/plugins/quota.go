@@ -1,0 +1,108 @@
+package plugins
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/coxswain/cox/api/quota"
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/client"
+)
+
+// quotaTries bounds the attempts to charge one quota against other servers.
+const quotaTries = 10
+
+// resourceQuota charges what a write adds to the quotas of its namespace, and
+// refuses what they do not leave room for. What is charged for a write that
+// then fails is given back by the quota controller.
+func resourceQuota(d deps) *plugin {
+	// Writers of one namespace queue here instead of racing for its quotas.
+	var locks [64]sync.Mutex
+	seed := maphash.MakeSeed()
+	return &plugin{name: "ResourceQuota", ops: ops(admission.Create, admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
+		if a.Namespace == "" || !charged(a) {
+			return nil
+		}
+		quotas := client.ResourceQuotas.In(d.door, a.Namespace)
+		all, err := list(ctx, quotas)
+		if err != nil {
+			return forbidden(a, err)
+		}
+		if len(all) == 0 {
+			return nil
+		}
+		gr := a.Resource.GroupResource()
+		delta := quota.Usage(gr, a.Object, d.now())
+		if a.Old != nil {
+			delta = quota.Subtract(delta, quota.Usage(gr, a.Old, d.now()))
+		}
+		lock := &locks[maphash.String(seed, a.Namespace)%uint64(len(locks))]
+		lock.Lock()
+		defer lock.Unlock()
+		for _, q := range all {
+			if err := d.charge(ctx, a, quotas, q, delta); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+}
+
+// charged says that a write may use up quota: every object that is made, and
+// those changes that make one larger.
+func charged(a *admission.Attributes) bool {
+	if a.Operation == admission.Create {
+		return a.Subresource == ""
+	}
+	switch a.Object.(type) {
+	case *corev1.Pod:
+		return a.Subresource == "resize"
+	case *corev1.Service, *corev1.PersistentVolumeClaim:
+		return a.Subresource == ""
+	}
+	return false
+}
+
+// charge adds delta to one quota. Claims and pods may move into a scope by a
+// change, which then charges them as a whole; none of what users can change
+// does so today.
+func (d deps) charge(ctx context.Context, a *admission.Attributes, quotas client.Resource[*corev1.ResourceQuota], q *corev1.ResourceQuota, delta corev1.ResourceList) error {
+	if len(quota.Mask(delta, q.Spec.Hard)) == 0 || !quota.Matches(q, a.Object) {
+		return nil
+	}
+	if pod, ok := a.Object.(*corev1.Pod); ok && a.Operation == admission.Create {
+		if missing := quota.Unstated(q, pod); missing != "" {
+			return forbid(a, fmt.Sprintf("failed quota: %s: must specify %s", q.Name, missing))
+		}
+	}
+	var err error
+	for range quotaTries {
+		if q, err = quotas.Get(ctx, q.Name); err != nil {
+			break
+		}
+		var used corev1.ResourceList
+		if used, err = quota.Charge(q, delta); err != nil {
+			return forbidden(a, err)
+		}
+		if used == nil || a.DryRun {
+			return nil
+		}
+		q = q.DeepCopy()
+		q.Status.Used = used
+		if _, err = quotas.UpdateStatus(ctx, q); !apierrors.IsConflict(err) {
+			break
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return nil // the quota was deleted meanwhile
+	}
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("charging quota %s: %w", q.Name, err))
+	}
+	return nil
+}

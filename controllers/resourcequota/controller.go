@@ -1,0 +1,201 @@
+package resourcequota
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/coxswain/cox/api/quota"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers"
+)
+
+const (
+	workers = 5
+	// recount is how long after a charge the quota is counted again: by then
+	// what was charged for is there, or never will be.
+	recount = 10 * time.Second
+	// lookAgain is when a resource that is not served is looked for again.
+	lookAgain = time.Minute
+)
+
+// Controller keeps the quotas' status.
+type Controller struct {
+	env      controllers.Env
+	discover controllers.Discovery
+	quotas   client.Informer[*corev1.ResourceQuota]
+	loop     *client.Loop
+	writes   client.Writes
+
+	mu      sync.Mutex
+	watched map[schema.GroupResource]*source
+	ctx     context.Context // of Run, for informers begun while it runs
+}
+
+// source is the informer of a resource that some quota counts.
+type source struct {
+	gvr      schema.GroupVersionResource
+	informer cache.SharedIndexInformer
+	handler  cache.ResourceEventHandlerRegistration
+}
+
+// New makes the controller; discover says what is served, for the quotas that
+// count objects of any kind.
+func New(env controllers.Env, discover controllers.Discovery) (*Controller, error) {
+	c := &Controller{
+		env: env, discover: discover,
+		quotas:  client.InformerFor(env.Informers, client.ResourceQuotas),
+		watched: map[schema.GroupResource]*source{},
+	}
+	c.loop = client.NewLoop("resourcequota", env.Log, c.reconcile)
+	_, err := c.quotas.OnChange(func(q, old *corev1.ResourceQuota) {
+		switch {
+		case q == nil:
+		case old == nil || !apiequality.Semantic.DeepEqual(q.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard):
+			c.loop.AddObject(q)
+		case !apiequality.Semantic.DeepEqual(q.Status, old.Status):
+			c.loop.AddAfter(q.Namespace+"/"+q.Name, recount)
+		}
+	})
+	return c, err
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) {
+	c.mu.Lock()
+	c.ctx = ctx
+	c.mu.Unlock()
+	c.loop.Run(ctx, workers)
+}
+
+func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, error) {
+	q, ok := c.quotas.GetKey(key)
+	if !ok {
+		c.writes.Forget(key)
+		return 0, nil
+	}
+	if !c.quotas.CaughtUp(&c.writes, key) {
+		return 0, nil // the event that is still to come wakes us
+	}
+	again := time.Duration(0)
+	var failed error
+	status := Status(q, func(gr schema.GroupResource) ([]any, bool) {
+		s, err := c.source(ctx, gr)
+		if err != nil {
+			failed = err
+			return nil, false
+		}
+		if s == nil {
+			again = lookAgain
+			return nil, true // not served: there are none
+		}
+		objs, err := s.informer.GetIndexer().ByIndex(cache.NamespaceIndex, q.Namespace)
+		if err != nil {
+			failed = err
+		}
+		return objs, err == nil
+	}, c.env.Clock.Now())
+	if failed != nil {
+		return 0, fmt.Errorf("counting: %w", failed)
+	}
+	if apiequality.Semantic.DeepEqual(status, q.Status) {
+		return again, nil
+	}
+	out := q.DeepCopy()
+	out.Status = status
+	got, err := client.ResourceQuotas.In(c.env.Client, q.Namespace).UpdateStatus(ctx, out)
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("updating quota status: %w", err)
+	}
+	c.writes.Wrote(key, got)
+	return again, nil
+}
+
+// source returns the synced informer of a resource, nil when it is not
+// served.
+func (c *Controller) source(ctx context.Context, gr schema.GroupResource) (*source, error) {
+	c.mu.Lock()
+	s := c.watched[gr]
+	if s == nil {
+		gvr, err := c.resolve(ctx, gr)
+		if err != nil || gvr.Empty() {
+			c.mu.Unlock()
+			return nil, err
+		}
+		s = &source{gvr: gvr, informer: c.env.Informers.Any(gvr)}
+		if s.handler, err = s.informer.AddEventHandler(c.handler(gr)); err != nil {
+			c.mu.Unlock()
+			return nil, err
+		}
+		c.watched[gr] = s
+		c.env.Informers.Start(c.ctx)
+	}
+	c.mu.Unlock()
+	if !client.WaitForSync(ctx, s.handler.HasSyncedChecker()) {
+		return nil, context.Cause(ctx)
+	}
+	if s.informer.IsStopped() { // the resource went, and may have come back
+		c.mu.Lock()
+		delete(c.watched, gr)
+		c.mu.Unlock()
+		return nil, fmt.Errorf("%s is no longer watched", gr)
+	}
+	return s, nil
+}
+
+func (c *Controller) resolve(ctx context.Context, gr schema.GroupResource) (schema.GroupVersionResource, error) {
+	all, err := c.discover(ctx)
+	for _, r := range all {
+		if r.GroupResource() == gr && r.Namespaced && r.Can(client.List, client.Watch) {
+			return r.GroupVersionResource, nil
+		}
+	}
+	return schema.GroupVersionResource{}, err
+}
+
+// handler wakes the quotas of a namespace when something in it has gone or
+// has become smaller; what is made, admission has charged.
+func (c *Controller) handler(gr schema.GroupResource) cache.ResourceEventHandler {
+	wake := func(o any) {
+		m, err := controllers.Accessor(o)
+		if err != nil {
+			return
+		}
+		c.wake(m, gr)
+	}
+	return cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(old, o any) {
+			if shrank(gr, o, old, c.env.Clock.Now()) {
+				wake(o)
+			}
+		},
+		DeleteFunc: func(o any) {
+			if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = t.Obj
+			}
+			wake(o)
+		},
+	}
+}
+
+func (c *Controller) wake(m metav1.Object, gr schema.GroupResource) {
+	for _, q := range c.quotas.List(m.GetNamespace(), nil) {
+		for name := range q.Spec.Hard {
+			if quota.Resource(name) == gr {
+				c.loop.AddObject(q)
+				break
+			}
+		}
+	}
+}
