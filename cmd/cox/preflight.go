@@ -16,14 +16,13 @@ import (
 // alone takes 64 MB at once.
 const minFree = 256 << 20
 
+var errNoRoot = errors.New("cox runs containers and so needs root: run it with sudo")
+
 // preflight checks what the machine must have before anything is changed.
 // All that is wrong is said at once, each with its remedy.
 func (c *config) preflight() error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if os.Geteuid() != 0 {
-		return errors.New("cox runs containers and so needs root: run it with sudo")
-	}
 	if c.RuntimeEndpoint == "" {
 		_, runc := exec.LookPath("runc")
 		_, crun := exec.LookPath("crun")

@@ -126,6 +126,9 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 	// A control plane that idles should not hold on to what starting took.
 	debug.SetGCPercent(60)
 
+	if os.Geteuid() != 0 {
+		return errNoRoot
+	}
 	lock, err := c.lock()
 	if err != nil {
 		return err

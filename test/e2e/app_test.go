@@ -257,13 +257,7 @@ func servesWithoutCox(t *testing.T, a *application) {
 	before := a.state(t)
 	l := a.load()
 	defer l.end(t)
-	pid := a.pid(t)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the end of the server", func() (bool, string) {
-		return syscall.Kill(pid, 0) != nil, "it lives"
-	})
+	killServer(t, a.cluster)
 	if out, err := a.run("status"); err == nil {
 		t.Errorf("cox status finds no fault with a dead server:\n%s", out)
 	}

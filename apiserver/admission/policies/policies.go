@@ -58,9 +58,15 @@ type Manager struct {
 // sort is one sort of policies with its bindings.
 type sort struct {
 	policies, bindings cache.SharedIndexInformer
-	dirty              atomic.Bool
-	current            atomic.Pointer[[]*policy]
+	changes            atomic.Int64 // counts what the informers told
+	current            atomic.Pointer[compiled]
 	known              map[types.UID]*policy
+}
+
+// compiled are the policies as of a count of changes.
+type compiled struct {
+	changes int64
+	list    []*policy
 }
 
 const (
@@ -114,7 +120,7 @@ func New(c Config) *Manager {
 func (m *Manager) Run(ctx context.Context) error {
 	for i := range m.sorts {
 		s := &m.sorts[i]
-		changed := func(any) { s.dirty.Store(true) }
+		changed := func(any) { s.changes.Add(1) }
 		for _, inf := range []cache.SharedIndexInformer{s.policies, s.bindings} {
 			if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
 				AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, o any) { changed(o) },
@@ -122,7 +128,6 @@ func (m *Manager) Run(ctx context.Context) error {
 				return err
 			}
 		}
-		s.dirty.Store(true)
 	}
 	m.infs.Start(ctx)
 	if !m.infs.WaitForSync(ctx) {
@@ -156,16 +161,20 @@ func (m *Manager) wait(ctx context.Context, a *admission.Attributes) error {
 // changed.
 func (m *Manager) bound(i int) []*policy {
 	s := &m.sorts[i]
-	if !s.dirty.Load() {
-		return *s.current.Load()
+	if c := s.current.Load(); c != nil && c.changes == s.changes.Load() {
+		return c.list
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.dirty.Swap(false) {
-		list := s.compile()
-		s.current.Store(&list)
+	// Counted before compiling: what changes meanwhile is compiled next time,
+	// and nobody sees the old list for current until the new one is there.
+	changes := s.changes.Load()
+	if c := s.current.Load(); c != nil && c.changes == changes {
+		return c.list
 	}
-	return *s.current.Load()
+	c := &compiled{changes, s.compile()}
+	s.current.Store(c)
+	return c.list
 }
 
 func (s *sort) compile() []*policy {
