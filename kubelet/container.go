@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,7 +31,11 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	if err != nil {
 		return err
 	}
-	cfg, err := k.containerConfig(ctx, w, pod, a, sb, img)
+	images, err := k.volumeImages(ctx, pod, c, a.Kind, sandbox)
+	if err != nil {
+		return err
+	}
+	cfg, err := k.containerConfig(ctx, w, pod, a, sb, img, images)
 	if err != nil {
 		return &startError{reason: reason{createContainerConfigError, err.Error()}}
 	}
@@ -74,12 +79,17 @@ func podIP(pod *corev1.Pod, sb *runtimeapi.PodSandboxStatus, nodeIPs []string) s
 
 // containerConfig is what the runtime is told about a container. Errors are
 // sentences for its status.
-func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
+func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image, images map[string]*runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
 	c := a.Container
 	security, err := containerSecurity(pod, c, userOf(img), k.cfg.SeccompDir)
 	if err != nil {
 		return nil, err
 	}
+	users, err := k.userNamespace(pod)
+	if err != nil {
+		return nil, err
+	}
+	security.NamespaceOptions.UsernsOptions = users
 	if a.Target != "" {
 		target := w.runningID(a.Target)
 		if target == "" {
@@ -96,9 +106,15 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 	if err != nil {
 		return nil, err
 	}
-	mounts, err := k.mounts(pod, c, a.Attempt, env, ips)
+	mounts, err := k.mounts(pod, c, a.Attempt, env, ips, images)
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range mounts {
+		if m.Image == nil {
+			// What belongs to root in a volume belongs to the pod's root.
+			m.UidMappings, m.GidMappings = users.GetUids(), users.GetGids()
+		}
 	}
 	logPath := containerLog(c.Name, a.Attempt)
 	if err := os.MkdirAll(filepath.Join(k.podLogDir(pod), c.Name), 0o755); err != nil {
@@ -152,11 +168,11 @@ func userOf(img *runtimeapi.Image) imageUser {
 
 // mounts lists what a container sees of its pod's volumes, its hosts file and
 // its termination message.
-func (k *Kubelet) mounts(pod *corev1.Pod, c *corev1.Container, attempt int, env []envVar, ips []string) ([]*runtimeapi.Mount, error) {
+func (k *Kubelet) mounts(pod *corev1.Pod, c *corev1.Container, attempt int, env []envVar, ips []string, images map[string]*runtimeapi.Image) ([]*runtimeapi.Mount, error) {
 	var out []*runtimeapi.Mount
 	ownHosts := false
 	for n := range c.VolumeMounts {
-		m, err := k.volumeMount(pod, c, n, env)
+		m, err := k.volumeMount(pod, c, n, env, images)
 		if err != nil {
 			return nil, err
 		}
@@ -197,17 +213,24 @@ func randomName() string {
 }
 
 // volumeMount resolves one volumeMount.
-func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env []envVar) (*runtimeapi.Mount, error) {
+func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env []envVar, images map[string]*runtimeapi.Image) (*runtimeapi.Mount, error) {
 	vm := &c.VolumeMounts[n]
-	host, err := k.volumes.Path(pod, vm.Name)
-	if err != nil {
-		return nil, err
-	}
 	sub := vm.SubPath
 	if vm.SubPathExpr != "" {
+		var err error
 		if sub, err = expandStrict(vm.SubPathExpr, env); err != nil {
 			return nil, err
 		}
+	}
+	if img := images[vm.Name]; img != nil {
+		return &runtimeapi.Mount{
+			ContainerPath: filepath.Join("/", vm.MountPath), Readonly: true, ImageSubPath: sub,
+			Image: &runtimeapi.ImageSpec{Image: img.Id, UserSpecifiedImage: img.GetSpec().GetUserSpecifiedImage()},
+		}, nil
+	}
+	host, err := k.volumes.Path(pod, vm.Name)
+	if err != nil {
+		return nil, err
 	}
 	if sub != "" {
 		if host, err = k.volumes.Subpath(pod, vm.Name, c.Name, n, sub); err != nil {
@@ -234,11 +257,37 @@ func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env [
 		// Content that the kubelet keeps fresh is not for containers to
 		// write (API documentation of the volume types).
 		v := &pod.Spec.Volumes[i]
+		if v.Name == vm.Name && v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly {
+			m.Readonly = true
+		}
 		if v.Name == vm.Name && (v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil) {
 			m.Readonly = true
 		}
 	}
 	return m, nil
+}
+
+// volumeImages makes the images present that a container mounts as volumes,
+// by volume. Errors are of type *startError.
+func (k *Kubelet) volumeImages(ctx context.Context, pod *corev1.Pod, c *corev1.Container, kind containerKind, sandbox *runtimeapi.PodSandboxConfig) (map[string]*runtimeapi.Image, error) {
+	var out map[string]*runtimeapi.Image
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
+			continue
+		}
+		as := &corev1.Container{Name: c.Name, Image: v.Image.Reference, ImagePullPolicy: v.Image.PullPolicy}
+		img, err := k.ensureImage(ctx, pod, as, kind, sandbox)
+		if err != nil {
+			return nil, err
+		}
+		if out == nil {
+			out = map[string]*runtimeapi.Image{}
+		}
+		out[v.Name] = img
+		k.images.use(img.Id, k.cfg.Clock.Now())
+	}
+	return out, nil
 }
 
 // expandStrict expands a subPathExpr; an unknown variable is an error.

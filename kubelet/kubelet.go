@@ -124,6 +124,8 @@ type Kubelet struct {
 	imageDir    string
 	imagesFreed time.Time
 
+	users *userRanges
+
 	resizeWaits atomic.Bool // a pod waits for resources that others have
 
 	mu       sync.Mutex // guards below; taken before a worker's lock, never after
@@ -170,6 +172,7 @@ func New(cfg Config) (*Kubelet, error) {
 		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, short: pressures{},
 		workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
 	}
+	k.users = &userRanges{dir: k.volumes.PodDir, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	k.probes = probes.NewManager(probes.Config{
 		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
 		Changed: k.probeChanged, Unhealthy: k.unhealthy,
@@ -200,6 +203,14 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			return fmt.Errorf("make the kubelet's folders: %w", err)
 		}
 	}
+	if err := k.volumes.Share(); err != nil {
+		k.log.Warn("mounts will not propagate out of containers", "error", err)
+	}
+	uids, err := k.volumes.Pods()
+	if err != nil {
+		return fmt.Errorf("list the pods' folders: %w", err)
+	}
+	k.users.recall(uids)
 	if err := k.cgroups.EnsureTree(k.treeResources()); err != nil {
 		return err
 	}
@@ -490,6 +501,7 @@ func (k *Kubelet) forget(uid types.UID) {
 	k.retryResizes()
 	k.status.forget(uid)
 	k.tokens.forget(uid)
+	k.users.release(uid)
 	k.staticForgotten(uid)
 }
 

@@ -3,7 +3,6 @@ package kubelet
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -21,10 +20,9 @@ import (
 // sandboxConfig is what the runtime is told about a pod. It is the same for
 // the sandbox itself and for each container in it.
 func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		// Running it as the host's users instead would take away what the pod
-		// relies on.
-		return nil, errors.New("hostUsers: false is not supported by this kubelet")
+	users, err := k.userNamespace(pod)
+	if err != nil {
+		return nil, err
 	}
 	host, err := readResolver(k.cfg.ResolvConf)
 	if err != nil {
@@ -65,6 +63,7 @@ func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) (*runtimeapi.Po
 		Resources:       k.sandboxResources(pod),
 		Overhead:        &runtimeapi.LinuxContainerResources{},
 	}
+	cfg.Linux.SecurityContext.NamespaceOptions.UsernsOptions = users
 	if o := pod.Spec.Overhead; o != nil {
 		cfg.Linux.Overhead = &runtimeapi.LinuxContainerResources{CpuShares: milliToShares(o.Cpu().MilliValue()), MemoryLimitInBytes: o.Memory().Value()}
 	}

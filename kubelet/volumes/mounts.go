@@ -116,6 +116,9 @@ func unescape(s string) string {
 // Unmount takes away all volumes of a pod, content included (of hostPaths
 // nothing). It may be repeated.
 func (m *Manager) Unmount(uid types.UID) error {
+	m.mu.Lock()
+	delete(m.claims, uid)
+	m.mu.Unlock()
 	return removeTree(m.PodDir(uid), filepath.Join(m.PodDir(uid), subpathsFolder), filepath.Join(m.PodDir(uid), volumesFolder))
 }
 
@@ -153,6 +156,26 @@ func removeTree(podDir string, dirs ...string) error {
 		if err := os.RemoveAll(d); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// Share makes the folder of all pods a mount of its own whose mounts are seen
+// in both directions by those containers that ask for it (mountPropagation),
+// however the host has mounted what is above. It may be repeated.
+func (m *Manager) Share() error {
+	if err := os.MkdirAll(m.root, 0o750); err != nil {
+		return err
+	}
+	if mounted, err := isMountPoint(m.root); err != nil {
+		return err
+	} else if !mounted {
+		if err := unix.Mount(m.root, m.root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", m.root, err)
+		}
+	}
+	if err := unix.Mount("", m.root, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("share %s: %w", m.root, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,9 @@ type Source interface {
 	// Token returns a service-account token for the pod and when it is to be
 	// replaced.
 	Token(ctx context.Context, p *corev1.ServiceAccountTokenProjection) (token string, refresh time.Time, err error)
+	// Claim returns the persistent volume that a claim is bound to; made says
+	// that the claim was to be made for this pod.
+	Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolume, error)
 	Field(path string) (string, error)
 	ResourceField(ref *corev1.ResourceFieldSelector) (string, error)
 }
@@ -37,11 +41,16 @@ type Manager struct {
 	// Memory bounds a memory-backed emptyDir without a limit of its own, in
 	// bytes; 0 leaves it to the kernel (half of the memory).
 	Memory int64
+
+	mu     sync.Mutex
+	claims map[types.UID]map[string]string // where volumes behind claims are, by pod and volume
 }
 
 // NewManager keeps volumes below root, which holds a folder per pod, named by
 // its uid.
-func NewManager(root string) *Manager { return &Manager{root: root} }
+func NewManager(root string) *Manager {
+	return &Manager{root: root, claims: map[types.UID]map[string]string{}}
+}
 
 // Error is a volume that could not be set up.
 type Error struct {
@@ -78,6 +87,12 @@ func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.
 }
 
 func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {
+	switch {
+	case claimName(pod, v) != "":
+		return time.Time{}, m.claim(ctx, pod, v, src)
+	case v.Image != nil:
+		return time.Time{}, nil // the runtime mounts it
+	}
 	dir, memory, err := m.place(pod, v)
 	if err != nil {
 		return time.Time{}, err
@@ -124,6 +139,13 @@ func (m *Manager) place(pod *corev1.Pod, v *corev1.Volume) (dir string, memory b
 	switch {
 	case v.HostPath != nil:
 		return v.HostPath.Path, false, nil
+	case claimName(pod, v) != "":
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if dir = m.claims[pod.UID][v.Name]; dir == "" {
+			return "", false, fmt.Errorf("volume %q is not mounted", v.Name)
+		}
+		return dir, false, nil
 	case v.EmptyDir != nil:
 		plugin, memory = pluginEmptyDir, v.EmptyDir.Medium == deprecatedMedium
 	case v.ConfigMap != nil:

@@ -20,6 +20,7 @@ import (
 
 type fakeSource struct {
 	configs map[string]map[string]string
+	claims  map[string]*corev1.PersistentVolume
 	token   string
 	refresh time.Time
 }
@@ -48,6 +49,12 @@ func (f *fakeSource) Secret(name string, optional bool) (*corev1.Secret, error) 
 
 func (f *fakeSource) Token(context.Context, *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
 	return f.token, f.refresh, nil
+}
+func (f *fakeSource) Claim(_ context.Context, name string, made bool) (*corev1.PersistentVolume, error) {
+	if pv := f.claims[name]; pv != nil {
+		return pv, nil
+	}
+	return nil, fmt.Errorf("claim %q (made %v) not found", name, made)
 }
 func (f *fakeSource) Field(path string) (string, error) { return "field " + path, nil }
 func (f *fakeSource) ResourceField(ref *corev1.ResourceFieldSelector) (string, error) {
