@@ -17,7 +17,7 @@ import (
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Feed this node with images from files, list and remove them"}
+	cmd := &cobra.Command{Use: "image", Short: "Feed this machine's nodes with images from files, list and remove them"}
 	cmd.AddCommand(imageImport(), imageList(), imageRemove())
 	return cmd
 }
@@ -37,11 +37,44 @@ func withRuntime(cmd *cobra.Command, c *config, f func(ctx context.Context, rt *
 	if _, err := os.Stat(strings.TrimPrefix(endpoint, "unix://")); err != nil {
 		return fmt.Errorf("cluster %q does not run here: start it with `cox up`", c.Name)
 	}
+	return dialled(cmd.Context(), endpoint, f)
+}
+
+func dialled(ctx context.Context, endpoint string, f func(ctx context.Context, rt *runtime.Runtime) error) error {
 	rt, err := runtime.Dial(endpoint)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(cmd.Context(), rt), rt.Close())
+	return errors.Join(f(ctx, rt), rt.Close())
+}
+
+// feedMachines imports a file into the runtimes of the further nodes on this
+// machine that run.
+func (c *config) feedMachines(ctx context.Context, path, as string) error {
+	for _, m := range c.machines() {
+		socket := c.machineRuntime(m).Endpoint()
+		if !exists(strings.TrimPrefix(socket, "unix://")) {
+			continue
+		}
+		err := dialled(ctx, socket, func(ctx context.Context, rt *runtime.Runtime) error {
+			_, err := importFile(ctx, rt, path, as)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("node %s: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// spool keeps standard input in a file, since every node reads it.
+func spool() (string, error) {
+	f, err := os.CreateTemp("", "cox-image-")
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(f, os.Stdin)
+	return f.Name(), errors.Join(err, f.Close())
 }
 
 func imageImport() *cobra.Command {
@@ -54,7 +87,20 @@ func imageImport() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
 				for _, path := range args {
+					if path == "-" && len(c.machines()) > 0 {
+						kept, err := spool()
+						if kept != "" {
+							defer os.Remove(kept)
+						}
+						if err != nil {
+							return fmt.Errorf("standard input: %w", err)
+						}
+						path = kept
+					}
 					names, err := importFile(ctx, rt, path, as)
+					if err == nil {
+						err = c.feedMachines(ctx, path, as)
+					}
 					if err != nil {
 						return fmt.Errorf("%s: %w", path, err)
 					}

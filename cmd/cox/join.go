@@ -275,7 +275,7 @@ func (j *joined) sign(ctx context.Context, door client.Interface, csr []byte, se
 			return cert, err
 		}
 	}
-	return nil, fmt.Errorf("certificate request %s was not approved: does a node %q exist already? Then remove it with `cox node remove %[2]s`, or, if it is this very machine, run `cox kubectl certificate approve %[1]s` on the server and start the agent again", made.Name, j.cfg.NodeName)
+	return nil, fmt.Errorf("certificate request %s was not approved: does a node %q exist already? Then remove that with `cox node remove %[2]s` on the server", made.Name, j.cfg.NodeName)
 }
 
 // learn takes over the cluster's settings, from the last time if the server

@@ -102,7 +102,21 @@ func (c *config) upNodes(ctx context.Context, out io.Writer, n int) error {
 	for i := 2; i <= n; i++ {
 		problems = append(problems, <-errs)
 	}
+	if token != "" {
+		problems = append(problems, c.dropToken(token))
+	}
 	return errors.Join(problems...)
+}
+
+// dropToken deletes a token that has served.
+func (c *config) dropToken(token string) error {
+	door, _, err := c.admin()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return deleteToken(ctx, door, token)
 }
 
 func exists(path string) bool {
@@ -270,8 +284,13 @@ func (c *config) downMachine(ctx context.Context, m machine, purge, keep bool) e
 	if !purge {
 		return nil
 	}
-	left := runtime.Config{Root: filepath.Join(m.data, "cox", "containerd"), State: filepath.Join(m.run, "cox-"+c.agentName(m.number), "containerd"), CgroupRoot: "/cox-" + c.agentName(m.number)}
-	return errors.Join(runtime.Purge(ctx, left), m.unpin())
+	return errors.Join(runtime.Purge(ctx, c.machineRuntime(m)), m.unpin())
+}
+
+// machineRuntime is a node's runtime as it is seen from outside.
+func (c *config) machineRuntime(m machine) runtime.Config {
+	name := "cox-" + c.agentName(m.number)
+	return runtime.Config{Root: filepath.Join(m.data, "cox", "containerd"), State: filepath.Join(m.run, name, "containerd"), CgroupRoot: "/" + name}
 }
 
 // nodeSubnets are where the further nodes' addresses are taken from: the
