@@ -293,9 +293,9 @@ func phase(s *podState, p *plan, st *corev1.PodStatus) corev1.PodPhase {
 			return corev1.PodPending // never began
 		}
 		return corev1.PodFailed
-	case waiting > 0 && running+stopped == 0, !p.InitDone && running == 0 && stopped == 0:
-		return corev1.PodPending
-	case running > 0, stopped > 0 && waiting == 0:
+	case waiting > 0, !p.InitDone && running == 0 && stopped == 0:
+		return corev1.PodPending // Running says that every container has begun
+	case running > 0, stopped > 0:
 		return corev1.PodRunning
 	}
 	return corev1.PodPending
