@@ -16,6 +16,7 @@ import (
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/controllers/aggregation"
+	"github.com/coxswain/cox/controllers/autoscaling"
 	"github.com/coxswain/cox/controllers/bootstrap"
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/cronjob"
@@ -141,7 +142,9 @@ func parts(cfg *Config) ([]part, error) {
 		})})
 	}
 	if cfg.Discovery != nil {
-		out = append(out, part{"namespace", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
+		out = append(out, part{"horizontalpodautoscaler", "horizontal-pod-autoscaler", as(func(env controllers.Env) (*autoscaling.Controller, error) {
+			return autoscaling.New(env, cfg.Discovery)
+		})}, part{"namespace", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
 			return namespace.New(env, cfg.Discovery)
 		})}, part{"garbagecollector", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
 			return garbagecollector.New(env, cfg.Discovery, cfg.ResourcesChanged)
