@@ -11,6 +11,7 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/fields"
+	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/wire"
 )
 
@@ -69,7 +70,11 @@ func typesOf(s *Server, k *api.Kind) (managedfields.TypeConverter, error) {
 			kinds = append(kinds, gvk)
 		}
 	}
-	return fields.Converter(s.cfg.Table.Scheme, kinds...)
+	types, err := fields.Converter(s.cfg.Table.Scheme, kinds...)
+	if err != nil && k.Prefix != "" { // client-go knows none of the extensions' kinds
+		return openapi.TypeConverter(k.Hub.GroupVersion())
+	}
+	return types, err
 }
 
 // resetFields names the fields that a write to the (sub)resource cannot set,

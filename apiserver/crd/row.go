@@ -130,10 +130,13 @@ func (d *definition) to(v *version, o runtime.Object) (runtime.Object, error) {
 	switch {
 	case u.GetAPIVersion() == v.av:
 		return u, nil
+	case u.Object["metadata"] == nil: // nothing of anyone's yet
+		return v.empty(), nil
 	case d.convert == nil:
-		m := maps.Clone(u.Object)
-		m["apiVersion"] = v.av
-		return &unstructured.Unstructured{Object: m}, nil
+		out := u.DeepCopy()
+		out.SetAPIVersion(v.av)
+		_, err := v.normalize(out, true)
+		return out, err
 	}
 	out, err := d.convert.all(d, v, []runtime.Object{u})
 	if err != nil {

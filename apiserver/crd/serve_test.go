@@ -266,6 +266,24 @@ func TestApply(t *testing.T) {
 	w.refused(500, []string{".spec.nonsense: field not declared in schema"}, "PATCH", tabs+"/a?fieldManager=one", tab("a", `{nonsense: 1}`), apply)
 }
 
+func TestApplyDefinition(t *testing.T) {
+	w := newWorld(t)
+	apply := "Content-Type: application/apply-patch+yaml"
+	path := definitionsPath + "/crontabs.stable.example.com"
+	d := w.ok("PATCH", path+"?fieldManager=one", cronTabs, apply)
+	if len(d.GetManagedFields()) != 1 {
+		t.Errorf("managers: %v", d.GetManagedFields())
+	}
+	w.until(path, func(u *unstructured.Unstructured) bool {
+		return condition(u, "Established") == "True InitialNamesAccepted"
+	})
+	again := w.ok("PATCH", path+"?fieldManager=one", cronTabs, apply)
+	if again.GetGeneration() != 1 {
+		t.Errorf("generation %d after the same again", again.GetGeneration())
+	}
+	w.ok("POST", tabs, tab("a", `{cronSpec: "*"}`))
+}
+
 func TestWatch(t *testing.T) {
 	w := newWorld(t)
 	w.define(cronTabs)

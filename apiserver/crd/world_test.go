@@ -19,7 +19,6 @@ import (
 	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/crd"
-	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
 	"github.com/coxswain/cox/store/etcd"
@@ -60,7 +59,7 @@ func serve(t *testing.T, e *etcd.Server) *world {
 	}
 	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
 	w := &world{t: t, etcd: e}
-	var docs http.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.mgr.OpenAPI(openapi.Handler()).ServeHTTP(rw, r) })
+	var docs http.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.mgr.OpenAPI().ServeHTTP(rw, r) })
 	w.srv, err = apiserver.New(apiserver.Config{
 		Table: tab, Store: func(k *api.Kind) store.Interface { return st.Kind(k) }, OpenAPI: docs,
 		Version: version.Info{Major: "1", Minor: "36", GitVersion: "v1.36.2+cox"},

@@ -46,18 +46,19 @@ func Handler() http.Handler {
 			m[d.path] = d
 		}
 		return m
-	}), root: sync.OnceValue(discovery)}
+	}), root: sync.OnceValue(func() []byte { return discovery(nil) })}
 	return s
 }
 
 type server struct {
 	byPath func() map[string]indexed
 	root   func() []byte
+	extra  Extra // may be nil
 }
 
 // discovery is the document that lists the v3 documents, each with its hash
 // so that clients may keep it for ever.
-func discovery() []byte {
+func discovery(extra map[string]string) []byte {
 	type location struct {
 		URL string `json:"serverRelativeURL"`
 	}
@@ -66,6 +67,9 @@ func discovery() []byte {
 		if path, ok := strings.CutPrefix(d.path, "v3/"); ok {
 			paths[path] = location{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(d.hash)}
 		}
+	}
+	for path, hash := range extra {
+		paths[path] = location{"/openapi/v3/" + path + "?hash=" + url.QueryEscape(hash)}
 	}
 	text, err := json.Marshal(map[string]any{"paths": paths})
 	if err != nil {
@@ -88,10 +92,18 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "v3":
 		w.Header().Set("Content-Type", "application/json")
 		text := s.root()
+		if s.extra != nil {
+			if more := s.extra.Documents(); len(more) > 0 {
+				text = discovery(more)
+			}
+		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 		if r.Method != http.MethodHead {
 			_, _ = w.Write(text) // the client has gone, if this fails
 		}
+		return
+	}
+	if s.serveExtra(w, r, path) {
 		return
 	}
 	doc, ok := s.byPath()[path]

@@ -1,0 +1,185 @@
+package openapi
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
+	openapi_v3 "github.com/google/gnostic-models/openapiv3"
+	"google.golang.org/protobuf/proto"
+)
+
+// Extra is what is published beside the built-in kinds: documents that are
+// made when they are asked for. It has to be safe for concurrent use.
+type Extra interface {
+	// Documents lists further v3 documents, by path ("apis/example.com/v1"),
+	// each with a hash that changes when the document does.
+	Documents() map[string]string
+	// V3 makes the document of a path that Documents lists, as JSON.
+	V3(path string) ([]byte, error)
+	// V2 makes the paths and definitions that the v2 document gets in
+	// addition, as JSON objects by name. hash is "" if there are none.
+	V2() (hash string, paths, definitions map[string]json.RawMessage, err error)
+}
+
+// HandlerWith is Handler with further documents.
+func HandlerWith(extra Extra) http.Handler {
+	s := Handler().(*server)
+	s.extra = extra
+	return s
+}
+
+// Document is the JSON of a built-in document ("v3/apis/apps/v1").
+func Document(path string) ([]byte, error) { return jsonOrBinary(path, ".json.gz") }
+
+func jsonOrBinary(path, suffix string) ([]byte, error) {
+	for _, d := range index {
+		if d.path != path {
+			continue
+		}
+		f, err := documents.Open("zz_documents/" + d.file + suffix)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			return nil, err
+		}
+		return io.ReadAll(z)
+	}
+	return nil, fmt.Errorf("there is no OpenAPI document %s", path)
+}
+
+// serveExtra answers what the extra documents have a part in; false leaves the
+// request to the built-in ones.
+func (s *server) serveExtra(w http.ResponseWriter, r *http.Request, path string) bool {
+	if s.extra == nil {
+		return false
+	}
+	var make func(binary bool) ([]byte, error)
+	var hash string
+	media := []string{v3Binary}
+	if path == "v2" {
+		media = []string{v2Binary, v2BinaryDeprecated}
+		h, paths, definitions, err := s.extra.V2()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return true
+		}
+		if h == "" {
+			return false
+		}
+		hash = s.byPath()["v2"].hash[:32] + h
+		make = func(binary bool) ([]byte, error) { return mergeV2(binary, paths, definitions) }
+	} else {
+		name, isV3 := strings.CutPrefix(path, "v3/")
+		h, ok := s.extra.Documents()[name]
+		if _, builtin := s.byPath()[path]; !isV3 || !ok || builtin {
+			return false
+		}
+		hash = h
+		make = func(binary bool) ([]byte, error) {
+			text, err := s.extra.V3(name)
+			if err != nil || !binary {
+				return text, err
+			}
+			doc, err := openapi_v3.ParseDocument(text)
+			if err != nil {
+				return nil, err
+			}
+			return proto.Marshal(doc)
+		}
+	}
+	s.sendMade(w, r, "/openapi/"+path, hash, media, make)
+	return true
+}
+
+func (s *server) sendMade(w http.ResponseWriter, r *http.Request, path, hash string, binary []string, make func(binary bool) ([]byte, error)) {
+	media, suffix, ok := negotiate(r.Header.Get("Accept"), binary)
+	if !ok {
+		http.Error(w, "406 not acceptable: the document is served as application/json and application/"+binary[0], http.StatusNotAcceptable)
+		return
+	}
+	if asked := r.URL.Query().Get("hash"); asked != "" && asked != hash {
+		http.Redirect(w, r, path+"?hash="+hash, http.StatusMovedPermanently)
+		return
+	}
+	h := w.Header()
+	h.Set("ETag", strconv.Quote(hash))
+	h.Set("Vary", "Accept, Accept-Encoding")
+	if strings.Contains(r.Header.Get("If-None-Match"), hash) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	body, err := make(suffix == ".pb.gz")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	h.Set("Content-Type", media)
+	if r.Method == http.MethodHead {
+		return
+	}
+	if !acceptsGzip(r.Header.Get("Accept-Encoding")) {
+		_, _ = w.Write(body) // the client has gone, if this fails
+		return
+	}
+	h.Set("Content-Encoding", "gzip")
+	z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is one
+	_, _ = z.Write(body)
+	_ = z.Close()
+}
+
+// mergeV2 adds paths and definitions to the built-in v2 document without
+// reading it: JSON gets them put in where its objects begin, and protobuf
+// readers merge what is appended.
+func mergeV2(binary bool, paths, definitions map[string]json.RawMessage) ([]byte, error) {
+	if binary {
+		base, err := jsonOrBinary("v2", ".pb.gz")
+		if err != nil {
+			return nil, err
+		}
+		text, err := json.Marshal(map[string]any{
+			"swagger": "2.0", "info": map[string]string{"title": "Kubernetes", "version": "unversioned"},
+			"paths": paths, "definitions": definitions,
+		})
+		if err != nil {
+			return nil, err
+		}
+		doc, err := openapi_v2.ParseDocument(text)
+		if err != nil {
+			return nil, fmt.Errorf("OpenAPI v2 of custom resources: %w", err)
+		}
+		more, err := proto.Marshal(&openapi_v2.Document{Paths: doc.Paths, Definitions: doc.Definitions})
+		return append(base, more...), err
+	}
+	base, err := jsonOrBinary("v2", ".json.gz")
+	if err != nil {
+		return nil, err
+	}
+	for key, add := range map[string]map[string]json.RawMessage{"paths": paths, "definitions": definitions} {
+		if len(add) == 0 {
+			continue
+		}
+		text, err := json.Marshal(add)
+		if err != nil {
+			return nil, err
+		}
+		// The document's own objects precede whatever is called so in them.
+		head := []byte(`"` + key + `":{`)
+		before, after, found := bytes.Cut(base, head)
+		if !found {
+			return nil, fmt.Errorf("the v2 document has no %s", key)
+		}
+		out := append(append(append([]byte(nil), before...), head...), text[1:len(text)-1]...)
+		base = append(append(out, ','), after...)
+	}
+	return base, nil
+}
