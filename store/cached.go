@@ -63,7 +63,9 @@ func (c *cached) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 			return nil, asStatus(err, c.gr, "list")
 		}
 		old, ok := c.cache.past(plan.at)
-		if !ok {
+		if !ok || plan.at < c.s.compacted.Load() {
+			// Our history may reach further back than etcd's, but not every
+			// server's does: which of them is asked must not matter.
 			return c.direct.List(ctx, prefix, opts)
 		}
 		t, out.Revision = old, plan.at

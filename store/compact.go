@@ -30,12 +30,16 @@ func (s *Store) compact(ctx context.Context, every time.Duration) {
 		if err := c.round(ctx, s.cfg.Backend); err != nil && ctx.Err() == nil {
 			s.log.Warn("compact etcd's history", "err", err)
 		}
+		s.compacted.Store(c.compacted)
 	}
 }
 
 type compactor struct {
 	rounds   int64 // the key's version as last seen
 	revision int64 // the store's revision as last seen
+	// compacted is the revision before which, as far as is known here, the
+	// history has been dropped.
+	compacted int64
 }
 
 func (c *compactor) round(ctx context.Context, etcd Backend) error {
@@ -60,6 +64,9 @@ func (c *compactor) round(ctx context.Context, etcd Backend) error {
 		c.rounds = 0
 		if kvs := resp.Responses[0].GetResponseRange().Kvs; len(kvs) > 0 {
 			c.rounds = kvs[0].Version
+			if rev, err := strconv.ParseInt(string(kvs[0].Value), 10, 64); err == nil {
+				c.compacted = max(c.compacted, rev)
+			}
 		}
 		return nil
 	}
@@ -70,5 +77,6 @@ func (c *compactor) round(ctx context.Context, etcd Backend) error {
 	if _, err := etcd.Compact(ctx, before); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
 		return err
 	}
+	c.compacted = before
 	return nil
 }

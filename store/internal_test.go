@@ -151,6 +151,9 @@ func TestCompactor(t *testing.T) {
 	if _, v := mark(); v != 2 {
 		t.Fatalf("mark %d", v)
 	}
+	if a.compacted != idle || b.compacted != idle {
+		t.Errorf("compacted %d and %d, want %d of both", a.compacted, b.compacted, idle)
+	}
 }
 
 func TestContinueToken(t *testing.T) {

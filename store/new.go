@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -64,6 +65,7 @@ type Store struct {
 	feed      *feed
 	marks     *bookmarker
 	mutations *mutations
+	compacted atomic.Int64 // see compactor
 
 	ctx    context.Context
 	cancel context.CancelFunc
