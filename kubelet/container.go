@@ -79,7 +79,7 @@ func podIP(pod *corev1.Pod, sb *runtimeapi.PodSandboxStatus, nodeIPs []string) s
 
 // containerConfig is what the runtime is told about a container. Errors are
 // sentences for its status.
-func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image, images map[string]*runtimeapi.Image) (*runtimeapi.ContainerConfig, error) {
+func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image, images map[string]*runtimeapi.ImageSpec) (*runtimeapi.ContainerConfig, error) {
 	c := a.Container
 	security, err := containerSecurity(pod, c, userOf(img), k.cfg.SeccompDir)
 	if err != nil {
@@ -168,7 +168,7 @@ func userOf(img *runtimeapi.Image) imageUser {
 
 // mounts lists what a container sees of its pod's volumes, its hosts file and
 // its termination message.
-func (k *Kubelet) mounts(pod *corev1.Pod, c *corev1.Container, attempt int, env []envVar, ips []string, images map[string]*runtimeapi.Image) ([]*runtimeapi.Mount, error) {
+func (k *Kubelet) mounts(pod *corev1.Pod, c *corev1.Container, attempt int, env []envVar, ips []string, images map[string]*runtimeapi.ImageSpec) ([]*runtimeapi.Mount, error) {
 	var out []*runtimeapi.Mount
 	ownHosts := false
 	for n := range c.VolumeMounts {
@@ -213,7 +213,7 @@ func randomName() string {
 }
 
 // volumeMount resolves one volumeMount.
-func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env []envVar, images map[string]*runtimeapi.Image) (*runtimeapi.Mount, error) {
+func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env []envVar, images map[string]*runtimeapi.ImageSpec) (*runtimeapi.Mount, error) {
 	vm := &c.VolumeMounts[n]
 	sub := vm.SubPath
 	if vm.SubPathExpr != "" {
@@ -222,10 +222,12 @@ func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env [
 			return nil, err
 		}
 	}
+	// Unlike containers' images, those of volumes go by name: containerd finds
+	// no others.
 	if img := images[vm.Name]; img != nil {
 		return &runtimeapi.Mount{
 			ContainerPath: filepath.Join("/", vm.MountPath), Readonly: true, ImageSubPath: sub,
-			Image: &runtimeapi.ImageSpec{Image: img.Id, UserSpecifiedImage: img.GetSpec().GetUserSpecifiedImage()},
+			Image: img,
 		}, nil
 	}
 	host, err := k.volumes.Path(pod, vm.Name)
@@ -269,8 +271,8 @@ func (k *Kubelet) volumeMount(pod *corev1.Pod, c *corev1.Container, n int, env [
 
 // volumeImages makes the images present that a container mounts as volumes,
 // by volume. Errors are of type *startError.
-func (k *Kubelet) volumeImages(ctx context.Context, pod *corev1.Pod, c *corev1.Container, kind containerKind, sandbox *runtimeapi.PodSandboxConfig) (map[string]*runtimeapi.Image, error) {
-	var out map[string]*runtimeapi.Image
+func (k *Kubelet) volumeImages(ctx context.Context, pod *corev1.Pod, c *corev1.Container, kind containerKind, sandbox *runtimeapi.PodSandboxConfig) (map[string]*runtimeapi.ImageSpec, error) {
+	var out map[string]*runtimeapi.ImageSpec
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.Image == nil || !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == v.Name }) {
@@ -282,9 +284,13 @@ func (k *Kubelet) volumeImages(ctx context.Context, pod *corev1.Pod, c *corev1.C
 			return nil, err
 		}
 		if out == nil {
-			out = map[string]*runtimeapi.Image{}
+			out = map[string]*runtimeapi.ImageSpec{}
 		}
-		out[v.Name] = img
+		name, err := normalImage(v.Image.Reference)
+		if err != nil {
+			return nil, err
+		}
+		out[v.Name] = &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: v.Image.Reference}
 		k.images.use(img.Id, k.cfg.Clock.Now())
 	}
 	return out, nil

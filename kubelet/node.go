@@ -41,6 +41,8 @@ type nodeManager struct {
 	node    *corev1.Node // as the API last showed it
 	machine machine
 	rro     bool // the runtime can mount recursively read-only
+	// users are the runtime's handlers that can give a pod users of its own.
+	users map[string]bool
 
 	// Of the one goroutine that runs.
 	images   []corev1.ContainerImage
@@ -176,12 +178,13 @@ func runtimeProblem(res *runtimeapi.StatusResponse, err error) string {
 
 func (n *nodeManager) takeFeatures(res *runtimeapi.StatusResponse) {
 	n.handlers = nil
-	rro := false
+	rro, users := false, map[string]bool{}
 	for _, h := range res.GetRuntimeHandlers() {
 		f := h.GetFeatures()
 		n.handlers = append(n.handlers, corev1.NodeRuntimeHandler{Name: h.Name, Features: &corev1.NodeRuntimeHandlerFeatures{
 			RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces,
 		}})
+		users[h.Name] = f.GetUserNamespaces()
 		if h.Name == "" {
 			rro = f.GetRecursiveReadOnlyMounts()
 		}
@@ -191,7 +194,7 @@ func (n *nodeManager) takeFeatures(res *runtimeapi.StatusResponse) {
 		n.features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &f.SupplementalGroupsPolicy}
 	}
 	n.mu.Lock()
-	n.rro = rro
+	n.rro, n.users = rro, users
 	n.mu.Unlock()
 }
 
@@ -199,6 +202,13 @@ func (k *Kubelet) recursiveReadOnly() bool {
 	k.node.mu.Lock()
 	defer k.node.mu.Unlock()
 	return k.node.rro
+}
+
+// ownUsers says that pods of a runtime handler can have users of their own.
+func (n *nodeManager) ownUsers(handler string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.users[handler]
 }
 
 func (n *nodeManager) listImages(ctx context.Context) error {

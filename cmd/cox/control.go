@@ -81,14 +81,23 @@ func (c *config) ask(ctx context.Context) (*status, error) {
 }
 
 // serveControl answers on the control socket until ctx ends. Only root may
-// connect (the folder is 0700).
+// connect. The folder lets others through, since pods with a user namespace of
+// their own reach their root file systems by it.
 func (c *config) serveControl(ctx context.Context, current func() status) error {
 	if err := os.MkdirAll(c.runDir(), 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(c.runDir(), 0o700); err != nil {
 		return err
 	}
 	_ = os.Remove(c.controlSocket()) // of a server that was killed; the lock says there is no other
 	l, err := net.Listen("unix", c.controlSocket())
 	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	// In this order, that nobody finds the socket open.
+	if err := errors.Join(os.Chmod(c.controlSocket(), 0o600), os.Chmod(c.runDir(), 0o711)); err != nil {
+		l.Close()
 		return fmt.Errorf("control socket: %w", err)
 	}
 	mux := http.NewServeMux()

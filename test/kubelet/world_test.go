@@ -200,6 +200,18 @@ func (w *world) events(name string) []string {
 	return out
 }
 
+// untilEvent waits for an event about a pod that has a text.
+func (w *world) untilEvent(name, text string) {
+	w.t.Helper()
+	for range 400 {
+		if hasEvent(w, name, text) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Fatalf("no event of %s says %q: %q", name, text, w.events(name))
+}
+
 func (w *world) startKubelet() {
 	t := w.t
 	cri, images := w.rt.CRI()
