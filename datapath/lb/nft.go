@@ -106,18 +106,18 @@ func (t *NFT) Reset(rules []Rule) error {
 	if err := t.skeleton(); err != nil {
 		return err
 	}
-	if err := t.flush("make the table"); err != nil {
-		return err
-	}
 	// The kernel takes a batch of some thousand messages at most at a time.
-	for len(rules) > 0 {
+	// The first goes together with the table itself, so that what was served
+	// before is served all the while.
+	for {
 		n := min(len(rules), 200)
 		if err := t.Apply(rules[:n], nil); err != nil {
 			return err
 		}
-		rules = rules[n:]
+		if rules = rules[n:]; len(rules) == 0 {
+			return nil
+		}
 	}
-	return nil
 }
 
 // skeleton adds what does not depend on the rules.
