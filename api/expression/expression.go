@@ -37,6 +37,9 @@ type Scope struct {
 	Match bool
 	// Stored compiles as 1.36 compiles what an older server has accepted.
 	Stored bool
+	// Object and ParamsObject are the types of object, oldObject and params;
+	// nil takes them as they come.
+	Object, ParamsObject *apiservercel.DeclType
 }
 
 // Env compiles expressions of one scope. Variables that are added are known to
@@ -97,8 +100,15 @@ func (e *Env) build() (*cel.Env, error) {
 	}
 	req, ns := requestType(), namespaceType()
 	decls := []*apiservercel.DeclType{req}
+	object, params := cel.DynType, cel.DynType
+	if t := e.scope.Object; t != nil {
+		decls, object = append(decls, t), t.CelType()
+	}
+	if t := e.scope.ParamsObject; t != nil {
+		decls, params = append(decls, t), t.CelType()
+	}
 	opts := []cel.EnvOption{
-		cel.Variable("object", cel.DynType), cel.Variable("oldObject", cel.DynType),
+		cel.Variable("object", object), cel.Variable("oldObject", object),
 		cel.Variable("request", req.CelType()),
 	}
 	if !e.scope.Match {
@@ -106,7 +116,7 @@ func (e *Env) build() (*cel.Env, error) {
 		opts = append(opts, cel.Variable("namespaceObject", ns.CelType()), cel.Variable("variables", e.vars.CelType()))
 	}
 	if e.scope.Params {
-		opts = append(opts, cel.Variable("params", cel.DynType))
+		opts = append(opts, cel.Variable("params", params))
 	}
 	if e.scope.Authorizer {
 		opts = append(opts, cel.Variable("authorizer", library.AuthorizerType),

@@ -41,7 +41,10 @@ type Config struct {
 	Types      func(schema.GroupVersionResource) (managedfields.TypeConverter, error)
 	// Authz answers what expressions ask of authorizer.
 	Authz authz.Authorizer
-	Log   *slog.Logger
+	// Document returns an OpenAPI document as JSON ("v3/apis/apps/v1"), by
+	// which policies are type-checked; nil leaves that out.
+	Document func(path string) ([]byte, error)
+	Log      *slog.Logger
 }
 
 // Manager follows policies and bindings. It is safe for concurrent use.
@@ -51,6 +54,7 @@ type Manager struct {
 	sorts [2]sort
 	ready chan struct{}
 	once  sync.Once
+	wake  chan struct{} // policies have changed
 
 	mu sync.Mutex // held while policies are compiled
 }
@@ -107,7 +111,7 @@ func New(c Config) *Manager {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), ready: make(chan struct{})}
+	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), ready: make(chan struct{}), wake: make(chan struct{}, 1)}
 	v, mu := &m.sorts[validating], &m.sorts[mutating]
 	v.policies = client.InformerFor(m.infs, ValidatingPolicies).SharedIndexInformer
 	v.bindings = client.InformerFor(m.infs, ValidatingBindings).SharedIndexInformer
@@ -134,8 +138,20 @@ func (m *Manager) Run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	m.once.Do(func() { close(m.ready) })
-	<-ctx.Done()
-	return ctx.Err()
+	for retry := time.Second; ; retry = min(2*retry, time.Minute) {
+		var again <-chan time.Time
+		if m.judge(ctx) {
+			retry = time.Second
+		} else {
+			again = time.After(retry)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.wake:
+		case <-again:
+		}
+	}
 }
 
 var errNotReady = errors.New("not yet ready to handle request")

@@ -16,6 +16,7 @@ import (
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/doortest"
 	"github.com/coxswain/cox/apiserver/fields"
+	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/client"
 )
 
@@ -242,5 +243,29 @@ func TestMutating(t *testing.T) {
 				t.Errorf("pod is %+v, again %v", pod, a.Again)
 			}
 		})
+	}
+}
+
+func TestTypeChecking(t *testing.T) {
+	b := newBench(t)
+	b.m.cfg.Document = openapi.Document
+	p := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "pol", Generation: 1}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: constraintsOn("pods"),
+		Variables:        []admissionv1.Variable{{Name: "n", Expression: "object.spec.containers.size()"}},
+		Validations: []admissionv1.Validation{
+			{Expression: "variables.n > 0 && object.spec.containers.all(c, c.image != '')"},
+			{Expression: "object.spec.replicas > 1"}, {Expression: "variables.n == 'one'", MessageExpression: "object.metadata.none"},
+		},
+	}}
+	got := b.m.typeCheck(p)
+	var refs []string
+	for _, w := range got {
+		refs = append(refs, w.FieldRef)
+	}
+	if strings.Join(refs, " ") != "spec.validations[1].expression spec.validations[2].expression spec.validations[2].messageExpression" {
+		t.Fatalf("warnings %v", got)
+	}
+	if !strings.Contains(got[0].Warning, "/v1, Kind=Pod: ERROR: <input>:1:12: undefined field 'replicas'") {
+		t.Errorf("warning %q", got[0].Warning)
 	}
 }
