@@ -1,0 +1,142 @@
+package admissionregistration
+
+import (
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func to[T any](v T) *T { return &v }
+
+func webhook(change func(*admissionv1.MutatingWebhook)) *admissionv1.MutatingWebhookConfiguration {
+	w := admissionv1.MutatingWebhook{
+		Name: "a.example.com", ClientConfig: admissionv1.WebhookClientConfig{URL: to("https://example.com/x")},
+		Rules: []admissionv1.RuleWithOperations{{Operations: []admissionv1.OperationType{"CREATE"}, Rule: admissionv1.Rule{
+			APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"},
+		}}},
+		SideEffects: to(admissionv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+	}
+	if change != nil {
+		change(&w)
+	}
+	c := &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Webhooks: []admissionv1.MutatingWebhook{w}}
+	defaultMutating(c)
+	return c
+}
+
+func TestWebhooks(t *testing.T) {
+	type hook = admissionv1.MutatingWebhook
+	cases := []struct {
+		name   string
+		change func(*hook)
+		want   string // in the only error; "" is none
+	}{
+		{"valid", nil, ""},
+		{"short name", func(w *hook) { w.Name = "a.b" }, "webhooks[0].name: Invalid value"},
+		{"no side effects", func(w *hook) { w.SideEffects = nil }, "webhooks[0].sideEffects: Required value: must specify one of None, NoneOnDryRun"},
+		{"side effects", func(w *hook) { w.SideEffects = to(admissionv1.SideEffectClassSome) }, `webhooks[0].sideEffects: Unsupported value: "Some": supported values: "None", "NoneOnDryRun"`},
+		{"no versions", func(w *hook) { w.AdmissionReviewVersions = nil }, "webhooks[0].admissionReviewVersions: Required value: must specify one of v1, v1beta1"},
+		{"other versions", func(w *hook) { w.AdmissionReviewVersions = []string{"v3"} }, "must include at least one of v1, v1beta1"},
+		{"timeout", func(w *hook) { w.TimeoutSeconds = to(int32(31)) }, "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds"},
+		{"url and service", func(w *hook) { w.ClientConfig.Service = &admissionv1.ServiceReference{} }, "webhooks[0].clientConfig: Required value: exactly one of url or service is required"},
+		{"http", func(w *hook) { w.ClientConfig.URL = to("http://example.com") }, "'https' is the only allowed URL scheme; desired format: https://host[/path]"},
+		{"star among groups", func(w *hook) { w.Rules[0].APIGroups = []string{"*", "apps"} }, "if '*' is present, must not specify other API groups"},
+		{"star among resources", func(w *hook) { w.Rules[0].Resources = []string{"*", "pods"} }, "if '*' is present, must not specify other resources without subresources"},
+		{"star and subresources", func(w *hook) { w.Rules[0].Resources = []string{"*", "pods/log", "*/scale"} }, ""},
+		{"all and others", func(w *hook) { w.Rules[0].Resources = []string{"*/*", "pods"} }, "if '*/*' is present, must not specify other resources"},
+		{"operation", func(w *hook) { w.Rules[0].Operations = []admissionv1.OperationType{"GET"} }, `webhooks[0].rules[0].operations[0]: Unsupported value: "GET"`},
+		{"condition", func(w *hook) {
+			w.MatchConditions = []admissionv1.MatchCondition{{Name: "c", Expression: "object.x == 1 && request.userInfo.username != 'a' && authorizer.group('').resource('pods').check('get').allowed()"}}
+		}, ""},
+		{"condition of another type", func(w *hook) { w.MatchConditions = []admissionv1.MatchCondition{{Name: "c", Expression: "1"}} },
+			"webhooks[0].matchConditions[0].expression: Invalid value: \"1\": must evaluate to bool"},
+		{"condition with params", func(w *hook) { w.MatchConditions = []admissionv1.MatchCondition{{Name: "c", Expression: "params.x"}} }, "undeclared reference to 'params'"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			errs := validateWebhooks(mutating(webhook(c.change)), nil)
+			if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Error(), c.want)) {
+				t.Errorf("got %v, want %q", errs, c.want)
+			}
+		})
+	}
+}
+
+func TestWebhookDefaults(t *testing.T) {
+	w := webhook(nil).Webhooks[0]
+	if *w.FailurePolicy != admissionv1.Fail || *w.MatchPolicy != admissionv1.Equivalent || *w.TimeoutSeconds != 10 ||
+		*w.ReinvocationPolicy != admissionv1.NeverReinvocationPolicy || w.NamespaceSelector == nil || w.ObjectSelector == nil || *w.Rules[0].Scope != admissionv1.AllScopes {
+		t.Errorf("defaults are %+v", w)
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	type spec = admissionv1.ValidatingAdmissionPolicySpec
+	cases := []struct {
+		name   string
+		change func(*spec)
+		want   string
+	}{
+		{"valid", func(*spec) {}, ""},
+		{"nothing to do", func(s *spec) { s.Validations = nil }, "must contain at least one item"},
+		{"no constraints", func(s *spec) { s.MatchConstraints = nil }, "spec.matchConstraints: Required value"},
+		{"no expression", func(s *spec) { s.Validations[0].Expression = " " }, "spec.validations[0].expression: Required value: expression is not specified"},
+		{"line break", func(s *spec) { s.Validations[0].Expression = "true &&\ntrue" }, "message must be specified if expression contains line breaks"},
+		{"reason", func(s *spec) { s.Validations[0].Reason = to(metav1.StatusReasonConflict) }, "spec.validations[0].reason: Unsupported value"},
+		{"variables in order", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1"}, {Name: "b", Expression: "variables.a + 1"}}
+			s.Validations[0].Expression = "variables.b == 2"
+		}, ""},
+		{"variable of another type", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1"}}
+			s.Validations[0].Expression = "variables.a == 'x'"
+		}, "found no matching overload"},
+		{"unknown variable", func(s *spec) { s.Validations[0].Expression = "variables.z" }, "undefined field 'z'"},
+		{"variable's name", func(s *spec) { s.Variables = []admissionv1.Variable{{Name: "a-b", Expression: "1"}} }, "name is not a valid CEL identifier"},
+		{"params without kind", func(s *spec) { s.Validations[0].Expression = "params.x" }, "undeclared reference to 'params'"},
+		{"params", func(s *spec) {
+			s.ParamKind, s.Validations[0].Expression = &admissionv1.ParamKind{APIVersion: "v1", Kind: "ConfigMap"}, "params.x == 1"
+		}, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			p := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: spec{
+				MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: webhook(nil).Webhooks[0].Rules[0]}}},
+				Validations:      []admissionv1.Validation{{Expression: "true"}},
+			}}
+			c.change(&p.Spec)
+			defaultValidatingPolicy(p)
+			errs := validateValidatingPolicy(p, nil)
+			if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want)) {
+				t.Errorf("got %v, want %q", errs, c.want)
+			}
+		})
+	}
+}
+
+func TestBindings(t *testing.T) {
+	type spec = admissionv1.ValidatingAdmissionPolicyBindingSpec
+	deny := []admissionv1.ValidationAction{admissionv1.Deny}
+	cases := []struct {
+		name string
+		spec spec
+		want string
+	}{
+		{"valid", spec{PolicyName: "p", ValidationActions: deny}, ""},
+		{"no policy", spec{ValidationActions: deny}, "spec.policyName: Required value"},
+		{"no action", spec{PolicyName: "p"}, "spec.validationActions: Required value"},
+		{"deny and warn", spec{PolicyName: "p", ValidationActions: append(deny, admissionv1.Warn)}, "must not contain both Deny and Warn"},
+		{"no action without params", spec{PolicyName: "p", ValidationActions: deny, ParamRef: &admissionv1.ParamRef{Name: "x"}}, "spec.paramRef.parameterNotFoundAction: Required value"},
+		{"name and selector", spec{PolicyName: "p", ValidationActions: deny, ParamRef: &admissionv1.ParamRef{
+			Name: "x", Selector: &metav1.LabelSelector{}, ParameterNotFoundAction: to(admissionv1.DenyAction),
+		}}, "name and selector are mutually exclusive"},
+	}
+	for _, c := range cases {
+		errs := validateValidatingBinding(&admissionv1.ValidatingAdmissionPolicyBinding{Spec: c.spec})
+		if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.name, errs, c.want)
+		}
+	}
+}
