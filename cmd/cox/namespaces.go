@@ -167,8 +167,7 @@ func pinned(path string) bool {
 func (m *machine) unshare() error {
 	made, pinnedNow, done := make(chan string), make(chan struct{}), make(chan error, 1)
 	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends
-		done <- func() error {
+		done <- onOwnThread(func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
 				return fmt.Errorf("make namespaces: %w", err)
 			}
@@ -188,7 +187,7 @@ func (m *machine) unshare() error {
 			made <- fmt.Sprintf("/proc/%d/task/%d/ns/", os.Getpid(), unix.Gettid())
 			<-pinnedNow
 			return nil
-		}()
+		})
 	}()
 	select {
 	case err := <-done:
@@ -242,30 +241,42 @@ func (m *machine) wire(w *wires, hostEnd string) error {
 // start starts a command in the node's namespaces, from a thread that has
 // entered them and ends afterwards.
 func (m *machine) start(cmd *exec.Cmd) error {
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends
-		done <- func() error {
-			// A thread that shares its root folder cannot change mounts.
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+	return onOwnThread(func() error {
+		// A thread that shares its root folder cannot change mounts.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+		for _, n := range []struct {
+			kind string
+			flag int
+		}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
+			f, err := os.Open(m.pin(n.kind))
+			if err != nil {
 				return err
 			}
-			for _, n := range []struct {
-				kind string
-				flag int
-			}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
-				f, err := os.Open(m.pin(n.kind))
-				if err != nil {
-					return err
-				}
-				err = unix.Setns(int(f.Fd()), n.flag)
-				f.Close()
-				if err != nil {
-					return fmt.Errorf("enter the %s namespace: %w", n.kind, err)
-				}
+			err = unix.Setns(int(f.Fd()), n.flag)
+			f.Close()
+			if err != nil {
+				return fmt.Errorf("enter the %s namespace: %w", n.kind, err)
 			}
-			return cmd.Start()
-		}()
+		}
+		return cmd.Start()
+	})
+}
+
+// onOwnThread runs f on a thread that ends with it, so that whatever f does to
+// its namespaces stays without consequence. It is never the main thread, which
+// does not end and whose namespaces /proc/self shows.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread()
+		if unix.Gettid() == os.Getpid() {
+			done <- onOwnThread(f) // while this one holds the main thread
+			goruntime.UnlockOSThread()
+			return
+		}
+		done <- f() // never unlocked: the thread ends
 	}()
 	return <-done
 }
