@@ -5,6 +5,7 @@ package memory
 import (
 	"bufio"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +25,11 @@ func Release() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
+		return err
+	}
+	// What a loader relocated at start is read-only now, but its pages exist
+	// nowhere else: only a static program's pages can come back from its file.
+	if relocated, err := isRelocated(); err != nil || relocated {
 		return err
 	}
 	f, err := os.Open("/proc/self/maps")
@@ -89,4 +95,20 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+// isRelocated says that the program was changed in memory while it was loaded
+// (built with cgo or position independent).
+func isRelocated() (bool, error) {
+	f, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return false, fmt.Errorf("read the program's own headers: %w", err)
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_DYNAMIC || p.Type == elf.PT_GNU_RELRO || p.Type == elf.PT_INTERP {
+			return true, nil
+		}
+	}
+	return false, nil
 }

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"debug/elf"
 	"os"
 	"strconv"
 	"strings"
@@ -34,5 +35,22 @@ func TestReleaseShrinksAndTheProgramGoesOn(t *testing.T) {
 	}
 	if after := fileBytes(t); after >= before {
 		t.Errorf("%d kB of files were mapped, %d kB are", before, after)
+	}
+}
+
+// TestRelocatedProgramsAreLeftAlone holds whichever way it is built: a dynamic one
+// must be told apart, since its read-only pages cannot be read again.
+func TestRelocatedProgramsAreLeftAlone(t *testing.T) {
+	relocated, err := isRelocated()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if dynamic := f.Section(".dynamic") != nil; dynamic != relocated {
+		t.Errorf("this program is dynamic: %v, but relocated: %v", dynamic, relocated)
 	}
 }
