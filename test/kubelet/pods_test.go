@@ -326,7 +326,7 @@ spec:
 			want:     waiting("c", "ContainerCreating"),
 			check: func(t *testing.T, w *world, p *corev1.Pod) {
 				for range 100 {
-					if hasEvent(w, "pvc", `Warning FailedMount : MountVolume.SetUp failed for volume "v" : volume type "persistentVolumeClaim" is not supported`) {
+					if hasEvent(w, "pvc", `Warning FailedMount : MountVolume.SetUp failed for volume "v" : error processing PVC default/x: failed to fetch PVC from API server: persistentvolumeclaims "x" not found`) {
 						return
 					}
 					time.Sleep(50 * time.Millisecond)
