@@ -124,7 +124,13 @@ func New(c Config) *Manager {
 func (m *Manager) Run(ctx context.Context) error {
 	for i := range m.sorts {
 		s := &m.sorts[i]
-		changed := func(any) { s.changes.Add(1) }
+		changed := func(any) {
+			s.changes.Add(1)
+			select {
+			case m.wake <- struct{}{}:
+			default:
+			}
+		}
 		for _, inf := range []cache.SharedIndexInformer{s.policies, s.bindings} {
 			if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
 				AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, o any) { changed(o) },

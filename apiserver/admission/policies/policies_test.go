@@ -269,3 +269,29 @@ func TestTypeChecking(t *testing.T) {
 		t.Errorf("warning %q", got[0].Warning)
 	}
 }
+
+func TestStatusIsWritten(t *testing.T) {
+	b := newBench(t)
+	b.m.cfg.Document = openapi.Document
+	b.run()
+	c := constraintsOn("deployments")
+	c.ResourceRules[0].APIGroups = []string{"apps"}
+	doortest.Put(b.door, ValidatingPolicies, &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "pol", Generation: 1}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		MatchConstraints: c, Validations: []admissionv1.Validation{{Expression: "object.spec.replicas > '1'"}},
+	}})
+	w, err := ValidatingPolicies.In(b.door, "").Watch(t.Context(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	for ev := range w.ResultChan() {
+		p := ev.Object.(*admissionv1.ValidatingAdmissionPolicy)
+		if p.Status.ObservedGeneration != 1 {
+			continue
+		}
+		if p.Status.TypeChecking == nil || len(p.Status.TypeChecking.ExpressionWarnings) != 1 {
+			t.Errorf("status is %+v", p.Status)
+		}
+		return
+	}
+}
