@@ -114,6 +114,7 @@ func parts(cfg *Config) ([]part, error) {
 		{"ephemeralvolume", "ephemeral-volume-controller", as(ephemeralvolume.New)},
 		{"pvcprotection", "pvc-protection-controller", as(protection.NewClaims)},
 		{"pvprotection", "pv-protection-controller", as(protection.NewVolumes)},
+		{"vacprotection", "volumeattributesclass-protection-controller", as(protection.NewClasses)},
 		{"tainteviction", "node-controller", as(tainteviction.New)},
 		{"tokencleaner", "token-cleaner", as(bootstrap.NewCleaner)},
 		{"bootstrapsigner", "bootstrap-signer", as(bootstrap.NewSigner)},

@@ -16,6 +16,7 @@ import (
 const (
 	ClaimFinalizer  = "kubernetes.io/pvc-protection"
 	VolumeFinalizer = "kubernetes.io/pv-protection"
+	ClassFinalizer  = "kubernetes.io/vac-protection"
 )
 
 // action is what is to be done about an object's finalizer.
@@ -69,6 +70,37 @@ func claimKeys(pod *corev1.Pod) []string {
 			out = append(out, pod.Namespace+"/"+v.PersistentVolumeClaim.ClaimName)
 		case v.Ephemeral != nil:
 			out = append(out, pod.Namespace+"/"+ephemeral.VolumeClaimName(pod, v))
+		}
+	}
+	return out
+}
+
+// claimClasses are the VolumeAttributesClasses that a claim wants, has, or is
+// being changed to, each once; none of nil.
+func claimClasses(claim *corev1.PersistentVolumeClaim) []string {
+	if claim == nil {
+		return nil
+	}
+	names := []*string{claim.Spec.VolumeAttributesClassName, claim.Status.CurrentVolumeAttributesClassName}
+	if m := claim.Status.ModifyVolumeStatus; m != nil {
+		names = append(names, &m.TargetVolumeAttributesClassName)
+	}
+	return namesOf(names...)
+}
+
+// volumeClasses is the VolumeAttributesClass that a volume has, if any.
+func volumeClasses(v *corev1.PersistentVolume) []string {
+	if v == nil {
+		return nil
+	}
+	return namesOf(v.Spec.VolumeAttributesClassName)
+}
+
+func namesOf(names ...*string) []string {
+	var out []string
+	for _, n := range names {
+		if n != nil && *n != "" && !slices.Contains(out, *n) {
+			out = append(out, *n)
 		}
 	}
 	return out

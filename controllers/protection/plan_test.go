@@ -68,3 +68,25 @@ func TestUses(t *testing.T) {
 		}
 	}
 }
+
+func TestClasses(t *testing.T) {
+	gold, silver, none := "gold", "silver", ""
+	claim := &corev1.PersistentVolumeClaim{
+		Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: &gold},
+		Status: corev1.PersistentVolumeClaimStatus{
+			CurrentVolumeAttributesClassName: &silver,
+			ModifyVolumeStatus:               &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: gold},
+		},
+	}
+	if got := claimClasses(claim); !slices.Equal(got, []string{gold, silver}) {
+		t.Errorf("a claim uses %v", got)
+	}
+	volume := &corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{VolumeAttributesClassName: &silver}}
+	if got := volumeClasses(volume); !slices.Equal(got, []string{silver}) {
+		t.Errorf("a volume uses %v", got)
+	}
+	volume.Spec.VolumeAttributesClassName = &none
+	if got := append(claimClasses(nil), volumeClasses(volume)...); len(got) > 0 {
+		t.Errorf("got %v of nothing", got)
+	}
+}
