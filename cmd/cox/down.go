@@ -69,6 +69,11 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 		if err := c.stopPods(ctx, log); err != nil {
 			return fmt.Errorf("stop the pods: %w", err)
 		}
+		// Rules that lead to pods that are gone would let clients wait instead
+		// of telling them.
+		if err := c.purgeServices(); err != nil {
+			return err
+		}
 		fmt.Fprintf(out, "Stopped. The cluster's data stay in %s; `cox up` brings it back.\n", c.DataDir)
 		return nil
 	}
@@ -132,10 +137,14 @@ func onlyOurs(entries []os.DirEntry) bool {
 
 // purgeNetwork removes links, addresses, routes and nftables tables.
 func (c *config) purgeNetwork() []error {
-	problems := []error{cni.Purge(c.network(nil)), c.dnsAddress(false)}
+	return []error{cni.Purge(c.network(nil)), c.dnsAddress(false), c.purgeServices()}
+}
+
+// purgeServices removes the kernel's rules of Services.
+func (c *config) purgeServices() error {
 	table, err := lb.NewNFT(c.servicesTable())
-	if err == nil {
-		err = errors.Join(table.Purge(), table.Close())
+	if err != nil {
+		return err
 	}
-	return append(problems, err)
+	return errors.Join(table.Purge(), table.Close())
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -302,8 +303,8 @@ func returnsAfterDown(t *testing.T, a *application) {
 	}
 	before := names()
 	a.must(t, "down")
-	if _, err := a.get(plain, "/"); err == nil {
-		t.Error("the application serves although its pods were stopped")
+	if page, err := a.get(plain, "/"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("with its pods stopped, the application says %q, %v; want it to refuse", page, err)
 	}
 	out := a.must(t, "down")
 	if !strings.Contains(out, "up") {
