@@ -72,7 +72,8 @@ func tolerated(v any) any {
 				continue
 			}
 			if s, ok := e.(string); ok && k == "description" {
-				v[k], _, _ = strings.Cut(s, "\n\nPossible enum values:")
+				s, _, _ = strings.Cut(s, "\n\nPossible enum values:")
+				v[k] = strings.TrimSpace(s) // upstream's keeps a line's end here and there
 				continue
 			}
 			v[k] = tolerated(e)
