@@ -301,6 +301,11 @@ func (h *httpCall) loadDeleteOptions() error {
 		return wire.Unsupported(wire.MediaTypes())
 	}
 	into := &metav1.DeleteOptions{}
+	if h.res.custom { // whose versions have options too, but no scheme knows them
+		if media, data, err = wire.PlainOptions(media, data, h.res.view.GroupVersion()); err != nil {
+			return err
+		}
+	}
 	if err := h.srv.codec.DecodeOptions(media, data, into, h.res.view.GroupVersion()); err != nil {
 		return err
 	}

@@ -160,7 +160,8 @@ func TestObjects(t *testing.T) {
 	if !strings.Contains(meta, `"PartialObjectMetadata"`) || strings.Contains(meta, "cronSpec\":\"") {
 		t.Errorf("metadata: %s", meta)
 	}
-	st := w.ok("DELETE", tabs+"/a", "")
+	// kubectl names the options after the resource's version.
+	st := w.ok("DELETE", tabs+"/a", `{"kind":"DeleteOptions","apiVersion":"stable.example.com/v1","propagationPolicy":"Background"}`, "Content-Type: application/json")
 	if st.GetKind() != "Status" {
 		t.Errorf("deleted: %v", st.Object)
 	}

@@ -80,3 +80,19 @@ func decodeCustom(m Media, data []byte, into *unstructured.Unstructured, want sc
 	}
 	return strict, nil
 }
+
+// PlainOptions renames an options object that is given in the version of a
+// custom resource, for which DecodeOptions knows no type, to v1. What is not in
+// that version, or not JSON or YAML, is returned as it is.
+func PlainOptions(m Media, data []byte, gv schema.GroupVersion) (Media, []byte, error) {
+	if m == Protobuf {
+		return m, data, nil
+	}
+	var obj map[string]any
+	if err := yaml.Unmarshal(data, &obj); err != nil || obj["apiVersion"] != gv.String() {
+		return m, data, nil // DecodeOptions finds the words for what is wrong
+	}
+	obj["apiVersion"] = "v1"
+	out, err := json.Marshal(obj)
+	return JSON, out, err
+}
