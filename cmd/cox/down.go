@@ -71,8 +71,10 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 		}
 		// Rules that lead to pods that are gone would let clients wait instead
 		// of telling them.
-		if err := c.purgeServices(); err != nil {
-			return err
+		if c.RuntimeEndpoint == "" {
+			if err := c.purgeServices(); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(out, "Stopped. The cluster's data stay in %s; `cox up` brings it back.\n", c.DataDir)
 		return nil
