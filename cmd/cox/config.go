@@ -65,6 +65,9 @@ type config struct {
 	ResolvConf      string
 }
 
+// defaultName is the name of the cluster that is given none.
+const defaultName = "cox"
+
 // When pods' packets between nodes take the overlay.
 const (
 	overlayAuto   = "auto"
@@ -91,7 +94,7 @@ func (c *config) agentFlags(fs *pflag.FlagSet) {
 
 func (c *config) commonFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.DataDir, "data-dir", "/var/lib/cox", "folder of everything this cluster keeps on this machine")
-	fs.StringVar(&c.Name, "name", "cox", "name of the cluster; tells clusters side by side on one machine apart")
+	fs.StringVar(&c.Name, "name", defaultName, "name of the cluster; tells clusters side by side on one machine apart")
 	fs.StringVar(&c.ConfigFile, "config", "/etc/cox/config.yaml", "file with any of these settings, by the flags' names")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 }

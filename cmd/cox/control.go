@@ -145,17 +145,56 @@ func (c *config) lock() (*os.File, error) {
 // marker is the file by which a data directory is known to be cox's.
 const marker = "cox.json"
 
+// mark is what the marker says: whose the data directory is, and what beside
+// it on the machine is that cluster's.
+type mark struct {
+	identity
+	ClusterDNS string `json:"clusterDNS,omitempty"`
+	Kubeconfig string `json:"kubeconfig,omitempty"`
+}
+
+// identity is what does not change between two starts.
+type identity struct {
+	Name        string `json:"name"`
+	ClusterCIDR string `json:"clusterCIDR"`
+	ServiceCIDR string `json:"serviceCIDR"`
+	// Agent says that it is a node's without a server.
+	Agent bool `json:"agent,omitempty"`
+}
+
+// adoptMark makes the settings of the data directory's cluster this one's, so
+// that what ends a cluster need not be told them again, and never ends another
+// one. A data directory without a marker is left to the caller.
+func (c *config) adoptMark() error {
+	raw, err := os.ReadFile(c.dir(marker))
+	var have mark
+	if err != nil || json.Unmarshal(raw, &have) != nil || have.Agent {
+		return nil
+	}
+	if c.Name != have.Name && c.Name != defaultName {
+		return fmt.Errorf("%s belongs to cluster %q, not to %q: give its own --data-dir with --name", c.DataDir, have.Name, c.Name)
+	}
+	c.Name, c.ClusterCIDR, c.ServiceCIDR = have.Name, have.ClusterCIDR, have.ServiceCIDR
+	if have.ClusterDNS != "" {
+		c.ClusterDNS = have.ClusterDNS
+	}
+	if have.Kubeconfig != "" {
+		c.Kubeconfig = have.Kubeconfig
+	}
+	return nil
+}
+
 // claim checks that the data directory is empty or this cluster's, and marks
 // it.
 func (c *config) claim() error {
-	type mark struct {
-		Name        string `json:"name"`
-		ClusterCIDR string `json:"clusterCIDR"`
-		ServiceCIDR string `json:"serviceCIDR"`
-		// Agent says that it is a node's without a server.
-		Agent bool `json:"agent,omitempty"`
+	want := mark{identity{c.Name, c.ClusterCIDR, c.ServiceCIDR, c.Server != ""}, c.ClusterDNS, ""}
+	if c.Kubeconfig != "" {
+		path, err := filepath.Abs(c.Kubeconfig)
+		if err != nil {
+			return err
+		}
+		want.Kubeconfig = path
 	}
-	want := mark{c.Name, c.ClusterCIDR, c.ServiceCIDR, c.Server != ""}
 	raw, err := os.ReadFile(c.dir(marker))
 	if err == nil {
 		var have mark
@@ -165,11 +204,14 @@ func (c *config) claim() error {
 		if have.Agent != want.Agent {
 			return fmt.Errorf("%s is that of a server or of an agent, whichever this is not: use another --data-dir", c.DataDir)
 		}
-		if have != want {
+		if have.identity != want.identity {
 			return fmt.Errorf("%s belongs to cluster %q (pods %s, services %s), not to %q (pods %s, services %s): use the same settings as before, or another --data-dir",
 				c.DataDir, have.Name, have.ClusterCIDR, have.ServiceCIDR, want.Name, want.ClusterCIDR, want.ServiceCIDR)
 		}
-		return nil
+		if have == want {
+			return nil
+		}
+		return c.writeMark(want)
 	}
 	if !os.IsNotExist(err) {
 		return fmt.Errorf("read the data directory: %w", err)
@@ -185,7 +227,11 @@ func (c *config) claim() error {
 			return fmt.Errorf("%s holds %q and is not a data directory of cox: choose an empty --data-dir", c.DataDir, e.Name())
 		}
 	}
-	raw, err = json.Marshal(want)
+	return c.writeMark(want)
+}
+
+func (c *config) writeMark(m mark) error {
+	raw, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}

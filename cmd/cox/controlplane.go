@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -386,8 +385,6 @@ func (cp *controlPlane) identity(user string, groups ...string) client.Interface
 func (cp *controlPlane) controllerIdentity(account string) client.Interface {
 	return client.As(cp.server.Door(), client.ServiceAccountUser("kube-system", account))
 }
-
-func manifestsDir(c *config) string { return filepath.Clean(c.StaticPodPath) }
 
 // connects are the streamed and proxied subresources.
 func (cp *controlPlane) connects() map[string]apiserver.ConnectFunc {

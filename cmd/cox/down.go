@@ -43,6 +43,9 @@ func downCommand() *cobra.Command {
 // down stops the server, then the pods and the runtime unless they are to be
 // kept. With purge it goes on after an error and returns all of them.
 func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) error {
+	if err := c.adoptMark(); err != nil {
+		return err
+	}
 	isAgent, err := c.adoptKept()
 	if err != nil && !purge {
 		return err
