@@ -219,6 +219,9 @@ func TestCredentials(t *testing.T) {
 		var names []string
 		for _, a := range got {
 			names = append(names, a.Username)
+			if a.ServerAddress != "" {
+				t.Errorf("%s: the runtime cannot parse the address %q", image, a.ServerAddress)
+			}
 		}
 		if err != nil || !slices.Equal(names, want) {
 			t.Errorf("%s: got %v (%v), want %v", image, names, err, want)

@@ -168,7 +168,9 @@ func credentials(s *corev1.Secret, image string) ([]*runtimeapi.AuthConfig, erro
 		if !ok {
 			continue
 		}
-		auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, ServerAddress: registry}
+		// Without the server's address: the runtime takes that for a URL, which
+		// "host:port" is not, and asks only the image's own registry anyway.
+		auth := &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken}
 		if a.Auth != "" && auth.Username == "" {
 			raw, err := base64.StdEncoding.DecodeString(a.Auth)
 			if err != nil {
