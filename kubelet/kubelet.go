@@ -288,6 +288,11 @@ func (k *Kubelet) podChanged(pod *corev1.Pod) {
 		k.mirrorChanged(pod)
 		return
 	}
+	if k.wouldReject(pod) {
+		// Labels and resources of the node may have changed a moment ago, and
+		// the scheduler, which watches it, has seen more than we have.
+		k.node.read(k.ctx)
+	}
 	k.mu.Lock()
 	w := k.workers[pod.UID]
 	if w != nil {
@@ -303,13 +308,28 @@ func (k *Kubelet) podChanged(pod *corev1.Pod) {
 	w.sync()
 }
 
+// wouldReject says that a pod is new and that the node, as far as it is known
+// here, does not take it.
+func (k *Kubelet) wouldReject(pod *corev1.Pod) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.workers[pod.UID] != nil || k.found[pod.UID] != nil || ended(pod) {
+		return false
+	}
+	return admit(pod, k.node.current(), k.activePods(), false) != nil
+}
+
+// ended says that nothing of a pod is to be started any more.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil
+}
+
 // add makes the worker of a new pod. Call with the lock held.
 func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	w := k.newWorker(pod, static)
 	f := k.found[pod.UID]
 	delete(k.found, pod.UID)
-	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded || pod.DeletionTimestamp != nil
-	if f == nil && !ended {
+	if f == nil && !ended(pod) {
 		r := admit(pod, k.node.current(), k.activePods(), static)
 		if r == nil {
 			r = admitUnderPressure(pod, k.pressure(), static)

@@ -260,6 +260,18 @@ func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 	return node, nil
 }
 
+// read looks at the node anew. Where that fails what is known stays.
+func (n *nodeManager) read(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	node, err := client.Nodes.In(n.k.cfg.Client, "").Get(ctx, n.k.cfg.NodeName)
+	if err != nil {
+		n.k.log.Warn("read the node", "err", err)
+		return
+	}
+	n.remember(node)
+}
+
 func (n *nodeManager) remember(node *corev1.Node) {
 	n.mu.Lock()
 	n.node = node
