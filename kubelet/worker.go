@@ -192,8 +192,8 @@ func (w *worker) beginEnd(s *podState) {
 	}
 }
 
-// maxDrain bounds the wait for proxies.
-const maxDrain = 2 * time.Second
+// maxDrain bounds the wait for proxies: a machine under load may take seconds.
+const maxDrain = 5 * time.Second
 
 // drain waits until nothing new is sent to the pod, as far as the node can
 // tell. Call with the lock held.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,7 +175,7 @@ func rollsUnderLoad(t *testing.T, a *application) {
 }
 
 // hostPID is the process, as the host numbers it, of a container's first
-// process. It is found by the container's cgroup.
+// process. It is found by the container's cgroup and its number in there.
 func (a *application) hostPID(t *testing.T, p *corev1.Pod, container string) int {
 	t.Helper()
 	for _, s := range p.Status.ContainerStatuses {
@@ -185,13 +187,19 @@ func (a *application) hostPID(t *testing.T, p *corev1.Pod, container string) int
 		if err != nil && len(out) == 0 {
 			t.Fatalf("no process is in container %s: %v", id, err)
 		}
-		first := 0
 		for path := range strings.FieldsSeq(string(out)) {
-			if pid, err := strconv.Atoi(strings.Split(path, "/")[2]); err == nil && (first == 0 || pid < first) {
-				first = pid
+			status, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "status"))
+			_, ids, _ := strings.Cut(string(status), "NSpid:")
+			ids, _, _ = strings.Cut(ids, "\n")
+			if f := strings.Fields(ids); len(f) > 1 && f[len(f)-1] == "1" {
+				pid, err := strconv.Atoi(f[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return pid
 			}
 		}
-		return first
+		t.Fatalf("container %s has no first process", id)
 	}
 	t.Fatalf("pod %s has no container %s", p.Name, container)
 	return 0
