@@ -96,8 +96,19 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not everything could be removed, and the data were kept; run it again after mending this: %w", err)
 	}
-	for _, path := range []string{c.DataDir, c.runDir()} {
-		problems = append(problems, os.RemoveAll(path))
+	// The mark by which the folder is known goes last, so that a purge that
+	// could not remove everything can be repeated.
+	entries, err := os.ReadDir(c.DataDir)
+	if err != nil && !os.IsNotExist(err) {
+		problems = append(problems, err)
+	}
+	for _, e := range entries {
+		if e.Name() != marker {
+			problems = append(problems, os.RemoveAll(c.dir(e.Name())))
+		}
+	}
+	if errors.Join(problems...) == nil {
+		problems = append(problems, os.RemoveAll(c.DataDir), os.RemoveAll(c.runDir()))
 	}
 	if c.Kubeconfig != "" {
 		problems = append(problems, os.RemoveAll(c.Kubeconfig))

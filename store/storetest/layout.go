@@ -88,6 +88,9 @@ var UpstreamLayout = map[schema.GroupKind]Stored{
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"}:   {Prefix: "validatingwebhookconfigurations", Version: "admissionregistration.k8s.io/v1"},
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicy"}:        {Prefix: "validatingadmissionpolicies", Version: "admissionregistration.k8s.io/v1"},
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicyBinding"}: {Prefix: "validatingadmissionpolicybindings", Version: "admissionregistration.k8s.io/v1"},
+	// 1.36 keeps these two in their beta version still.
+	{Group: "admissionregistration.k8s.io", Kind: "MutatingAdmissionPolicy"}:        {Prefix: "mutatingadmissionpolicies", Version: "admissionregistration.k8s.io/v1beta1"},
+	{Group: "admissionregistration.k8s.io", Kind: "MutatingAdmissionPolicyBinding"}: {Prefix: "mutatingadmissionpolicybindings", Version: "admissionregistration.k8s.io/v1beta1"},
 
 	{Group: "flowcontrol.apiserver.k8s.io", Kind: "FlowSchema"}:                 {Prefix: "flowschemas", Version: "flowcontrol.apiserver.k8s.io/v1"},
 	{Group: "flowcontrol.apiserver.k8s.io", Kind: "PriorityLevelConfiguration"}: {Prefix: "prioritylevelconfigurations", Version: "flowcontrol.apiserver.k8s.io/v1"},
