@@ -155,7 +155,9 @@ func TestGarbageCollection(t *testing.T) {
 	add(owned(ns, "crossed", x))
 	gone("crossed")
 	eventually(w, client.Events, ns, "told of the wrong namespace", func(evs []*corev1.Event) bool {
-		return slices.ContainsFunc(evs, func(e *corev1.Event) bool { return e.Reason == "OwnerRefInvalidNamespace" && e.InvolvedObject.Name == "crossed" })
+		return slices.ContainsFunc(evs, func(e *corev1.Event) bool {
+			return e.Reason == "OwnerRefInvalidNamespace" && e.InvolvedObject.Name == "crossed"
+		})
 	})
 	if _, err := client.ConfigMaps.In(w.root, elsewhere).Get(ctx, "x"); err != nil {
 		t.Error(err)

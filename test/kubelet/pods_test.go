@@ -97,7 +97,20 @@ func hasEvent(w *world, name, want string) bool {
 
 func wantLog(want ...string) func(*testing.T, *world, *corev1.Pod) {
 	return func(t *testing.T, w *world, p *corev1.Pod) {
+		lacks := func(got string) func(string) bool {
+			return func(line string) bool { return !strings.Contains(got, line) }
+		}
+		// The runtime copies what a container wrote on its own: the end of a
+		// container may be known before its last lines are in the file.
 		got := w.podLog(p, "c", 0)
+		for patience := time.After(20 * time.Second); slices.ContainsFunc(want, lacks(got)); got = w.podLog(p, "c", 0) {
+			select {
+			case <-patience:
+			case <-time.After(20 * time.Millisecond):
+				continue
+			}
+			break
+		}
 		for _, line := range want {
 			if !strings.Contains(got, line) {
 				t.Errorf("log lacks %q:\n%s", line, got)
