@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -127,6 +128,20 @@ func TestRulesFollowServicesAndEndpoints(t *testing.T) {
 				t.Errorf("everything was written %d times, want once at the start", k.resets)
 			}
 		})
+	}
+}
+
+func TestKernelErrorIsAnsweredByWritingAnew(t *testing.T) {
+	door, k := &doortest.Door{}, newKernel()
+	run(t, door, k)
+	k.until(t, "anything", func(r map[string]lb.Rule) bool { return r != nil })
+	k.mu.Lock()
+	k.fake.Err = errors.New("kernel says no")
+	k.mu.Unlock()
+	doortest.Put(door, client.Services, service(nil))
+	k.until(t, "the rule", func(r map[string]lb.Rule) bool { return len(r) == 1 })
+	if k.resets < 2 {
+		t.Error("after an error the rules were not written anew")
 	}
 }
 

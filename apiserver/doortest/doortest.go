@@ -63,6 +63,10 @@ func Put[T client.Object](d *Door, k client.Kind[T], obj T) T {
 	return obj
 }
 
+// newest is the revision that a list is of. An empty store has one already,
+// older than its first object's: a watch from it must see that object.
+func (d *Door) newest() int64 { return max(d.revision, 1) }
+
 func (d *Door) store(gr schema.GroupResource, obj client.Object, ev watch.EventType) {
 	if d.objects == nil {
 		d.objects = map[schema.GroupResource]map[string]client.Object{}
@@ -77,7 +81,7 @@ func (d *Door) store(gr schema.GroupResource, obj client.Object, ev watch.EventT
 	if obj.GetUID() == "" {
 		obj.SetUID(types.UID(uuid.NewUUID()))
 	}
-	d.revision++
+	d.revision = d.newest() + 1
 	obj.SetResourceVersion(strconv.FormatInt(d.revision, 10))
 	d.objects[gr][key] = obj
 	d.publish(gr, obj, ev)
@@ -119,7 +123,7 @@ func (d *Door) Do(_ context.Context, req *client.Request) (*client.Result, error
 	cur, exists := d.objects[gr][key]
 	switch req.Verb {
 	case client.List:
-		l := &client.ListResult{ResourceVersion: strconv.FormatInt(max(d.revision, 1), 10)}
+		l := &client.ListResult{ResourceVersion: strconv.FormatInt(d.newest(), 10)}
 		for k, o := range d.objects[gr] {
 			name := nameOnly(req.Options.FieldSelector)
 			if (req.Namespace == "" || strings.HasPrefix(k, req.Namespace+"/")) && (name == "" || name == o.GetName()) {
@@ -152,7 +156,7 @@ func (d *Door) Do(_ context.Context, req *client.Request) (*client.Result, error
 		return &client.Result{Object: obj}, nil
 	case client.Delete:
 		delete(d.objects[gr], key)
-		d.revision++
+		d.revision = d.newest() + 1
 		gone := cur.DeepCopyObject().(client.Object)
 		gone.SetResourceVersion(strconv.FormatInt(d.revision, 10))
 		d.publish(gr, gone, watch.Deleted)
