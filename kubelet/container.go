@@ -45,11 +45,12 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	}
 	id := created.ContainerId
 	say(corev1.EventTypeNormal, "Created", "Container created")
+	// Before the start: whoever sees the container run finds its log.
+	k.linkLog(k.containerLink(pod.Name, pod.Namespace, c.Name, id), filepath.Join(k.podLogDir(pod), cfg.LogPath))
 	_, err = k.cfg.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
 	// Whatever came of it, the runtime knows: the exit reason of a container
 	// that could not start is there too.
 	w.inspect(context.WithoutCancel(ctx), id, sb.Id)
-	k.linkLog(k.containerLink(pod.Name, pod.Namespace, c.Name, id), filepath.Join(k.podLogDir(pod), cfg.LogPath))
 	k.images.use(img.Id, k.cfg.Clock.Now())
 	if err != nil {
 		return &startError{reason: reason{runContainerError, status.Convert(err).Message()}}
