@@ -41,6 +41,11 @@ type config struct {
 	ClusterDomain string
 	NodePortRange string
 
+	// What others do for this server, such as upstream's own components.
+	NoControllers bool
+	NoScheduler   bool
+	NoNode        bool
+
 	// Overlay is when pods' packets between nodes take a VXLAN, OverlayID its
 	// number.
 	Overlay   string
@@ -118,6 +123,9 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.ClusterDNS, "cluster-dns", "", "address of the cluster DNS (default: the tenth of the service range)")
 	fs.StringVar(&c.ClusterDomain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	fs.StringVar(&c.NodePortRange, "service-node-port-range", "30000-32767", "ports for NodePort Services")
+	fs.BoolVar(&c.NoControllers, "disable-controller-manager", false, "run no controllers; another controller manager does")
+	fs.BoolVar(&c.NoScheduler, "disable-scheduler", false, "run no scheduler; another one does")
+	fs.BoolVar(&c.NoNode, "disable-agent", false, "do not make this machine a node: no containers, kubelet, Service rules or DNS")
 	fs.StringVar(&c.Overlay, "overlay", overlayAuto, "which nodes' pods reach each other through VXLAN: auto (of nodes that are not on one link) or always")
 }
 

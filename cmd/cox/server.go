@@ -195,16 +195,18 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	s.report.done("certificates", begin, "")
 
 	// The container runtime needs nothing of the control plane.
-	s.node = newLocalNode(c, s.log, s.group)
 	runtimeReady := make(chan error, 1)
-	go func() {
-		begin := time.Now()
-		err := s.node.startRuntime(ctx)
-		if err == nil {
-			s.report.done("container runtime", begin, s.node.runtime.Endpoint())
-		}
-		runtimeReady <- err
-	}()
+	if !c.NoNode {
+		s.node = newLocalNode(c, s.log, s.group)
+		go func() {
+			begin := time.Now()
+			err := s.node.startRuntime(ctx)
+			if err == nil {
+				s.report.done("container runtime", begin, s.node.runtime.Endpoint())
+			}
+			runtimeReady <- err
+		}()
+	}
 
 	begin = time.Now()
 	s.cp = &controlPlane{cfg: c, log: s.log, bundle: bundle}
@@ -237,16 +239,30 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	s.report.done("API server", begin, c.serverURL())
 
 	begin = time.Now()
-	if err := s.startLoops(bundle); err != nil {
-		return err
+	if !c.NoControllers {
+		if err := s.startControllers(bundle); err != nil {
+			return err
+		}
+	}
+	if !c.NoScheduler {
+		s.startScheduler()
 	}
 	s.report.done("controllers and scheduler", begin, "")
 
+	if c.NoNode {
+		s.isReady.Store(true)
+		return nil
+	}
 	if err := <-runtimeReady; err != nil {
 		return fmt.Errorf("container runtime: %w", err)
 	}
-	begin = time.Now()
-	to, err := localAccess(c, bundle, s.cp.server.Door())
+	return s.startNode(ctx, bundle)
+}
+
+// startNode makes this machine a node and waits until it is ready.
+func (s *server) startNode(ctx context.Context, bundle *pki.Bundle) error {
+	begin := time.Now()
+	to, err := localAccess(s.cfg, bundle, s.cp.server.Door())
 	if err != nil {
 		return err
 	}
@@ -260,12 +276,12 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 		return context.Cause(ctx)
 	}
 	s.isReady.Store(true)
-	s.report.done("node "+c.NodeName, begin, "Ready")
+	s.report.done("node "+s.cfg.NodeName, begin, "Ready")
 	return nil
 }
 
-// startLoops runs the controllers and the scheduler, each under its identity.
-func (s *server) startLoops(bundle *pki.Bundle) error {
+// startControllers runs the controllers, each under its identity.
+func (s *server) startControllers(bundle *pki.Bundle) error {
 	cp := s.cp
 	own, err := bundle.APIServer.Certificate()
 	if err != nil {
@@ -286,6 +302,10 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 			Log:          s.log.With("component", "controller-manager"),
 		})
 	})
+	return nil
+}
+
+func (s *server) startScheduler() {
 	s.lead("scheduler", "kube-scheduler", func(ctx context.Context, door client.Interface) error {
 		informers := client.NewInformers(door)
 		sched, err := scheduler.New(scheduler.Config{
@@ -299,7 +319,6 @@ func (s *server) startLoops(bundle *pki.Bundle) error {
 		sched.Run(ctx)
 		return ctx.Err()
 	})
-	return nil
 }
 
 // lead runs a component under its user name whenever this server holds the
