@@ -28,7 +28,7 @@ require k8s.io/kubectl v0.36.6
 
 require k8s.io/kubelet v0.36.6
 
-require k8s.io/metrics v0.36.6 // indirect
+require k8s.io/metrics v0.36.6
 
 require k8s.io/pod-security-admission v0.36.6
 
@@ -233,6 +233,7 @@ require (
 	gopkg.in/inf.v0 v0.9.1 // indirect
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
+	k8s.io/kms v0.36.6 // indirect
 	sigs.k8s.io/kustomize/api v0.21.1 // indirect
 	sigs.k8s.io/kustomize/kustomize/v5 v5.8.1 // indirect
 	sigs.k8s.io/kustomize/kyaml v0.21.1 // indirect
