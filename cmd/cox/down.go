@@ -60,8 +60,14 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	if nodes != nil && !purge {
 		return nodes
 	}
-	if err := c.stopServer(ctx, out); err != nil && !purge {
+	// Nothing is taken from under a server that cannot be stopped, and none
+	// starts before this ends.
+	lock, err := c.stopServer(ctx, out)
+	if err != nil {
 		return err
+	}
+	if lock != nil {
+		defer lock.Close()
 	}
 	if keep && !purge {
 		fmt.Fprintln(out, "Stopped. The containers go on running.")

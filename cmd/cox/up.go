@@ -16,7 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 )
 
 // reportFD is the descriptor on which a server started by `cox up` writes its
@@ -196,44 +195,4 @@ func statusCommand() *cobra.Command {
 	c.flags(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
-}
-
-// stopServer ends the running server, if one runs, and waits for its end.
-func (c *config) stopServer(ctx context.Context, out io.Writer) error {
-	s, err := c.ask(ctx)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	// A pidfd names this very process, so waiting neither polls nor meets a
-	// process that was given the same number later.
-	fd, err := unix.PidfdOpen(s.PID, 0)
-	if err != nil {
-		if errors.Is(err, unix.ESRCH) {
-			return nil
-		}
-		return fmt.Errorf("find the server's process %d: %w", s.PID, err)
-	}
-	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("stop the server (pid %d): %w", s.PID, err)
-	}
-	fmt.Fprintf(out, "Stopping cluster %q (pid %d)\n", c.Name, s.PID)
-	for _, patience := range []time.Duration{60 * time.Second, 5 * time.Second} {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		for deadline := time.Now().Add(patience); ; {
-			n, err := unix.Poll(fds, int(time.Until(deadline).Milliseconds()))
-			if n > 0 {
-				return nil
-			}
-			if !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
-				break
-			}
-		}
-		fmt.Fprintln(out, "It does not end; killing it.")
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	}
-	return fmt.Errorf("the server (pid %d) cannot be killed: it hangs in the kernel, see dmesg", s.PID)
 }
