@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 )
 
 // Loop is the one reconcile loop: keys in, rate-limited retries, a fixed
@@ -32,9 +33,22 @@ func NewLoop(name string, log *slog.Logger, reconcile func(ctx context.Context, 
 		name: name, reconcile: reconcile, log: log,
 		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, 1000*time.Second),
-			workqueue.TypedRateLimitingQueueConfig[string]{Name: name}),
+			workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: quietClock{}}),
 	}
 }
+
+// quietClock is the real clock but for tickers, which never tick. The queue
+// asks for one to look every 10 s whether it overslept, which monotonic time
+// makes needless; dozens of queues doing so are most of an idle process.
+type quietClock struct{ clock.RealClock }
+
+// NewTicker implements clock.WithTicker.
+func (quietClock) NewTicker(time.Duration) clock.Ticker { return quietTicker{} }
+
+type quietTicker struct{}
+
+func (quietTicker) C() <-chan time.Time { return nil }
+func (quietTicker) Stop()               {}
 
 // Add puts a key into the queue. A key that waits already is not added twice.
 func (l *Loop) Add(key string) { l.queue.Add(key) }

@@ -24,10 +24,7 @@ import (
 // Periods of the node's signs of life (API documentation of Lease and
 // NodeStatus).
 const (
-	leaseSeconds     = 40
-	leaseRenewal     = 10 * time.Second
-	statusReport     = 5 * time.Minute
-	maxImagesInNode  = 50
+	examinePeriod    = time.Minute // of a runtime that is well
 	maxNamesPerImage = 5
 )
 
@@ -48,6 +45,7 @@ type nodeManager struct {
 	images   []corev1.ContainerImage
 	imagesOK atomic.Bool
 	reported time.Time
+	examined time.Time // when the runtime last told its full status
 	ready    bool
 	leased   *coordinationv1.Lease
 	features *corev1.NodeFeatures
@@ -91,7 +89,7 @@ func (n *nodeManager) run(ctx context.Context) {
 			n.k.upkeep(ctx)
 		}
 		err := n.step(ctx)
-		wait := leaseRenewal
+		wait := n.renewal()
 		switch {
 		case apierrors.IsConflict(err):
 			// Someone else wrote the node since it was read: read it again.
@@ -100,7 +98,7 @@ func (n *nodeManager) run(ctx context.Context) {
 			if ctx.Err() == nil {
 				n.k.log.Warn("cannot report the node, will retry", "error", err)
 			}
-			wait, pause = pause, min(2*pause, leaseRenewal)
+			wait, pause = pause, min(2*pause, n.renewal())
 		case !n.ready:
 			wait, pause = pause, min(pause*3/2, time.Second)
 		default:
@@ -118,13 +116,7 @@ func (n *nodeManager) run(ctx context.Context) {
 
 // step brings node, lease and status up to date.
 func (n *nodeManager) step(ctx context.Context) error {
-	status, err := n.k.cfg.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
-	var version *runtimeapi.VersionResponse
-	if err == nil {
-		n.takeFeatures(status)
-		version, err = n.k.cfg.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
-	}
-	problem := runtimeProblem(status, err)
+	version, problem := n.askRuntime(ctx)
 	if n.due() {
 		n.imagesOK.Store(false) // others import images too
 	}
@@ -151,6 +143,26 @@ func (n *nodeManager) step(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// askRuntime asks the runtime how it is and returns what keeps the node from
+// being ready, "" if nothing. A runtime that was well is asked for no more
+// than its version most of the time: its full status runs the CNI plugin.
+func (n *nodeManager) askRuntime(ctx context.Context) (*runtimeapi.VersionResponse, string) {
+	version, err := n.k.cfg.Runtime.Version(ctx, &runtimeapi.VersionRequest{})
+	if err != nil {
+		return nil, runtimeProblem(nil, err)
+	}
+	now := n.k.cfg.Clock.Now()
+	if n.ready && now.Sub(n.examined) < examinePeriod {
+		return version, ""
+	}
+	status, err := n.k.cfg.Runtime.Status(ctx, &runtimeapi.StatusRequest{})
+	if err == nil {
+		n.takeFeatures(status)
+		n.examined = now
+	}
+	return version, runtimeProblem(status, err)
 }
 
 // runtimeProblem says what keeps the node from being ready, "" if nothing.
@@ -225,8 +237,8 @@ func (n *nodeManager) listImages(ctx context.Context) error {
 		n.images = append(n.images, corev1.ContainerImage{Names: names, SizeBytes: int64(i.Size)})
 	}
 	sort.SliceStable(n.images, func(a, b int) bool { return n.images[a].SizeBytes > n.images[b].SizeBytes })
-	if len(n.images) > maxImagesInNode {
-		n.images = n.images[:maxImagesInNode]
+	if most := n.k.cfg.StatusImages; most >= 0 && len(n.images) > most {
+		n.images = n.images[:most]
 	}
 	return nil
 }
@@ -236,7 +248,7 @@ func (n *nodeManager) listImages(ctx context.Context) error {
 func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 	nodes := client.Nodes.In(n.k.cfg.Client, "")
 	node, err := nodes.Get(ctx, n.k.cfg.NodeName)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) && !n.k.cfg.Unregistered {
 		fresh := n.k.newNode(n.machine)
 		setNodeStatus(fresh, n.facts(nil, "container runtime status check may not have completed yet"))
 		node, err = nodes.Create(ctx, fresh)
@@ -319,7 +331,7 @@ func (n *nodeManager) report(ctx context.Context, node *corev1.Node, version *ru
 
 // due says that the status is reported whether it changed or not.
 func (n *nodeManager) due() bool {
-	return n.reported.IsZero() || n.k.cfg.Clock.Since(n.reported) >= statusReport
+	return n.reported.IsZero() || n.k.cfg.Clock.Since(n.reported) >= n.k.cfg.StatusPeriod
 }
 
 // sameNodeStatus compares two statuses but for their heartbeats.
@@ -351,14 +363,19 @@ func nodeRef(name string) *corev1.ObjectReference {
 	return &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: types.UID(name)}
 }
 
+// renewal is how often the node's lease is renewed.
+func (n *nodeManager) renewal() time.Duration {
+	return time.Duration(n.k.cfg.LeaseSeconds) * time.Second / 4
+}
+
 // renew keeps the node's lease.
 func (n *nodeManager) renew(ctx context.Context, node *corev1.Node) error {
 	leases := client.Leases.In(n.k.cfg.Client, corev1.NamespaceNodeLease)
 	now := metav1.NewMicroTime(n.k.cfg.Clock.Now())
-	if n.leased != nil && now.Sub(n.leased.Spec.RenewTime.Time) < leaseRenewal-time.Second {
+	if n.leased != nil && now.Sub(n.leased.Spec.RenewTime.Time) < n.renewal()*9/10 {
 		return nil // only nudged
 	}
-	seconds := int32(leaseSeconds)
+	seconds := n.k.cfg.LeaseSeconds
 	lease := n.leased
 	if lease == nil {
 		got, err := leases.Get(ctx, n.k.cfg.NodeName)
