@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -170,8 +171,9 @@ func (c *cache) past(revision int64) (*tree, bool) {
 }
 
 // install makes entries, the whole state at a revision, the cache's own and
-// begins to serve.
-func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) {
+// begins to serve. The error is that of a later change which cannot be
+// decrypted; nothing is served then.
+func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) error {
 	t := newTree()
 	for _, e := range entries {
 		t.ReplaceOrInsert(item{e.Key, e})
@@ -180,7 +182,7 @@ func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return
+		return nil
 	}
 	c.tree, c.frozen, c.rev = t, nil, revision
 	c.ring.reset(revision)
@@ -189,10 +191,16 @@ func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) {
 	c.loaded = true
 	for i, kv := range early {
 		if kv.ModRevision > revision {
-			c.applyLocked(c.read(ctx, kv, gone[i]))
+			in := c.read(ctx, kv, gone[i])
+			if in.locked != nil {
+				c.loaded = false
+				return in.locked
+			}
+			c.applyLocked(in)
 		}
 	}
 	close(c.ready)
+	return nil
 }
 
 // unload ends all watches and forgets the state, which is to be read anew.
@@ -221,6 +229,9 @@ type incoming struct {
 	rev   int64
 	entry *Entry // nil: deleted
 	bad   bool   // not decodable
+	// locked: not to be decrypted, now. Unlike what is broken it cannot be
+	// left out: to its readers all that is encrypted would be deleted.
+	locked error
 }
 
 // read decodes an event, unless the object was written here.
@@ -237,7 +248,11 @@ func (c *cache) read(ctx context.Context, kv *mvccpb.KeyValue, gone bool) incomi
 		return in
 	}
 	e, err := c.d.decode(ctx, full, kv.Value, kv.ModRevision)
-	if err != nil {
+	var locked *lockedError
+	switch {
+	case errors.As(err, &locked):
+		in.locked = err
+	case err != nil:
 		c.feed.s.log.Error("an object in etcd cannot be read; it is left out of lists and watches", "key", full, "err", err)
 		in.bad = true
 	}
@@ -269,7 +284,12 @@ func (c *cache) apply(ctx context.Context, events []event) {
 	var one [1]incoming
 	in := one[:0]
 	for _, ev := range events {
-		in = append(in, c.read(ctx, ev.Kv, ev.Type == mvccpb.DELETE))
+		i := c.read(ctx, ev.Kv, ev.Type == mvccpb.DELETE)
+		if i.locked != nil {
+			c.lock(i.locked)
+			return
+		}
+		in = append(in, i)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,6 +322,26 @@ func (c *cache) applyLocked(in incoming) {
 	number := c.ring.next()
 	c.ring.add(ch)
 	c.watchers.offer(c, ch, number)
+}
+
+// lock stops serving from the cache, and reads the state anew until all of it
+// can be decrypted; in the meantime etcd is read, where the error shows.
+func (c *cache) lock(err error) {
+	s := c.feed.s
+	s.log.Error("an object in etcd cannot be decrypted; its kind is read from etcd until it can", "resource", c.d.gr, "err", err)
+	c.unload(errExpired())
+	s.wg.Go(func() { c.feed.loadOne(s.ctx, c) })
+}
+
+// skip forgets the changes that the next reading of the state will show, and
+// says whether there is to be one.
+func (c *cache) skip(revision int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.early); n > 0 && c.early[n-1].ModRevision <= revision {
+		c.early, c.gone = nil, nil
+	}
+	return !c.closed
 }
 
 // errExpired ends watches whose history is lost.

@@ -314,6 +314,109 @@ func TestTransformer(t *testing.T) {
 	}
 }
 
+// keyed stands for encryption with keys that come and go.
+type keyed struct {
+	mu   sync.Mutex
+	keys []string // the first one writes
+}
+
+func (k *keyed) set(keys ...string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.keys = keys
+}
+
+func (k *keyed) ToStorage(_ context.Context, plain []byte, _ string) ([]byte, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]byte(k.keys[0]+":"), plain...), nil
+}
+
+func (k *keyed) FromStorage(_ context.Context, stored []byte, _ string) ([]byte, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i, key := range k.keys {
+		if plain, ok := bytes.CutPrefix(stored, []byte(key+":")); ok {
+			return plain, i > 0, nil
+		}
+	}
+	return nil, false, errors.New("no such key")
+}
+
+// TestKeysChange: a write that changes nothing brings a value under the newest
+// key, whatever the cache remembers; a key that is missing is an error, never
+// an absent object, and the cache heals once it is there.
+func TestKeysChange(t *testing.T) {
+	tf := &keyed{keys: []string{"one"}}
+	srv := startEtcd(t)
+	cfg := store.Config{Backend: srv, Transformer: func(schema.GroupResource) store.Transformer { return tf }}
+	s, err := store.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	i := s.Kind(storetest.ConfigMaps)
+	if err := i.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := i.Create(t.Context(), "ns/a", storetest.ConfigMap("ns", "a", "x")); err != nil {
+		t.Fatal(err)
+	}
+	same := func(cur *store.Entry) (runtime.Object, error) { return cur.Object, nil }
+	e, err := i.Update(t.Context(), "ns/a", false, same)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tf.set("two", "one")
+	again, err := i.Update(t.Context(), "ns/a", false, same)
+	if err != nil || again.Revision == e.Revision || !strings.HasPrefix(value(t, srv, "/registry/configmaps/ns/a"), "two:") {
+		t.Fatalf("not under the new key: %v, %v", again, err)
+	}
+	if settled, err := i.Update(t.Context(), "ns/a", false, same); err != nil || settled.Revision != again.Revision {
+		t.Fatalf("written once more: %v, %v", settled, err)
+	}
+
+	// Another server writes with a key that is not here yet.
+	if _, err := srv.Put(t.Context(), "/registry/configmaps/ns/a", "three:?"); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := i.List(t.Context(), "", store.ListOptions{}); err == nil {
+		t.Fatalf("a list without a word of what is missing: %v", l.Entries)
+	}
+	// A server that starts without the key must not take the object for absent.
+	s2, err := store.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s2.Close()
+	ready, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s2.Kind(storetest.ConfigMaps).Ready(ready); err == nil {
+		t.Fatal("ready without the key")
+	}
+	if e, err := s2.Kind(storetest.ConfigMaps).Get(t.Context(), "ns/a", ""); err == nil || apierrors.IsNotFound(err) {
+		t.Fatalf("got %v, %v", e, err)
+	}
+
+	plain, err := store.EncodeProtobuf(storetest.ConfigMap("ns", "a", "back"), storetest.ConfigMaps.Hub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := srv.Put(t.Context(), "/registry/configmaps/ns/a", "three:"+string(plain)); err != nil {
+		t.Fatal(err)
+	}
+	tf.set("two", "one", "three")
+	for _, k := range []store.Interface{i, s2.Kind(storetest.ConfigMaps)} {
+		if err := k.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e, err := k.Get(t.Context(), "ns/a", "")
+		if err != nil || e.Object.(*corev1.ConfigMap).Data["value"] != "back" {
+			t.Fatalf("got %v, %v", e, err)
+		}
+	}
+}
+
 func value(t *testing.T, etcd clientv3.KV, key string) string {
 	t.Helper()
 	resp, err := etcd.Get(t.Context(), key)

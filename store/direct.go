@@ -73,12 +73,17 @@ func (d *direct) entry(ctx context.Context, kv *mvccpb.KeyValue) (*Entry, error)
 	return d.decode(ctx, string(kv.Key), kv.Value, kv.ModRevision)
 }
 
+// lockedError is that of a value whose key is not at hand.
+type lockedError struct{ error }
+
+func (e *lockedError) Unwrap() error { return e.error }
+
 func (d *direct) decode(ctx context.Context, fullKey string, value []byte, revision int64) (*Entry, error) {
 	stale := false
 	if d.tf != nil {
 		var err error
 		if value, stale, err = d.tf.FromStorage(ctx, value, fullKey); err != nil {
-			return nil, fmt.Errorf("decrypt %s: %w", fullKey, err)
+			return nil, &lockedError{fmt.Errorf("decrypt %s: %w", fullKey, err)}
 		}
 	}
 	obj, err := d.codec.decode(value, revision)

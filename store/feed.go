@@ -173,6 +173,7 @@ func sleep(ctx context.Context, d time.Duration) {
 func (f *feed) load(ctx context.Context) (int64, error) {
 	f.mu.Lock()
 	known := make(map[*cache][]*Entry, len(f.kinds))
+	locked := map[*cache]error{}
 	for _, c := range f.kinds {
 		known[c] = nil
 	}
@@ -187,7 +188,11 @@ func (f *feed) load(ctx context.Context) (int64, error) {
 		if _, ok := known[c]; !ok {
 			return
 		}
-		if in := c.read(ctx, kv, false); in.entry != nil {
+		in := c.read(ctx, kv, false)
+		if in.locked != nil && locked[c] == nil {
+			locked[c] = in.locked
+		}
+		if in.entry != nil {
 			known[c] = append(known[c], in.entry)
 		}
 	})
@@ -196,7 +201,12 @@ func (f *feed) load(ctx context.Context) (int64, error) {
 	}
 	f.seen.Store(rev)
 	for c, entries := range known {
-		c.install(ctx, entries, rev)
+		if locked[c] == nil {
+			locked[c] = c.install(ctx, entries, rev)
+		}
+		if locked[c] != nil {
+			c.lock(locked[c])
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -215,14 +225,26 @@ func (f *feed) load(ctx context.Context) (int64, error) {
 func (f *feed) loadOne(ctx context.Context, c *cache) {
 	for pause := 10 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
 		var entries []*Entry
+		var locked error
 		rev, err := f.scan(ctx, c.d.root, func(kv *mvccpb.KeyValue) {
-			if in := c.read(ctx, kv, false); in.entry != nil {
+			in := c.read(ctx, kv, false)
+			if in.locked != nil {
+				locked = in.locked
+			}
+			if in.entry != nil {
 				entries = append(entries, in.entry)
 			}
 		})
 		if err == nil {
-			c.install(ctx, entries, rev)
-			return
+			if err = locked; err == nil {
+				err = c.install(ctx, entries, rev)
+			}
+			if err == nil {
+				return
+			}
+			if !c.skip(rev) {
+				return
+			}
 		}
 		f.s.log.Warn("read a kind into the watch cache", "prefix", c.d.kind.Prefix, "err", err)
 		sleep(ctx, pause)

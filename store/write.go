@@ -137,7 +137,10 @@ func (d *direct) Update(ctx context.Context, key string, allowAbsent bool, chang
 		}
 		if w == nil || (cur.entry != nil && w.sum == cur.entry.sum && !cur.entry.stale) {
 			if sure, err = d.sure(ctx, key, &cur); sure {
-				return cur.entry, nil
+				var settled bool
+				if settled, err = d.settled(ctx, key, &cur); settled {
+					return cur.entry, nil
+				}
 			}
 			continue
 		}
@@ -147,6 +150,25 @@ func (d *direct) Update(ctx context.Context, key string, allowAbsent bool, chang
 		}
 		cur, err = d.refresh(ctx, key, at)
 	}
+}
+
+// settled reports whether etcd holds cur as it would be written now. What is
+// cached does not tell that of an encrypted value, since keys change after it
+// was read. If not, cur is replaced by what etcd holds and the write starts
+// over.
+func (d *direct) settled(ctx context.Context, key string, cur *current) (bool, error) {
+	if d.tf == nil {
+		return true, nil
+	}
+	e, _, err := d.read(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if e != nil && !e.stale && e.Revision == cur.entry.Revision {
+		return true, nil
+	}
+	*cur = current{e, true}
+	return false, nil
 }
 
 // Delete removes the key if what guards it holds.
