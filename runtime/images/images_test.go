@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -141,5 +142,80 @@ func TestImportListRemove(t *testing.T) {
 	}
 	if err := images.Remove(t.Context(), r.Conn(), "app:1"); !errors.Is(err, images.ErrNotFound) {
 		t.Errorf("remove again: %v", err)
+	}
+}
+
+// TestExport takes images of which the node has only the unpacked layers out
+// of a runtime, and in again.
+func TestExport(t *testing.T) {
+	r := runtimetest.Start(t)
+	lower := oci(t, archive.Image{Name: "cox.local/whole:1", Arch: goruntime.GOARCH, Cmd: []string{"/a/keep"}, Files: []archive.File{
+		{Path: "a/keep", Mode: 0o755, Data: []byte("kept")}, {Path: "a/drop", Mode: 0o644, Data: []byte("dropped")},
+	}})
+	if _, err := images.Import(t.Context(), r.Conn(), bytes.NewReader(lower), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := images.Import(t.Context(), r.Conn(), bytes.NewReader(dockerArchive(t, "other:1")), ""); err != nil {
+		t.Fatal(err)
+	}
+	// The removal of an image waits for the removal of all that nothing needs,
+	// packed layers too.
+	if _, err := images.Import(t.Context(), r.Conn(), bytes.NewReader(dockerArchive(t, "gone:1")), ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := images.Remove(t.Context(), r.Conn(), "gone:1"); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := images.Export(t.Context(), r.Conn(), &out, "cox.local/whole:1", "other:1"); err != nil {
+		t.Fatal(err)
+	}
+	found := files(t, out.Bytes())
+	if found["a/keep"] != "kept" || found["a/drop"] != "dropped" || found["hello"] != "hi" {
+		t.Errorf("the archive's layers hold %q", found)
+	}
+	if err := images.Export(t.Context(), r.Conn(), &bytes.Buffer{}, "cox.local/none:1"); !errors.Is(err, images.ErrNotFound) {
+		t.Errorf("export of an image that is not there: %v", err)
+	}
+	for _, n := range []string{"cox.local/whole:1", "other:1"} {
+		if err := images.Remove(t.Context(), r.Conn(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := images.Import(t.Context(), r.Conn(), bytes.NewReader(out.Bytes()), "")
+	if want := []string{"cox.local/whole:1", "docker.io/library/other:1"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("imported again: %v, %v, want %v", got, err, want)
+	}
+}
+
+// files reads all layers of an OCI archive.
+func files(t *testing.T, data []byte) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for tr := tar.NewReader(bytes.NewReader(data)); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, err := gzip.NewReader(tr)
+		if !strings.HasPrefix(h.Name, "blobs/") || err != nil {
+			continue
+		}
+		for layer := tar.NewReader(z); ; {
+			h, err := layer.Next()
+			if err != nil {
+				break
+			}
+			b, err := io.ReadAll(layer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Typeflag == tar.TypeReg {
+				out[h.Name] = string(b)
+			}
+		}
 	}
 }
