@@ -18,6 +18,9 @@ type door struct{ s *Server }
 
 // Do carries out a request. See client.Interface.
 func (d *door) Do(ctx context.Context, req *client.Request) (*client.Result, error) {
+	if d.s.isElsewhere(req) {
+		return d.s.relay(req.User).Do(ctx, req)
+	}
 	c, err := d.s.newCall(req)
 	if err != nil {
 		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager(req.User.Name))
@@ -80,6 +83,9 @@ func (c *call) listResult(a *answer) (*client.ListResult, error) {
 // Watch opens a watch. See client.Interface.
 func (d *door) Watch(ctx context.Context, req *client.Request) (watch.Interface, error) {
 	req.Verb = client.Watch
+	if d.s.isElsewhere(req) {
+		return d.s.relay(req.User).Watch(ctx, req)
+	}
 	c, err := d.s.newCall(req)
 	if err != nil {
 		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager(req.User.Name))

@@ -7,6 +7,7 @@ package client
 
 import (
 	"context"
+	"net/url"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -93,6 +94,10 @@ type Options struct {
 	OrphanDependents   *bool
 	PropagationPolicy  *metav1.DeletionPropagation
 	Preconditions      *metav1.Preconditions
+
+	// Query are further parameters, for what another API server serves; this
+	// one's own kinds do not look at them.
+	Query url.Values
 }
 
 // Result is the answer to a request that is not a watch. What is in it is

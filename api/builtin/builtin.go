@@ -30,6 +30,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/admissionregistration"
@@ -45,6 +46,7 @@ import (
 	"github.com/coxswain/cox/api/core"
 	"github.com/coxswain/cox/api/discovery"
 	"github.com/coxswain/cox/api/flowcontrol"
+	"github.com/coxswain/cox/api/metrics"
 	"github.com/coxswain/cox/api/networking"
 	"github.com/coxswain/cox/api/node"
 	"github.com/coxswain/cox/api/policy"
@@ -71,7 +73,7 @@ func kinds() []*api.Kind {
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
 		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
-		admissionregistration.Kinds, apiregistration.Kinds,
+		admissionregistration.Kinds, apiregistration.Kinds, metrics.Kinds,
 	} {
 		all = append(all, group()...)
 	}
@@ -91,7 +93,7 @@ func Scheme() (*runtime.Scheme, error) {
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
 		storagev1.AddToScheme, extv1.AddToScheme, apiregistrationv1.AddToScheme, admissionregistrationv1.AddToScheme,
-		admissionregistrationv1beta1.AddToScheme, metav1.AddMetaToScheme,
+		admissionregistrationv1beta1.AddToScheme, metricsv1beta1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		if err := add(s); err != nil {
 			return nil, fmt.Errorf("register built-in types: %w", err)

@@ -19,10 +19,19 @@ import (
 	"github.com/coxswain/cox/store"
 )
 
+// Query is what is asked of a Source. A Source may compute more than that, but
+// need not.
+type Query struct {
+	// Key is that of the one object asked for; "" asks for those below Prefix
+	// ("" is all, else "namespace/") that the selector, if any, selects.
+	Key, Prefix string
+	Labels      labels.Selector
+}
+
 // Source computes the objects of a kind by key ("name" or "namespace/name"),
 // anew at every call; what it returns is given away. It is called by many
 // goroutines at once.
-type Source func(ctx context.Context) (map[string]runtime.Object, error)
+type Source func(ctx context.Context, q Query) (map[string]runtime.Object, error)
 
 // Store is a store.Interface over a Source. Writes and watches are answered
 // with 405.
@@ -37,9 +46,9 @@ var _ store.Interface = (*Store)(nil)
 // New returns the store of a kind.
 func New(kind *api.Kind, source Source) *Store { return &Store{kind, kind.GR(), source} }
 
-// Get computes all objects and returns the one under key.
+// Get computes and returns the object under key.
 func (s *Store) Get(ctx context.Context, key, _ string) (*store.Entry, error) {
-	all, err := s.source(ctx)
+	all, err := s.source(ctx, Query{Key: key})
 	if err != nil {
 		return nil, err
 	}
@@ -50,10 +59,10 @@ func (s *Store) Get(ctx context.Context, key, _ string) (*store.Entry, error) {
 	return &store.Entry{Key: key, Object: obj}, nil
 }
 
-// List computes all objects and returns those selected, in key order. It is
-// one page, at no revision.
+// List computes objects and returns those selected, in key order. It is one
+// page, at no revision.
 func (s *Store) List(ctx context.Context, prefix string, opts store.ListOptions) (*store.List, error) {
-	all, err := s.source(ctx)
+	all, err := s.source(ctx, Query{Prefix: prefix, Labels: opts.Predicate.Label})
 	if err != nil {
 		return nil, err
 	}

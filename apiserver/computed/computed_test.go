@@ -15,7 +15,7 @@ import (
 )
 
 func TestReadsAreComputedAndWritesRefused(t *testing.T) {
-	s := New(&api.Kind{Hub: corev1.SchemeGroupVersion.WithKind("ComponentStatus"), Resource: "componentstatuses"}, func(context.Context) (map[string]runtime.Object, error) {
+	s := New(&api.Kind{Hub: corev1.SchemeGroupVersion.WithKind("ComponentStatus"), Resource: "componentstatuses"}, func(context.Context, Query) (map[string]runtime.Object, error) {
 		out := map[string]runtime.Object{}
 		for _, name := range []string{"b", "a"} {
 			out[name] = &corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name}}

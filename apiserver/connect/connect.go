@@ -59,9 +59,6 @@ func New(cfg Config) map[string]apiserver.ConnectFunc {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	if cfg.AddressTypes == nil {
-		cfg.AddressTypes = []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP, corev1.NodeHostName}
-	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
@@ -114,12 +111,21 @@ func (c *connector) node(ctx context.Context, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	n := e.Object.(*corev1.Node)
+	return KubeletAddress(e.Object.(*corev1.Node), c.cfg.AddressTypes)
+}
+
+// KubeletAddress is where a node's kubelet listens, as "host:port": the first
+// address of the first of the types that it has one of; nil types are
+// InternalIP, ExternalIP, Hostname.
+func KubeletAddress(n *corev1.Node, types []corev1.NodeAddressType) (string, error) {
+	if types == nil {
+		types = []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP, corev1.NodeHostName}
+	}
 	port := int(n.Status.DaemonEndpoints.KubeletEndpoint.Port)
 	if port == 0 {
 		port = kubeletPort
 	}
-	for _, t := range c.cfg.AddressTypes {
+	for _, t := range types {
 		for _, a := range n.Status.Addresses {
 			if a.Type == t && a.Address != "" {
 				return net.JoinHostPort(a.Address, strconv.Itoa(port)), nil

@@ -72,7 +72,8 @@ func Groups(kinds []*api.Kind) []Group {
 }
 
 // With adds versions that other servers serve: to their group, behind what is
-// served here, or as groups of their own, by name behind all others.
+// served here or in its place, or as groups of their own, by name behind all
+// others.
 func With(groups []Group, extra []Version) []Group {
 	if len(extra) == 0 {
 		return groups
@@ -95,7 +96,13 @@ func With(groups []Group, extra []Version) []Group {
 			at[v.GV.Group] = i
 			out = append(out, Group{Name: v.GV.Group})
 		}
-		out[i].Versions = append(append([]Version(nil), out[i].Versions...), v)
+		kept := make([]Version, 0, len(out[i].Versions)+1)
+		for _, here := range out[i].Versions {
+			if here.GV != v.GV {
+				kept = append(kept, here)
+			}
+		}
+		out[i].Versions = append(kept, v)
 	}
 	return out
 }
@@ -110,7 +117,7 @@ func resources(k *api.Kind, v *api.View) []metav1.APIResource {
 		main.ShortNames = v.ShortNames
 	}
 	if k.Prefix != "" {
-		main.StorageVersionHash = StorageVersionHash(k.Hub)
+		main.StorageVersionHash = StorageVersionHash(k.StorageGVK())
 	}
 	out := []metav1.APIResource{main}
 	for name, sub := range k.Subresources {

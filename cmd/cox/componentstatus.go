@@ -14,7 +14,7 @@ import (
 // componentStatuses tells how etcd, the scheduler and the controllers of this
 // server fare, under the names that upstream gives them.
 func (cp *controlPlane) componentStatuses(group *component.Group) computed.Source {
-	return func(context.Context) (map[string]runtime.Object, error) {
+	return func(context.Context, computed.Query) (map[string]runtime.Object, error) {
 		problem := ""
 		if cp.etcd != nil && cp.etcd.Err() != nil {
 			problem = cp.etcd.Err().Error()

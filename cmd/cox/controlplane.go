@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/builtin"
@@ -206,12 +207,17 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 			return cp.store.Kind(k)
 		},
 		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
+	measures := cp.metrics()
 			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
 			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
 			authn.Bearer(tokenAuth)),
 		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
 		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
 		Address: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
+			case metricsv1beta1.Resource("nodes"):
+				return computed.New(k, nodeMetrics(measures))
+			case metricsv1beta1.Resource("pods"):
+				return computed.New(k, podMetrics(measures))
 	})
 	if err != nil {
 		return err

@@ -23,6 +23,9 @@ func (cp *controlPlane) ownObjects(ctx context.Context) error {
 	if err := cp.writeSettings(ctx); err != nil {
 		return err
 	}
+	if err := cp.metricsReader(ctx); err != nil {
+		return err
+	}
 	meta := metav1.ObjectMeta{Name: dnsUser, Labels: map[string]string{"kubernetes.io/bootstrapping": "rbac-defaults"}}
 	read := []string{"list", "watch"}
 	_, err := client.ClusterRoles.In(cp.root, "").Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
