@@ -35,6 +35,8 @@ type config struct {
 	AuditPolicyFile  string
 	AuditLogPath     string
 
+	auth authConfig
+
 	ClusterCIDR   string
 	ServiceCIDR   string
 	ClusterDNS    string
@@ -117,6 +119,7 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.TokenAuthFile, "token-auth-file", "", "static bearer tokens (CSV: token,user,uid,\"group,...\")")
 	fs.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1); without one nothing is recorded")
 	fs.StringVar(&c.AuditLogPath, "audit-log-path", "", "file of the audit records")
+	c.auth.flags(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")
 	fs.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")

@@ -32,6 +32,7 @@ import (
 	"github.com/coxswain/cox/apiserver/computed"
 	"github.com/coxswain/cox/apiserver/connect"
 	"github.com/coxswain/cox/apiserver/crd"
+	"github.com/coxswain/cox/apiserver/encryption"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
@@ -83,6 +84,7 @@ type controlPlane struct {
 	etcd    *etcd.Server // nil with an external cluster
 	store   *store.Store
 	table   *api.Table
+	crypt   *encryption.Encryption // nil: nothing is encrypted at rest
 	server  *apiserver.Server
 	rbac    *rbac.Authorizer
 	nodes   *node.Authorizer
@@ -125,7 +127,14 @@ func (cp *controlPlane) openStore(ctx context.Context) error {
 		})
 		cp.etcd, backend = member, member
 	}
-	cp.store, err = store.New(store.Config{Backend: backend, Table: table, Log: cp.log.With("component", "store")})
+	if cp.crypt, err = cp.openEncryption(ctx); err != nil {
+		return fmt.Errorf("--encryption-provider-config: %w", err)
+	}
+	sc := store.Config{Backend: backend, Table: table, Log: cp.log.With("component", "store")}
+	if cp.crypt != nil {
+		sc.Transformer = cp.crypt.Transformer
+	}
+	cp.store, err = store.New(sc)
 	if err != nil {
 		return err
 	}
@@ -228,6 +237,12 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	cp.serveCustom(group)
 	if cp.etcd != nil {
 		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
+	}
+	if cp.crypt != nil {
+		for _, c := range cp.crypt.Checks() {
+			cp.server.AddReadyCheck(c.Name, c.Check)
+		}
+		group.Go("encryption", cp.crypt.Run)
 	}
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
