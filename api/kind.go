@@ -21,8 +21,8 @@ type Object interface {
 
 // Kind is one row of the table. It is read only once the table is built.
 type Kind struct {
-	// Hub is the version in which the object lives in memory, is validated and
-	// stored: 1.36's storage version.
+	// Hub is the version in which the object lives in memory and is validated:
+	// 1.36's storage version, unless Stored says otherwise.
 	Hub schema.GroupVersionKind
 	// HubListKind is usually Hub.Kind + "List".
 	HubListKind string
@@ -45,6 +45,9 @@ type Kind struct {
 	// serves: it returns an empty object of that version and its conversion,
 	// or nil for a version that it does not know.
 	Older func(gvk schema.GroupVersionKind) (obj runtime.Object, toHub func(runtime.Object) (runtime.Object, error))
+	// Stored, where set, is the version that objects are written to the store
+	// in when nobody serves it any more; Older reads it back.
+	Stored *StoredForm
 
 	New     func() runtime.Object
 	NewList func() runtime.Object
@@ -77,6 +80,22 @@ type Kind struct {
 	// Schema is by what the kind's fields are managed and merged; nil means
 	// the published schema of its Go types.
 	Schema func() (managedfields.TypeConverter, error)
+}
+
+// StoredForm is a version that is only stored.
+type StoredForm struct {
+	GVK schema.GroupVersionKind
+	// FromHub converts; it only reads its argument, with which the result may
+	// share memory.
+	FromHub func(hub runtime.Object) (runtime.Object, error)
+}
+
+// StorageGVK is the version in which the store keeps the kind.
+func (k *Kind) StorageGVK() schema.GroupVersionKind {
+	if k.Stored != nil {
+		return k.Stored.GVK
+	}
+	return k.Hub
 }
 
 // GR is the hub's group and the resource name.

@@ -55,7 +55,14 @@ func (c *codec) encode(obj runtime.Object) ([]byte, error) {
 	}
 	o.SetResourceVersion("")
 	if c.json {
-		obj.GetObjectKind().SetGroupVersionKind(c.kind.Hub)
+		if f := c.kind.Stored; f != nil {
+			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+			var err error
+			if obj, err = f.FromHub(obj); err != nil {
+				return nil, fmt.Errorf("conversion to %v: %w", f.GVK, err)
+			}
+		}
+		obj.GetObjectKind().SetGroupVersionKind(c.kind.StorageGVK())
 		data, err := utiljson.Marshal(obj)
 		if !c.unstructured {
 			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})

@@ -26,6 +26,7 @@ func definitionKind() *api.Kind {
 		Resource: "customresourcedefinitions", Singular: "customresourcedefinition",
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 		Prefix: "apiextensions.k8s.io/customresourcedefinitions", StoredJSON: true,
+		Stored: &api.StoredForm{GVK: storedGVK, FromHub: toStored}, Older: olderVersion,
 		New: api.New[extv1.CustomResourceDefinition](), NewList: api.New[extv1.CustomResourceDefinitionList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{

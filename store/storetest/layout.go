@@ -95,7 +95,7 @@ var UpstreamLayout = map[schema.GroupKind]Stored{
 	{Group: "flowcontrol.apiserver.k8s.io", Kind: "FlowSchema"}:                 {Prefix: "flowschemas", Version: "flowcontrol.apiserver.k8s.io/v1"},
 	{Group: "flowcontrol.apiserver.k8s.io", Kind: "PriorityLevelConfiguration"}: {Prefix: "prioritylevelconfigurations", Version: "flowcontrol.apiserver.k8s.io/v1"},
 
-	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: {Prefix: "apiextensions.k8s.io/customresourcedefinitions", Version: "apiextensions.k8s.io/v1", JSON: true},
+	{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: {Prefix: "apiextensions.k8s.io/customresourcedefinitions", Version: "apiextensions.k8s.io/v1beta1", JSON: true},
 	{Group: "apiregistration.k8s.io", Kind: "APIService"}:             {Prefix: "apiregistration.k8s.io/apiservices", Version: "apiregistration.k8s.io/v1", JSON: true},
 }
 
