@@ -198,7 +198,19 @@ func (r *Runtime) importPause(ctx context.Context) error {
 // CRI returns the clients of the two services. They share one connection and
 // reconnect by themselves.
 func (r *Runtime) CRI() (runtimeapi.RuntimeServiceClient, runtimeapi.ImageServiceClient) {
-	return runtimeapi.NewRuntimeServiceClient(r.conn), runtimeapi.NewImageServiceClient(r.conn)
+	if r.done == nil { // not ours
+		return runtimeapi.NewRuntimeServiceClient(r.conn), runtimeapi.NewImageServiceClient(r.conn)
+	}
+	return runtimeapi.NewRuntimeServiceClient(r.conn), images.Service(r.conn)
+}
+
+// PullProgress says how many bytes of an image that is being pulled are there
+// and how many it has; both are 0 while that is not known.
+func (r *Runtime) PullProgress(ctx context.Context, image string) (done, total int64, err error) {
+	if r.done == nil {
+		return 0, 0, nil // CRI has no such call
+	}
+	return images.Progress(ctx, r.conn, image)
 }
 
 // Conn is the connection itself, for runtime/images.

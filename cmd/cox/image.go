@@ -17,8 +17,8 @@ import (
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Feed this machine's nodes with images from files, list and remove them"}
-	cmd.AddCommand(imageImport(), imageList(), imageRemove())
+	cmd := &cobra.Command{Use: "image", Short: "Pull, import, export, list and remove this machine's images"}
+	cmd.AddCommand(imagePull(), imageImport(), imageExport(), imageList(), imageRemove())
 	return cmd
 }
 

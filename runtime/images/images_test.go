@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -218,4 +220,36 @@ func files(t *testing.T, data []byte) map[string]string {
 			}
 		}
 	}
+}
+
+func TestImportFolder(t *testing.T) {
+	r := runtimetest.Start(t)
+	dir, done := t.TempDir(), filepath.Join(t.TempDir(), "done")
+	load := func(what, problem string, want ...string) {
+		t.Helper()
+		got, err := images.ImportFolder(t.Context(), r.Conn(), dir, done)
+		if !slices.Equal(got, want) || (err == nil) != (problem == "") || err != nil && !strings.Contains(err.Error(), problem) {
+			t.Errorf("%s: %v, %v; want %v, %q", what, got, err, want, problem)
+		}
+	}
+	write := func(name string, data []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load("an empty folder", "")
+	write("a.tar", dockerArchive(t, "a:1"))
+	write("b.tar.gz", zip(t, dockerArchive(t, "b:1")))
+	write("broken.tar", []byte("hello"))
+	write("notes.txt", nil)
+	load("the first time", "broken.tar: the file is not a whole", "docker.io/library/a:1", "docker.io/library/b:1")
+	if err := images.Remove(t.Context(), r.Conn(), "a:1"); err != nil {
+		t.Fatal(err)
+	}
+	load("again", "broken.tar")
+	write("broken.tar", dockerArchive(t, "mended:1"))
+	write("b.tar.gz", zip(t, dockerArchive(t, "b:1", "b:2")))
+	load("changed", "", "docker.io/library/b:1", "docker.io/library/b:2", "docker.io/library/mended:1")
+	dir = filepath.Join(dir, "none")
+	load("no folder", "")
 }

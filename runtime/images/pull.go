@@ -48,7 +48,7 @@ func Pull(ctx context.Context, conn *grpc.ClientConn, name string, auth *runtime
 			}
 		}()
 	}
-	_, err = runtimeapi.NewImageServiceClient(conn).PullImage(ctx, &runtimeapi.PullImageRequest{
+	_, err = Service(conn).PullImage(ctx, &runtimeapi.PullImageRequest{
 		Image: &runtimeapi.ImageSpec{Image: full, UserSpecifiedImage: name}, Auth: auth,
 	})
 	if err != nil {
@@ -105,8 +105,10 @@ func Progress(ctx context.Context, conn *grpc.ClientConn, image string) (done, t
 // pulledManifests are the manifests in the store that came from a repository.
 func pulledManifests(ctx context.Context, store content.Store, ref reference.Named) ([]ocispec.Manifest, error) {
 	var out []ocispec.Manifest
-	// containerd labels each blob with where it came from.
-	from := fmt.Sprintf("labels.%q~=%q", "containerd.io/distribution.source."+reference.Domain(ref), `(^|,)`+reference.Path(ref)+`(,|$)`)
+	// containerd labels each blob with the host, without a port, that it came
+	// from, and the repositories there.
+	host, _, _ := strings.Cut(reference.Domain(ref), ":")
+	from := fmt.Sprintf("labels.%q~=%q", "containerd.io/distribution.source."+host, `(^|,)`+reference.Path(ref)+`(,|$)`)
 	err := store.Walk(ctx, func(i content.Info) error {
 		if i.Labels["containerd.io/gc.ref.content.config"] == "" {
 			return nil // a layer or an index
