@@ -75,7 +75,10 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	}
 	say(corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	begun := k.cfg.Clock.Now()
-	if err := k.pull(ctx, pod, spec, sandbox); err != nil {
+	quiet := k.tellProgress(ctx, c.Image, name, say)
+	err = k.pull(ctx, pod, spec, sandbox)
+	quiet()
+	if err != nil {
 		if ctx.Err() == nil {
 			say(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, err)
 		}
