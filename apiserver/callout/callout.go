@@ -30,18 +30,15 @@ type Retry struct {
 // Default is what webhooks of authentication and authorization get.
 var Default = Retry{Steps: 5, First: 500 * time.Millisecond, Factor: 1.5}
 
-// Error is an answer that is not a success.
+// Error is an answer that is not a success. Its text is not kept: it can
+// repeat the question, which may hold a secret.
 type Error struct {
 	Code  int
-	Text  string
 	after time.Duration
 }
 
 func (e *Error) Error() string {
-	if e.Text == "" {
-		return fmt.Sprintf("the server answered %d %s", e.Code, http.StatusText(e.Code))
-	}
-	return fmt.Sprintf("the server answered %d %s: %s", e.Code, http.StatusText(e.Code), e.Text)
+	return fmt.Sprintf("the server answered %d %s", e.Code, http.StatusText(e.Code))
 }
 
 // again says whether asking again may help.
@@ -103,18 +100,18 @@ func (t *Target) once(ctx context.Context, body []byte, answer any) error {
 	case len(data) > maxAnswer:
 		return fmt.Errorf("%w: it is longer than %d bytes", errAnswer, maxAnswer)
 	case res.StatusCode < 200 || res.StatusCode > 299:
-		return refused(res, data)
+		return refused(res)
 	case answer == nil:
 		return nil
 	}
 	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("%w: %w", errAnswer, err)
+		return errAnswer // the text of err can quote it
 	}
 	return nil
 }
 
-func refused(res *http.Response, data []byte) error {
-	e := &Error{Code: res.StatusCode, Text: string(bytes.TrimSpace(data[:min(len(data), 512)]))}
+func refused(res *http.Response) error {
+	e := &Error{Code: res.StatusCode}
 	if s, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && s > 0 {
 		e.after = time.Duration(min(s, 60)) * time.Second
 	}
