@@ -164,7 +164,7 @@ func (w *worker) start(a startAction) {
 	s.Starting[name] = true
 	m := w.memoryOf(name)
 	if a.Restart && !m.Resized {
-		m.crashed(s.Now)
+		m.crashed(s.Now, w.k.cfg.Containers.CrashDelay)
 	}
 	pod := s.Pod
 	var err error

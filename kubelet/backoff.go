@@ -28,11 +28,12 @@ func doubled(d, initial, most time.Duration) time.Duration {
 
 // crashed raises the restart back-off for a restart at now: 10 s, doubling up
 // to 300 s, and anew when the last one is more than 10 minutes ago.
-func (m *memory) crashed(now time.Time) {
+// most bounds both ends.
+func (m *memory) crashed(now time.Time, most time.Duration) {
 	if m.CrashDelay > 0 && now.Sub(m.CrashedAt) > crashDelayForget {
 		m.CrashDelay = 0
 	}
-	m.CrashDelay = doubled(m.CrashDelay, crashDelayInitial, crashDelayMax)
+	m.CrashDelay = doubled(m.CrashDelay, min(crashDelayInitial, most), most)
 	m.CrashedAt = now
 }
 

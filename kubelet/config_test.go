@@ -184,7 +184,7 @@ func TestNonRoot(t *testing.T) {
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "n", UID: "u"}}
 		pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true), RunAsUser: c.user}
-		_, err := containerSecurity(pod, &corev1.Container{Name: "c"}, c.img, "")
+		_, err := containerSecurity(pod, &corev1.Container{Name: "c"}, c.img, "", false)
 		if want := c.want; want == "" && err != nil || want != "" && (err == nil || err.Error() != want+` (pod: "p_n(u)", container: c)`) {
 			t.Errorf("got %v, want %q", err, want)
 		}
@@ -197,13 +197,13 @@ func TestSecurity(t *testing.T) {
 	c := &corev1.Container{SecurityContext: &corev1.SecurityContext{
 		RunAsUser: ptr.To(int64(2)), AllowPrivilegeEscalation: ptr.To(false), Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 	}}
-	s, err := containerSecurity(pod, c, imageUser{}, "/prof")
+	s, err := containerSecurity(pod, c, imageUser{}, "/prof", false)
 	if err != nil || s.RunAsUser.Value != 2 || !s.NoNewPrivs || s.Seccomp.ProfileType != runtimeapi.SecurityProfile_RuntimeDefault ||
 		!slices.Equal(s.SupplementalGroups, []int64{7}) || !slices.Equal(s.Capabilities.DropCapabilities, []string{"ALL"}) || len(s.MaskedPaths) == 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
 	c.SecurityContext = &corev1.SecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: ptr.To("../../etc/shadow")}}
-	if s, _ := containerSecurity(pod, c, imageUser{}, "/prof"); s.Seccomp.LocalhostRef != "/prof/etc/shadow" {
+	if s, _ := containerSecurity(pod, c, imageUser{}, "/prof", false); s.Seccomp.LocalhostRef != "/prof/etc/shadow" {
 		t.Errorf("a profile outside its folder: %s", s.Seccomp.LocalhostRef)
 	}
 }

@@ -82,7 +82,7 @@ func podIP(pod *corev1.Pod, sb *runtimeapi.PodSandboxStatus, nodeIPs []string) s
 // sentences for its status.
 func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Pod, a startAction, sb *runtimeapi.PodSandboxStatus, img *runtimeapi.Image, images map[string]*runtimeapi.ImageSpec) (*runtimeapi.ContainerConfig, error) {
 	c := a.Container
-	security, err := containerSecurity(pod, c, userOf(img), k.cfg.SeccompDir)
+	security, err := containerSecurity(pod, c, userOf(img), k.cfg.SeccompDir, k.cfg.Containers.SeccompDefault)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 		LogPath: logPath,
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       containerResources(pod, c, k.capacityMemory(), k.oom),
+			Resources:       containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers),
 			SecurityContext: security,
 		},
 	}

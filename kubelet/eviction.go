@@ -9,108 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// Thresholds are the limits of hard eviction: a node that has less left evicts
-// pods (documentation "Node-pressure Eviction"). Shares are of the whole file
-// system, from 0 to 1.
-type Thresholds struct {
-	NodeFS, NodeInodes   float64 // default 0.10 and 0.05
-	ImageFS, ImageInodes float64 // default 0.15 and 0.05
-	PIDs                 int64   // process ids; 0, the default, for no limit
-	// Transition is how long a condition stays after the pressure has gone;
-	// default 5 minutes.
-	Transition time.Duration
-}
-
-func (t *Thresholds) setDefaults() {
-	setDefault(&t.NodeFS, 0.10)
-	setDefault(&t.NodeInodes, 0.05)
-	setDefault(&t.ImageFS, 0.15)
-	setDefault(&t.ImageInodes, 0.05)
-	setDefault(&t.Transition, 5*time.Minute)
-}
-
-// signal is something that a node can run short of.
-type signal struct {
-	// Name is the resource as messages name it; Condition is what the node
-	// shows while it is short.
-	Name      corev1.ResourceName
-	Condition corev1.NodeConditionType
-	// Available and Limit are in bytes or counts; the node is short when the
-	// first is below the second.
-	Available, Limit int64
-}
-
-const (
-	resourceInodes corev1.ResourceName = "inodes"
-	resourcePIDs   corev1.ResourceName = "pids"
-)
-
-func (s signal) short() bool { return s.Available < s.Limit }
-
-func (s signal) quantity(n int64) string {
-	if s.Name == resourceInodes || s.Name == resourcePIDs {
-		return resource.NewQuantity(n, resource.DecimalSI).String()
-	}
-	return resource.NewQuantity(n, resource.BinarySI).String()
-}
-
-// readSignals measures the node. imageFS is a folder on the runtime's file
-// system, "" if unknown.
-func (k *Kubelet) readSignals(imageFS string) []signal {
-	t := &k.cfg.Eviction
-	var out []signal
-	if avail, ok := memInfo()["MemAvailable"]; ok {
-		out = append(out, signal{corev1.ResourceMemory, corev1.NodeMemoryPressure, avail, k.cfg.EvictionMemory})
-	}
-	out = append(out, diskSignals(k.cfg.RootDir, t.NodeFS, t.NodeInodes)...)
-	if imageFS != "" {
-		out = append(out, diskSignals(imageFS, t.ImageFS, t.ImageInodes)...)
-	}
-	if t.PIDs > 0 {
-		if left, ok := pidsLeft(); ok {
-			out = append(out, signal{resourcePIDs, corev1.NodePIDPressure, left, t.PIDs})
-		}
-	}
-	return out
-}
-
-func diskSignals(path string, bytes, inodes float64) []signal {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil || st.Blocks == 0 {
-		return nil
-	}
-	share := func(n uint64, f float64) int64 { return int64(math.Ceil(float64(n) * f)) }
-	size := uint64(st.Bsize)
-	out := []signal{{corev1.ResourceEphemeralStorage, corev1.NodeDiskPressure, int64(st.Bavail * size), share(st.Blocks*size, bytes)}}
-	if st.Files > 0 {
-		out = append(out, signal{resourceInodes, corev1.NodeDiskPressure, int64(st.Ffree), share(st.Files, inodes)})
-	}
-	return out
-}
-
-// pidsLeft is how many processes the kernel still allows.
-func pidsLeft() (int64, bool) {
-	most, err := parseInt(firstLine("/proc/sys/kernel/pid_max"))
-	if err != nil {
-		return 0, false
-	}
-	// "0.00 0.01 0.05 2/345 6789": running and all tasks.
-	w := strings.Fields(firstLine("/proc/loadavg"))
-	if len(w) < 4 {
-		return 0, false
-	}
-	_, all, _ := strings.Cut(w[3], "/")
-	n, err := parseInt(all)
-	return most - n, err == nil
-}
 
 // use is what a pod uses of the resource that is short.
 type use struct {
@@ -152,12 +55,12 @@ func evictable(pod *corev1.Pod, static bool) bool {
 // evictionMessage is the pod's status and event.
 func evictionMessage(s signal, u *use) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "The node was low on resource: %s. Threshold quantity: %s, available: %s. ", s.Name, s.quantity(s.Limit), s.quantity(s.Available))
+	fmt.Fprintf(&b, "The node was low on resource: %s. Threshold quantity: %s, available: %s. ", s.resource, s.quantity(s.Limit), s.quantity(s.Available))
 	for i := range u.pod.Spec.Containers {
 		c := &u.pod.Spec.Containers[i]
-		q := c.Resources.Requests[s.Name]
+		q := c.Resources.Requests[s.resource]
 		if used := u.by[c.Name]; used > q.Value() {
-			fmt.Fprintf(&b, "Container %s was using %s, request is %s, has larger consumption of %s. ", c.Name, kibi(s, used), q.String(), s.Name)
+			fmt.Fprintf(&b, "Container %s was using %s, request is %s, has larger consumption of %s. ", c.Name, kibi(s, used), q.String(), s.resource)
 		}
 	}
 	return b.String()
@@ -165,7 +68,7 @@ func evictionMessage(s signal, u *use) string {
 
 // kibi rounds bytes up to what a person reads.
 func kibi(s signal, n int64) string {
-	if s.Name == resourceInodes || s.Name == resourcePIDs {
+	if s.resource == resourceInodes || s.resource == resourcePIDs {
 		return s.quantity(n)
 	}
 	return fmt.Sprintf("%dKi", (n+1023)/1024)
@@ -196,38 +99,34 @@ func (k *Kubelet) relieve(ctx context.Context, now time.Time) {
 	imageFS := k.imageFS(ctx)
 	k.collectImages(ctx, now, imageFS)
 	before := k.pressure()
-	var worst *signal
-	signals := k.readSignals(imageFS)
-	if shortOf(signals, corev1.NodeDiskPressure) && !shortOf(signals, corev1.NodeMemoryPressure) {
+	passed, due := k.shortOf(imageFS, now)
+	if onlyDisk(due) {
 		k.purgeEnded()
 		k.freeImages(ctx, now, math.MaxInt64)
-		signals = k.readSignals(imageFS)
+		passed, due = k.shortOf(imageFS, now)
 	}
 	k.shortMu.Lock()
-	for i := range signals {
-		if s := &signals[i]; s.short() {
-			k.short[s.Condition] = now
-			if worst == nil {
-				worst = s // memory stands first
-			}
-		}
+	for _, s := range passed {
+		k.short[s.condition] = now
 	}
 	k.shortMu.Unlock()
 	if k.pressure() != before {
 		k.nudgeNode()
 	}
-	if worst != nil {
-		k.evictOne(ctx, *worst)
+	if len(due) > 0 {
+		k.evictOne(ctx, due[0])
 	}
 }
 
-func shortOf(signals []signal, condition corev1.NodeConditionType) bool {
-	for _, s := range signals {
-		if s.Condition == condition && s.short() {
-			return true
-		}
-	}
-	return false
+// shortOf says which thresholds the node has passed, and which are due.
+func (k *Kubelet) shortOf(imageFS string, now time.Time) (passed, due []signal) {
+	return k.cfg.Eviction.shortages(k.measureNode(imageFS), k.passed, now)
+}
+
+// onlyDisk says that the node is short of disk space and not of memory, which
+// removing images does not free.
+func onlyDisk(due []signal) bool {
+	return len(due) > 0 && due[0].condition == corev1.NodeDiskPressure
 }
 
 // evictionWait is how long an ending pod gets before another is evicted.
@@ -235,7 +134,7 @@ const evictionWait = 30 * time.Second
 
 // evictOne ends the pod that comes first, unless one is still on its way out.
 func (k *Kubelet) evictOne(ctx context.Context, s signal) {
-	k.recorder.Eventf(nodeRef(k.cfg.NodeName), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", s.Name)
+	k.recorder.Eventf(nodeRef(k.cfg.NodeName), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", s.resource)
 	workers := map[types.UID]*worker{}
 	for _, w := range k.allWorkers() {
 		w.mu.Lock()
@@ -248,15 +147,19 @@ func (k *Kubelet) evictOne(ctx context.Context, s signal) {
 			workers[w.uid] = w
 		}
 	}
-	uses := k.uses(ctx, s.Name, workers)
+	uses := k.uses(ctx, s.resource, workers)
 	if len(uses) == 0 {
-		k.log.Warn("the node is short of a resource, and has no pod that it may evict", "resource", s.Name, "available", s.Available)
+		k.log.Warn("the node is short of a resource, and has no pod that it may evict", "resource", s.resource, "available", s.Available)
 		return
 	}
-	evictFirst(uses, s.Name)
+	evictFirst(uses, s.resource)
 	w := workers[uses[0].pod.UID]
-	k.log.Warn("evict a pod", "pod", podTitle(uses[0].pod), "resource", s.Name, "available", s.Available)
-	w.evict(evictionMessage(s, &uses[0]))
+	k.log.Warn("evict a pod", "pod", podTitle(uses[0].pod), "resource", s.resource, "available", s.Available)
+	grace := minEvictionGrace
+	if s.threshold.Grace > 0 {
+		grace = max(grace, k.cfg.Eviction.MaxPodGrace)
+	}
+	w.evict(evictionMessage(s, &uses[0]), grace)
 }
 
 // uses measures what pods use of a resource.
@@ -298,6 +201,10 @@ func (k *Kubelet) uses(ctx context.Context, name corev1.ResourceName, workers ma
 	var out []use
 	for _, u := range by {
 		switch name {
+		case resourcePIDs:
+			if n, err := k.cgroups.Processes(podCgroup(u.pod)); err == nil {
+				add(u, "", n)
+			}
 		case corev1.ResourceEphemeralStorage, resourceInodes:
 			bytes, inodes := k.localUse(u.pod)
 			n := bytes
@@ -311,15 +218,19 @@ func (k *Kubelet) uses(ctx context.Context, name corev1.ResourceName, workers ma
 	return out
 }
 
-// evict ends a pod for the node's sake, at once.
-func (w *worker) evict(message string) {
+// minEvictionGrace is what the pods of hard evictions get to end.
+const minEvictionGrace = time.Second
+
+// evict ends a pod for the node's sake, within grace if its own grace period
+// is not shorter.
+func (w *worker) evict(message string, grace time.Duration) {
 	w.mu.Lock()
 	s := &w.state
 	if s.Ended != nil || s.Rejected != nil || s.deleting() || w.done {
 		w.mu.Unlock()
 		return
 	}
-	s.Ended, s.EndGrace = &reason{evicted, message}, time.Second
+	s.Ended, s.EndGrace = &reason{evicted, message}, grace
 	pod := s.Pod
 	w.mu.Unlock()
 	w.k.recorder.Event(pod, corev1.EventTypeWarning, evicted, message)

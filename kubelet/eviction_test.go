@@ -42,7 +42,7 @@ func TestEvictFirst(t *testing.T) {
 }
 
 func TestEvictionMessage(t *testing.T) {
-	s := signal{corev1.ResourceMemory, corev1.NodeMemoryPressure, 50 << 20, 100 << 20}
+	s := signal{signalKind: signalKinds[1], Available: 50 << 20, Limit: 100 << 20}
 	got := evictionMessage(s, &use{pod: podOf("p", 0, "1Mi"), by: map[string]int64{"c": 2 << 20}})
 	want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 2048Ki, request is 1Mi, has larger consumption of memory. "
 	if got != want {
@@ -134,7 +134,7 @@ func TestFreeable(t *testing.T) {
 		{Id: "a", Size: 1}, {Id: "b", Size: 2}, {Id: "pinned", Pinned: true}, {Id: "inuse", RepoTags: []string{"x:1"}}, {Id: "new"}, {Id: "justused"},
 	}
 	var got []string
-	for _, f := range u.freeable(images, map[string]bool{"x:1": true}, noon) {
+	for _, f := range u.freeable(images, map[string]bool{"x:1": true}, noon, 2*time.Minute) {
 		got = append(got, f.id)
 	}
 	if strings.Join(got, " ") != "b a" {

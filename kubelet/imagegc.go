@@ -12,15 +12,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Bounds of image garbage collection (imageGCHighThresholdPercent,
-// imageGCLowThresholdPercent and imageMinimumGCAge of the kubelet's
-// configuration).
-const (
-	imageHighPercent = 85
-	imageLowPercent  = 80
-	imageMinAge      = 2 * time.Minute
-	imageGCPause     = 5 * time.Minute // after an attempt
-)
+// imageGCPause is how long nothing is tried after an attempt to free images.
+const imageGCPause = 5 * time.Minute
 
 // imageUses remembers when images were last used, by id. It is safe for
 // concurrent use.
@@ -47,8 +40,9 @@ type unused struct {
 }
 
 // freeable lists the images that may go, in that order: the least recently
-// used first. Pinned ones, those in use and those just met stay.
-func (u *imageUses) freeable(images []*runtimeapi.Image, inUse map[string]bool, now time.Time) []unused {
+// used first. Pinned ones, those in use and those met less than
+// minAge ago stay.
+func (u *imageUses) freeable(images []*runtimeapi.Image, inUse map[string]bool, now time.Time, minAge time.Duration) []unused {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	there := map[string]bool{}
@@ -63,7 +57,7 @@ func (u *imageUses) freeable(images []*runtimeapi.Image, inUse map[string]bool, 
 			u.used[i.Id] = now
 			continue
 		}
-		if i.Pinned || now.Sub(u.seen[i.Id]) < imageMinAge || now.Sub(u.used[i.Id]) < imageMinAge {
+		if i.Pinned || now.Sub(u.seen[i.Id]) < minAge || now.Sub(u.used[i.Id]) < minAge {
 			continue
 		}
 		out = append(out, unused{i.Id, int64(i.Size), u.seen[i.Id], u.used[i.Id]})
@@ -83,16 +77,17 @@ func (u *imageUses) freeable(images []*runtimeapi.Image, inUse map[string]bool, 
 // collectImages keeps the file system of the images between its thresholds.
 func (k *Kubelet) collectImages(ctx context.Context, now time.Time, dir string) {
 	var st unix.Statfs_t
+	k.ageImages(ctx, now)
 	if dir == "" || now.Sub(k.imagesFreed) < imageGCPause || unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
 		return
 	}
 	size := int64(st.Blocks) * st.Bsize
 	used := size - int64(st.Bavail)*st.Bsize
-	if used*100 < size*imageHighPercent {
+	if gc := &k.cfg.ImageGC; gc.High >= 100 || used*100 < size*int64(gc.High) {
 		return
 	}
 	k.imagesFreed = now
-	want := used - size*imageLowPercent/100
+	want := used - size*int64(k.cfg.ImageGC.Low)/100
 	if got := k.freeImages(ctx, now, want); got < want {
 		k.recorder.Eventf(nodeRef(k.cfg.NodeName), corev1.EventTypeWarning, "FreeDiskSpaceFailed",
 			"Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, got)
@@ -102,15 +97,60 @@ func (k *Kubelet) collectImages(ctx context.Context, now time.Time, dir string) 
 // freeImages removes unused images until want bytes are free, and returns how
 // many are.
 func (k *Kubelet) freeImages(ctx context.Context, now time.Time, want int64) int64 {
+	var got int64
+	for _, i := range k.unusedImages(ctx, now) {
+		if got >= want || ctx.Err() != nil {
+			break
+		}
+		if k.removeImage(ctx, i) {
+			got += i.size
+		}
+	}
+	return got
+}
+
+// imageAgePeriod is how often unused images are looked at for their age.
+const imageAgePeriod = 5 * time.Minute
+
+// ageImages removes images that nothing has used for longer than MaxAge.
+func (k *Kubelet) ageImages(ctx context.Context, now time.Time) {
+	most := k.cfg.ImageGC.MaxAge
+	if most == 0 || now.Sub(k.imagesAged) < min(imageAgePeriod, most) {
+		return
+	}
+	k.imagesAged = now
+	for _, i := range k.unusedImages(ctx, now) {
+		since := i.used
+		if since.Before(i.seen) {
+			since = i.seen
+		}
+		if now.Sub(since) >= most {
+			k.removeImage(ctx, i)
+		}
+	}
+}
+
+func (k *Kubelet) removeImage(ctx context.Context, i unused) bool {
+	if _, err := k.cfg.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.id}}); err != nil {
+		k.log.Warn("cannot remove an image", "image", i.id, "error", err)
+		return false
+	}
+	k.log.Info("removed an image that nothing uses", "image", i.id, "bytes", i.size)
+	k.imagesChanged()
+	return true
+}
+
+// unusedImages lists the images that may go, the least recently used first.
+func (k *Kubelet) unusedImages(ctx context.Context, now time.Time) []unused {
 	images, err := k.cfg.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
 	if err != nil {
 		k.log.Warn("cannot list the images", "error", err)
-		return 0
+		return nil
 	}
 	containers, err := k.cfg.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
 		k.log.Warn("cannot list the runtime's containers", "error", err)
-		return 0
+		return nil
 	}
 	inUse := map[string]bool{}
 	for _, c := range containers.Containers {
@@ -121,20 +161,7 @@ func (k *Kubelet) freeImages(ctx context.Context, now time.Time, want int64) int
 			inUse[name] = true
 		}
 	}
-	var got int64
-	for _, i := range k.images.freeable(images.Images, inUse, now) {
-		if got >= want || ctx.Err() != nil {
-			break
-		}
-		if _, err := k.cfg.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.id}}); err != nil {
-			k.log.Warn("cannot remove an image", "image", i.id, "error", err)
-			continue
-		}
-		k.log.Info("removed an image that nothing uses", "image", i.id, "bytes", i.size)
-		got += i.size
-		k.imagesChanged()
-	}
-	return got
+	return k.images.freeable(images.Images, inUse, now, k.cfg.ImageGC.MinAge)
 }
 
 // images are the names of the images that the pod's volumes and containers to

@@ -5,7 +5,6 @@ package kubelet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -21,75 +20,12 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/utils/clock"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/cgroups"
 	"github.com/coxswain/cox/kubelet/probes"
 	"github.com/coxswain/cox/kubelet/volumes"
 )
-
-// Config is what a kubelet needs. Fields without a default must be set.
-type Config struct {
-	// Client carries the identity system:node:NodeName.
-	Client   client.Interface
-	NodeName string
-	// NodeIPs are the node's addresses, the primary first (one per family).
-	NodeIPs []string
-	// Hostname is the address of type Hostname; default NodeName.
-	Hostname string
-	// RootDir holds the pods' folders (RootDir/pods/<uid>), LogDir their logs
-	// (LogDir/<namespace>_<name>_<uid>/<container>/<n>.log).
-	RootDir, LogDir string
-	// ContainerLogDir gets a link to each container's log, named as collectors
-	// of logs expect (<pod>_<namespace>_<container>-<id>.log); "" for none.
-	ContainerLogDir string
-	// SeccompDir holds Localhost seccomp profiles; default RootDir/seccomp.
-	SeccompDir string
-
-	// Runtime and Images are the CRI runtime. RuntimeName is shown in
-	// container ids ("containerd"); default as the runtime says.
-	Runtime     runtimeapi.RuntimeServiceClient
-	Images      runtimeapi.ImageServiceClient
-	RuntimeName string
-
-	// StaticPodDir is the folder of static pod manifests, "" for none.
-	StaticPodDir string
-	// DefaultPod sets the API's defaults in a static pod; nil sets none.
-	DefaultPod func(*corev1.Pod)
-
-	ClusterDNS    []string
-	ClusterDomain string // default cluster.local
-	ResolvConf    string // the host's resolv.conf, "" for none
-
-	// CgroupRoot is the group below which kubepods is made; default "/".
-	CgroupRoot string
-	// MaxPods is 110 by default, Port (of the HTTPS API) 10250.
-	MaxPods int
-	Port    int
-	// Reserved is kept from pods; EvictionMemory too (default 100 MiB).
-	Reserved       corev1.ResourceList
-	EvictionMemory int64
-	// Eviction are the other limits below which pods are evicted.
-	Eviction Thresholds
-
-	// Labels, Annotations and Taints are given to the node when it is
-	// registered; ProviderID names it to its cloud.
-	Labels, Annotations map[string]string
-	Taints              []corev1.Taint
-	ProviderID          string
-
-	// Drain is called when a ready pod was deleted, before its containers get
-	// SIGTERM, and returns when no new connections reach the pod any more.
-	// Its context ends after 2 s, or half of the pod's grace period. nil
-	// stops containers at once.
-	Drain func(ctx context.Context, pod *corev1.Pod)
-
-	// Version is shown as the kubelet's, such as "v1.36.2".
-	Version string
-	Log     *slog.Logger
-	Clock   clock.WithTickerAndDelayedExecution // default: the real one
-}
 
 // Kubelet runs the pods of one node. Its exported methods are safe for
 // concurrent use.
@@ -119,10 +55,12 @@ type Kubelet struct {
 	images      *imageUses
 	shortMu     sync.Mutex
 	short       pressures   // guarded by shortMu
-	keeping     atomic.Bool // upkeep is under way; it alone uses the next three
+	keeping     atomic.Bool // upkeep is under way; it alone uses the next five
 	relisted    time.Time
+	passed      map[int]watched // thresholds of eviction, by index
 	imageDir    string
 	imagesFreed time.Time
+	imagesAged  time.Time
 
 	users *userRanges
 
@@ -137,28 +75,8 @@ type Kubelet struct {
 
 // New checks the configuration and makes a kubelet; Run does the rest.
 func New(cfg Config) (*Kubelet, error) {
-	switch {
-	case cfg.Client == nil, cfg.Runtime == nil, cfg.Images == nil:
-		return nil, errors.New("kubelet: Client, Runtime and Images must be set")
-	case cfg.NodeName == "":
-		return nil, errors.New("kubelet: NodeName must be set")
-	case !filepath.IsAbs(cfg.RootDir), !filepath.IsAbs(cfg.LogDir):
-		return nil, fmt.Errorf("kubelet: RootDir %q and LogDir %q must be absolute paths", cfg.RootDir, cfg.LogDir)
-	}
-	setDefault(&cfg.ClusterDomain, "cluster.local")
-	setDefault(&cfg.CgroupRoot, "/")
-	setDefault(&cfg.MaxPods, 110)
-	setDefault(&cfg.Port, 10250)
-	setDefault(&cfg.Hostname, cfg.NodeName)
-	setDefault(&cfg.EvictionMemory, 100<<20)
-	setDefault(&cfg.Version, "v1.36.2")
-	cfg.Eviction.setDefaults()
-	setDefault(&cfg.SeccompDir, filepath.Join(cfg.RootDir, "seccomp"))
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Clock == nil {
-		cfg.Clock = clock.RealClock{}
+	if err := cfg.complete(); err != nil {
+		return nil, err
 	}
 	cg, err := cgroups.Detect(cfg.CgroupRoot)
 	if err != nil {
@@ -170,21 +88,14 @@ func New(cfg Config) (*Kubelet, error) {
 		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
 		facts:  nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
 		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, short: pressures{},
-		workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
+		passed: map[int]watched{}, workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
 	}
-	k.users = &userRanges{dir: k.volumes.PodDir, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
+	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	k.probes = probes.NewManager(probes.Config{
 		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
 		Changed: k.probeChanged, Unhealthy: k.unhealthy,
 	})
 	return k, nil
-}
-
-func setDefault[T comparable](p *T, v T) {
-	var zero T
-	if *p == zero {
-		*p = v
-	}
 }
 
 // Ready is closed once the node is registered and its Ready condition was
@@ -212,6 +123,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	}
 	k.users.recall(uids)
 	if err := k.cgroups.EnsureTree(k.treeResources()); err != nil {
+		return err
+	}
+	if err := k.boundReserved(); err != nil {
 		return err
 	}
 	k.recorder = client.NewRecorder(ctx, k.cfg.Client, "kubelet", k.cfg.NodeName)
@@ -331,6 +245,9 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	delete(k.found, pod.UID)
 	if f == nil && !ended(pod) {
 		r := admit(pod, k.node.current(), k.activePods(), static)
+		if r == nil {
+			r = admitSysctls(pod, k.cfg.Containers.UnsafeSysctls)
+		}
 		if r == nil {
 			r = admitUnderPressure(pod, k.pressure(), static)
 		}

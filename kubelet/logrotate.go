@@ -14,13 +14,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Bounds of a container's logs (containerLogMaxSize and containerLogMaxFiles
-// of the kubelet's configuration).
-const (
-	maxLogSize  = 10 << 20
-	maxLogFiles = 5
-)
-
 // rotateLogs bounds the logs of the running containers. It is part of the
 // upkeep, since nothing tells when a file has grown.
 func (k *Kubelet) rotateLogs(ctx context.Context) {
@@ -38,10 +31,10 @@ func (k *Kubelet) rotateLogs(ctx context.Context) {
 	k.mu.Unlock()
 	for _, l := range logs {
 		fi, err := os.Lstat(l.path)
-		if err != nil || fi.Size() < maxLogSize {
+		if err != nil || fi.Size() < k.cfg.Containers.LogSize {
 			continue
 		}
-		err = rotateLog(l.path, maxLogFiles, k.cfg.Clock.Now(), func() error {
+		err = rotateLog(l.path, k.cfg.Containers.LogFiles, k.cfg.Clock.Now(), func() error {
 			_, err := k.cfg.Runtime.ReopenContainerLog(ctx, &runtimeapi.ReopenContainerLogRequest{ContainerId: l.id})
 			return err
 		})

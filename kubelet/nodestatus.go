@@ -210,10 +210,14 @@ func setAddressesOfNode(st *corev1.NodeStatus, cfg *Config) {
 
 func capacityOf(f *statusFacts) corev1.ResourceList {
 	m := f.machine
+	pods := f.cfg.MaxPods
+	if n := f.cfg.PodsPerCore * m.CPUs; n > 0 {
+		pods = min(pods, n)
+	}
 	out := corev1.ResourceList{
 		corev1.ResourceCPU:              *resource.NewQuantity(int64(m.CPUs), resource.DecimalSI),
 		corev1.ResourceMemory:           *resource.NewQuantity(m.Memory, resource.BinarySI),
-		corev1.ResourcePods:             *resource.NewQuantity(int64(f.cfg.MaxPods), resource.DecimalSI),
+		corev1.ResourcePods:             *resource.NewQuantity(int64(pods), resource.DecimalSI),
 		corev1.ResourceEphemeralStorage: *resource.NewQuantity(f.disk, resource.BinarySI),
 	}
 	for size, n := range m.HugePages {
@@ -243,14 +247,14 @@ func allocatableOf(capacity corev1.ResourceList, cfg *Config) corev1.ResourceLis
 			sub(name, q)
 		}
 	}
-	sub(corev1.ResourceMemory, *resource.NewQuantity(cfg.EvictionMemory, resource.BinarySI))
+	sub(corev1.ResourceMemory, *resource.NewQuantity(cfg.Eviction.hard(SignalMemory, capacity.Memory().Value()), resource.BinarySI))
 	for name, q := range out {
 		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
 			sub(corev1.ResourceMemory, q)
 		}
 	}
 	disk := capacity[corev1.ResourceEphemeralStorage]
-	sub(corev1.ResourceEphemeralStorage, *resource.NewQuantity(int64(float64(disk.Value())*cfg.Eviction.NodeFS), resource.BinarySI))
+	sub(corev1.ResourceEphemeralStorage, *resource.NewQuantity(cfg.Eviction.hard(SignalNodeFS, disk.Value()), resource.BinarySI))
 	return out
 }
 
@@ -297,7 +301,34 @@ func (k *Kubelet) treeResources() cgroups.Resources {
 	m := readMachine()
 	a := allocatableOf(capacityOf(&statusFacts{cfg: &k.cfg, machine: m}), &k.cfg)
 	k.volumes.Memory = a.Memory().Value()
-	return cgroups.Resources{CPUShares: milliToShares(a.Cpu().MilliValue()), Memory: a.Memory().Value()}
+	if k.cfg.Unbounded {
+		return cgroups.Resources{}
+	}
+	// Hard eviction must come before the kernel kills: what it keeps free is
+	// within the bound.
+	memory := m.Memory - k.cfg.Reserved.Memory().Value()
+	r := cgroups.Resources{CPUShares: milliToShares(a.Cpu().MilliValue()), Memory: memory}
+	if q, ok := k.cfg.Reserved["pid"]; ok {
+		if all, known := measurePIDs(); known {
+			r.Pids = max(all.capacity-q.Value(), 1)
+		}
+	}
+	return r
+}
+
+// boundReserved gives the cgroups of the system and of Kubernetes' own
+// processes what is reserved for them (enforceNodeAllocatable).
+func (k *Kubelet) boundReserved() error {
+	for group, l := range k.cfg.ReservedGroups {
+		r := cgroups.Resources{CPUShares: milliToShares(l.Cpu().MilliValue()), Memory: l.Memory().Value()}
+		if q, ok := l["pid"]; ok {
+			r.Pids = q.Value()
+		}
+		if err := k.cgroups.Bound(group, r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // allocatable is what the node offers to pods.
@@ -316,7 +347,9 @@ func podMilliCPU(pod *corev1.Pod) int64 {
 }
 
 // podCgroupResources is what the pod's cgroup gets on this node.
-func (k *Kubelet) podCgroupResources(pod *corev1.Pod) cgroups.Resources { return podResources(pod) }
+func (k *Kubelet) podCgroupResources(pod *corev1.Pod) cgroups.Resources {
+	return podResources(pod, &k.cfg.Containers)
+}
 
 func openRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)

@@ -271,14 +271,14 @@ func TestCrashBackOff(t *testing.T) {
 	var got []time.Duration
 	now := noon
 	for range 8 {
-		m.crashed(now)
+		m.crashed(now, crashDelayMax)
 		got = append(got, m.CrashDelay/time.Second)
 		now = m.restartAt(now)
 	}
 	if want := []time.Duration{10, 20, 40, 80, 160, 300, 300, 300}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if m.crashed(now.Add(20 * time.Minute)); m.CrashDelay != 10*time.Second {
+	if m.crashed(now.Add(20*time.Minute), crashDelayMax); m.CrashDelay != 10*time.Second {
 		t.Errorf("after a long run: %v", m.CrashDelay)
 	}
 }

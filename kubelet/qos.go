@@ -64,10 +64,9 @@ func podDirName(pod *corev1.Pod) string { return string(pod.UID) }
 
 // Limits of the kernel's CPU knobs.
 const (
-	minShares   = 2
-	maxShares   = 262144
-	quotaPeriod = 100_000 // microseconds
-	minQuota    = 1_000
+	minShares = 2
+	maxShares = 262144
+	minQuota  = 1_000 // microseconds
 )
 
 // milliToShares turns a CPU request into cpu.shares.
@@ -75,19 +74,22 @@ func milliToShares(m int64) int64 {
 	return min(max(m*1024/1000, minShares), maxShares)
 }
 
-// milliToQuota turns a CPU limit into microseconds per period; 0 is no limit.
-func milliToQuota(m int64) int64 {
-	if m == 0 {
+// period is that of CPU quotas, in microseconds.
+func (c *Containers) period() int64 { return c.QuotaPeriod.Microseconds() }
+
+// quota turns a CPU limit into microseconds per period; 0 is no limit.
+func (c *Containers) quota(milli int64) int64 {
+	if milli == 0 || c.NoQuota {
 		return 0
 	}
-	return max(m*quotaPeriod/1000, minQuota)
+	return max(milli*c.period()/1000, minQuota)
 }
 
 // podResources is what the pod's cgroup gets.
-func podResources(pod *corev1.Pod) cgroups.Resources {
+func podResources(pod *corev1.Pod, rules *Containers) cgroups.Resources {
 	opts := resourcehelper.PodResourcesOptions{}
 	req := resourcehelper.PodRequests(pod, opts)
-	r := cgroups.Resources{CPUShares: minShares}
+	r := cgroups.Resources{CPUShares: minShares, Pids: rules.PidsLimit}
 	if qosClass(pod) == corev1.PodQOSBestEffort {
 		return r
 	}
@@ -95,7 +97,9 @@ func podResources(pod *corev1.Pod) cgroups.Resources {
 	// A limit of the pod holds only when every container has one.
 	limits := resourcehelper.PodLimits(pod, opts)
 	if all(pod, corev1.ResourceCPU) {
-		r.CPUQuota, r.CPUPeriod = milliToQuota(limits.Cpu().MilliValue()), quotaPeriod
+		if q := rules.quota(limits.Cpu().MilliValue()); q > 0 {
+			r.CPUQuota, r.CPUPeriod = q, rules.period()
+		}
 	}
 	if all(pod, corev1.ResourceMemory) {
 		r.Memory = limits.Memory().Value()
@@ -121,7 +125,7 @@ func all(pod *corev1.Pod, name corev1.ResourceName) bool {
 }
 
 // containerResources is what one container's cgroup gets.
-func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oom oomLimits) *runtimeapi.LinuxContainerResources {
+func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oom oomLimits, rules *Containers) *runtimeapi.LinuxContainerResources {
 	req, limit := c.Resources.Requests, c.Resources.Limits
 	cpu := req.Cpu()
 	if _, ok := req[corev1.ResourceCPU]; !ok {
@@ -131,8 +135,8 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oo
 		CpuShares: milliToShares(cpu.MilliValue()), OomScoreAdj: oom.clamp(oomScoreAdj(pod, c, capacity)),
 		MemoryLimitInBytes: limit.Memory().Value(),
 	}
-	if q := milliToQuota(limit.Cpu().MilliValue()); q > 0 {
-		r.CpuQuota, r.CpuPeriod = q, quotaPeriod
+	if q := rules.quota(limit.Cpu().MilliValue()); q > 0 {
+		r.CpuQuota, r.CpuPeriod = q, rules.period()
 	}
 	for name, q := range limit {
 		if size, ok := hugePageSize(name); ok {

@@ -143,7 +143,7 @@ func (p *plan) resizes(s *podState) {
 		}
 	}
 	a.Final = !restarting
-	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != podResources(s.Pod)
+	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != podResources(s.Pod, s.Rules)
 	p.Resizing = restarting || len(a.Containers) > 0 || cgroup
 	switch {
 	case s.Resizing, len(a.Containers) == 0 && !(cgroup && a.Final):
@@ -275,7 +275,7 @@ func (w *worker) decideResize(no *reason) {
 		return
 	}
 	if r.Cgroup == nil {
-		had := podResources(s.Pod)
+		had := podResources(s.Pod, s.Rules)
 		r.Cgroup = &had
 	}
 	s.Pod = s.Asked
@@ -315,7 +315,7 @@ func resizeSummary(pod *corev1.Pod, failure string) string {
 func (w *worker) resize(a *resizeAction) {
 	s := &w.state
 	s.Resizing = true
-	pod, from, want := s.Pod, podResources(s.Pod), podResources(s.Pod)
+	pod, from, want := s.Pod, podResources(s.Pod, s.Rules), podResources(s.Pod, s.Rules)
 	if s.Resize.Cgroup != nil {
 		from = *s.Resize.Cgroup
 	}
@@ -379,7 +379,7 @@ func wider(a, b cgroups.Resources) cgroups.Resources {
 }
 
 func (k *Kubelet) resizeContainer(ctx context.Context, pod *corev1.Pod, id string, c *corev1.Container) error {
-	r := containerResources(pod, c, k.capacityMemory(), k.oom)
+	r := containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers)
 	if r.MemoryLimitInBytes > 0 {
 		// Cgroups v2 would kill the container rather than refuse.
 		st, err := k.cfg.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})

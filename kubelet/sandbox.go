@@ -76,8 +76,8 @@ func (k *Kubelet) sandboxResources(pod *corev1.Pod) *runtimeapi.LinuxContainerRe
 	opts := resourcehelper.PodResourcesOptions{ExcludeOverhead: true}
 	req, limits := resourcehelper.PodRequests(pod, opts), resourcehelper.PodLimits(pod, opts)
 	return &runtimeapi.LinuxContainerResources{
-		CpuShares: milliToShares(req.Cpu().MilliValue()), CpuPeriod: quotaPeriod,
-		CpuQuota: milliToQuota(limits.Cpu().MilliValue()), MemoryLimitInBytes: limits.Memory().Value(),
+		CpuShares: milliToShares(req.Cpu().MilliValue()), CpuPeriod: k.cfg.Containers.period(),
+		CpuQuota: k.cfg.Containers.quota(limits.Cpu().MilliValue()), MemoryLimitInBytes: limits.Memory().Value(),
 	}
 }
 

@@ -84,7 +84,7 @@ func sandboxSecurity(pod *corev1.Pod, seccompDir string) *runtimeapi.LinuxSandbo
 	s.SupplementalGroups, s.SupplementalGroupsPolicy = groups(p)
 	s.SelinuxOptions = selinux(p.SELinuxOptions)
 	if p.SeccompProfile != nil {
-		s.Seccomp = seccomp(p.SeccompProfile, false, seccompDir)
+		s.Seccomp = seccomp(p.SeccompProfile, false, false, seccompDir)
 	}
 	return s
 }
@@ -115,7 +115,10 @@ func selinux(o *corev1.SELinuxOptions) *runtimeapi.SELinuxOption {
 	return &runtimeapi.SELinuxOption{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
 }
 
-func seccomp(p *corev1.SeccompProfile, privileged bool, dir string) *runtimeapi.SecurityProfile {
+func seccomp(p *corev1.SeccompProfile, privileged, confine bool, dir string) *runtimeapi.SecurityProfile {
+	if p == nil && confine {
+		p = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
+	}
 	switch {
 	case p == nil, privileged, p.Type == corev1.SeccompProfileTypeUnconfined:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
@@ -148,9 +151,9 @@ type imageUser struct {
 	Name string
 }
 
-// containerSecurity computes a container's security context; the error is a
-// sentence for its status (CreateContainerConfigError).
-func containerSecurity(pod *corev1.Pod, c *corev1.Container, img imageUser, seccompDir string) (*runtimeapi.LinuxContainerSecurityContext, error) {
+// containerSecurity computes a container's security context; confine has what
+// names no seccomp profile run under the runtime's. The error is a sentence for its status (CreateContainerConfigError).
+func containerSecurity(pod *corev1.Pod, c *corev1.Container, img imageUser, seccompDir string, confine bool) (*runtimeapi.LinuxContainerSecurityContext, error) {
 	sc := effectiveSecurity(pod, c)
 	if err := checkNonRoot(pod, c, &sc, img); err != nil {
 		return nil, err
@@ -162,7 +165,7 @@ func containerSecurity(pod *corev1.Pod, c *corev1.Container, img imageUser, secc
 		ReadonlyRootfs:   isTrue(sc.ReadOnlyRootFilesystem),
 		RunAsUser:        int64Value(sc.RunAsUser), RunAsGroup: int64Value(sc.RunAsGroup),
 		SelinuxOptions: selinux(sc.SELinuxOptions),
-		Seccomp:        seccomp(sc.SeccompProfile, privileged, seccompDir),
+		Seccomp:        seccomp(sc.SeccompProfile, privileged, confine, seccompDir),
 		Apparmor:       apparmor(sc.AppArmorProfile),
 		NoNewPrivs:     sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation,
 	}

@@ -84,6 +84,8 @@ type podState struct {
 	// resources that the node has granted.
 	Asked, Pod *corev1.Pod
 	Now        time.Time
+	// Rules is how this node treats containers.
+	Rules *Containers
 	// Sandboxes and Containers are newest first.
 	Sandboxes  []*runtimeapi.PodSandboxStatus
 	Containers []*instance

@@ -72,6 +72,9 @@ func everyContainerLimits(pod *corev1.Pod) bool {
 // enforceStorage evicts pods that have written more than they may. Only pods
 // with a limit are measured.
 func (k *Kubelet) enforceStorage(ctx context.Context) {
+	if k.cfg.Containers.NoStorageLimits {
+		return
+	}
 	for _, w := range k.allWorkers() {
 		w.mu.Lock()
 		pod, over := w.state.Pod, !w.state.EndingSince.IsZero()
@@ -80,7 +83,7 @@ func (k *Kubelet) enforceStorage(ctx context.Context) {
 			continue
 		}
 		if message := storageExceeded(pod, k.measure(ctx, pod)); message != "" {
-			w.evict(message)
+			w.evict(message, minEvictionGrace)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// idsPerPod is the length of the range of user and group ids that a pod with
+// idsPerPod is the default length of the range of user and group ids that a pod with
 // a user namespace of its own gets on the host (KEP-127).
 const idsPerPod = 65536
 
@@ -21,8 +21,9 @@ const idsPerPod = 65536
 // concurrent use.
 type userRanges struct {
 	dir func(types.UID) string
-	// most is how many ranges there are, from idsPerPod upwards.
-	most uint32
+	// size is the length of a range, most how many there are, from size
+	// upwards.
+	size, most uint32
 
 	mu    sync.Mutex
 	first map[types.UID]uint32
@@ -60,11 +61,11 @@ func (u *userRanges) of(uid types.UID) (uint32, error) {
 		taken[n] = true
 	}
 	for i := uint32(1); i <= u.most; i++ {
-		n := i * idsPerPod
+		n := i * u.size
 		if taken[n] {
 			continue
 		}
-		b, err := json.Marshal(idRange{n, idsPerPod})
+		b, err := json.Marshal(idRange{n, u.size})
 		if err != nil {
 			return 0, err
 		}
@@ -99,6 +100,6 @@ func (k *Kubelet) userNamespace(pod *corev1.Pod) (*runtimeapi.UserNamespace, err
 	if err != nil {
 		return nil, err
 	}
-	m := []*runtimeapi.IDMapping{{HostId: first, ContainerId: 0, Length: idsPerPod}}
+	m := []*runtimeapi.IDMapping{{HostId: first, ContainerId: 0, Length: k.users.size}}
 	return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD, Uids: m, Gids: m}, nil
 }

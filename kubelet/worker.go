@@ -51,6 +51,7 @@ func (k *Kubelet) newWorker(pod *corev1.Pod, static bool) *worker {
 	}
 	w.ctx, w.cancel = context.WithCancel(k.ctx)
 	w.state = podState{
+		Rules: &k.cfg.Containers,
 		Asked: pod, Pod: pod, Actual: map[string]corev1.ResourceRequirements{}, Memory: map[string]*memory{}, Probes: map[string]probes.Result{},
 		Starting: map[string]bool{}, Killing: map[string]time.Time{}, Dropping: map[string]bool{},
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
+
+	kubeletsettings "github.com/coxswain/cox/kubelet/settings"
 )
 
 // config is what a server and its node are told. Each field is a flag, an
@@ -34,6 +36,10 @@ type config struct {
 	TokenAuthFile    string
 	AuditPolicyFile  string
 	AuditLogPath     string
+	// MaxReads and MaxWrites are how many requests are carried out at once:
+	// priority and fairness divides their sum between its levels.
+	MaxReads, MaxWrites int
+	Fairness            bool
 
 	auth authConfig
 
@@ -70,6 +76,13 @@ type config struct {
 	CNIConfDir      string
 	CNIBinDir       string
 	ResolvConf      string
+
+	// KubeletConfig and KubeletConfigDir are the kubelet's own configuration;
+	// what it says is in kubeletConf, and is overridden by the flags given.
+	KubeletConfig, KubeletConfigDir    string
+	CredentialConfig, CredentialBinDir string
+	kubeletConf                        *kubeletsettings.Settings
+	given                              map[string]bool // settings that were made, by flag
 }
 
 // defaultName is the name of the cluster that is given none.
@@ -119,6 +132,9 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.TokenAuthFile, "token-auth-file", "", "static bearer tokens (CSV: token,user,uid,\"group,...\")")
 	fs.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1); without one nothing is recorded")
 	fs.StringVar(&c.AuditLogPath, "audit-log-path", "", "file of the audit records")
+	fs.BoolVar(&c.Fairness, "enable-priority-and-fairness", true, "let requests wait for their turn by the cluster's FlowSchemas and PriorityLevelConfigurations")
+	fs.IntVar(&c.MaxReads, "max-requests-inflight", 400, "how many requests are carried out at once, together with --max-mutating-requests-inflight")
+	fs.IntVar(&c.MaxWrites, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	c.auth.flags(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")
@@ -143,6 +159,10 @@ func (c *config) nodeFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.StaticPodPath, "pod-manifest-path", "", "folder of static pods (default: DATA-DIR/manifests)")
 	fs.StringVar(&c.CNIConfDir, "cni-conf-dir", "", "folder of CNI configurations (default: DATA-DIR/cni/net.d)")
 	fs.StringVar(&c.CNIBinDir, "cni-bin-dir", "", "further folder of CNI plugins")
+	fs.StringVar(&c.KubeletConfig, "kubelet-config", "", "kubelet configuration file (KubeletConfiguration, kubelet.config.k8s.io/v1beta1)")
+	fs.StringVar(&c.KubeletConfigDir, "kubelet-config-dir", "", "folder of drop-ins (*.conf) to the kubelet configuration file")
+	fs.StringVar(&c.CredentialConfig, "image-credential-provider-config", "", "configuration of the plugins that know registries' credentials (CredentialProviderConfig)")
+	fs.StringVar(&c.CredentialBinDir, "image-credential-provider-bin-dir", "", "folder of these plugins")
 	fs.StringVar(&c.ResolvConf, "resolv-conf", "", "resolver configuration for pods and for names outside the cluster (default: /etc/resolv.conf)")
 }
 
@@ -189,6 +209,8 @@ func (c *config) load(fs *pflag.FlagSet) error {
 	if failed != nil {
 		return failed
 	}
+	c.given = map[string]bool{}
+	fs.Visit(func(f *pflag.Flag) { c.given[f.Name] = true })
 	return c.complete()
 }
 
@@ -282,6 +304,9 @@ func (c *config) completeNode() error {
 	}
 	if c.AdvertiseAddress == "" {
 		c.AdvertiseAddress = c.NodeIP
+	}
+	if err := c.loadKubelet(); err != nil {
+		return err
 	}
 	if c.StaticPodPath == "" {
 		c.StaticPodPath = filepath.Join(c.DataDir, "manifests")

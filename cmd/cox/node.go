@@ -113,15 +113,23 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 		return fmt.Errorf("--node-label: %w", err)
 	}
 	runtimeService, imageService := n.runtime.CRI()
-	k, err := kubelet.New(kubelet.Config{
+	config := kubelet.Config{
 		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
 		Runtime: runtimeService, Images: imageService,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
-		CgroupRoot: "/" + c.cgroup(), MaxPods: c.MaxPods, Port: c.KubeletPort, Labels: labels,
-		Drain: n.drain, Version: gitVersion, Log: n.log.With("component", "kubelet"),
-	})
+		CgroupRoot: "/" + c.cgroup(), Labels: labels,
+		Credentials: kubelet.Credentials{ConfigFile: c.CredentialConfig, BinDir: c.CredentialBinDir},
+		Drain:       n.drain, Version: gitVersion, Log: n.log.With("component", "kubelet"),
+	}
+	if err := c.applyKubelet(&config); err != nil {
+		return fmt.Errorf("--kubelet-config: %w", err)
+	}
+	for _, w := range c.kubeletConf.Warnings {
+		n.log.Warn("kubelet configuration: " + w)
+	}
+	k, err := kubelet.New(config)
 	if err != nil {
 		return err
 	}
@@ -132,7 +140,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	}
 	n.group.Go("kubelet", k.Run)
 	n.group.Go("kubelet-api", func(ctx context.Context) error {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", c.KubeletPort))
+		l, err := net.Listen("tcp", c.kubeletListen())
 		if err != nil {
 			return fmt.Errorf("the kubelet's API cannot listen: %w; choose another port with --kubelet-port", err)
 		}
@@ -148,11 +156,15 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 // kubeletAPI makes the HTTPS API through which logs and shells are reached.
 func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.Server, error) {
 	runtimeService, imageService := n.runtime.CRI()
-	return kubeletserver.New(kubeletserver.Config{
+	config := kubeletserver.Config{
 		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
 		GetCertificate: to.serving, ClientCAs: to.clientCAs,
 		RootDir: n.cfg.dir("kubelet"), Log: n.log.With("component", "kubelet-api"),
-	})
+	}
+	if err := n.cfg.kubeletConf.ApplyServer(&config); err != nil {
+		return nil, fmt.Errorf("--kubelet-config: %w", err)
+	}
+	return kubeletserver.New(config)
 }
 
 // demoImage imports the images of the README's tour, once per data directory.

@@ -46,6 +46,8 @@ type adapter interface {
 	remove(group string) error
 	// children lists the groups directly below one.
 	children(group string) ([]string, error)
+	// usage reads what a group has used; one that does not exist is an error.
+	usage(group string, u *Usage) error
 	name() string
 }
 
@@ -146,6 +148,14 @@ func (m *Manager) EnsureTree(all Resources) error {
 // SetClass gives a class its share of the CPU.
 func (m *Manager) SetClass(c Class, shares int64) error {
 	return m.a.set(m.Group(c, ""), Resources{CPUShares: shares})
+}
+
+// Bound limits a group that others made; that it does not exist is an error.
+func (m *Manager) Bound(group string, r Resources) error {
+	if err := m.a.set(path.Join("/", group), r); err != nil {
+		return fmt.Errorf("set the limits of cgroup %s: %w", group, err)
+	}
+	return nil
 }
 
 // EnsurePod makes a pod's group.

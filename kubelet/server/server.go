@@ -4,6 +4,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -56,6 +57,20 @@ type Config struct {
 	// so that certificates can be rotated.
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	ClientCAs      func() *x509.CertPool
+	// MinTLS is the least version of TLS, CipherSuites and Curves are those
+	// allowed; 0 and nil stand for TLS 1.2 and Go's defaults.
+	MinTLS       uint16
+	CipherSuites []uint16
+	Curves       []tls.CurveID
+	// Anonymous lets in, as system:anonymous, who shows no credential.
+	// NoTokens accepts certificates only. AlwaysAllow asks nobody what a user
+	// may do.
+	Anonymous, NoTokens, AlwaysAllow bool
+	// How long answers about tokens and rights are believed; 0 stands for 2
+	// and 5 minutes, and 30 s.
+	TokenTTL, AllowedTTL, DeniedTTL time.Duration
+	// NoDebugging answers neither streams nor logs, NoSystemLogs not /logs/.
+	NoDebugging, NoSystemLogs bool
 	// SystemLogs is the folder served under /logs/; "" is /var/log.
 	SystemLogs string
 	// RootDir is the kubelet's folder, whose file system is the node's.
@@ -96,7 +111,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now()}
-	s.auth = &authenticator{client: cfg.Client}
+	s.auth = &authenticator{client: cfg.Client, anonymous: cfg.Anonymous, noTokens: cfg.NoTokens, ttl: cmp.Or(cfg.TokenTTL, tokenTTL)}
 	s.authz = newAuthorizer(cfg)
 	s.routes()
 	return s, nil
@@ -109,6 +124,19 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /pods", s.pods)
 	m.HandleFunc("GET /pods/{$}", s.pods)
 	m.HandleFunc("GET /runningpods/{$}", s.runningPods)
+	if !s.cfg.NoDebugging {
+		s.debugRoutes(m)
+	}
+	m.HandleFunc("GET /stats/summary", s.summary)
+	m.HandleFunc("POST /stats/summary", s.summary)
+	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
+	m.HandleFunc("GET /metrics", s.metrics)
+	m.HandleFunc("GET /configz", s.configz)
+	s.mux = m
+}
+
+// debugRoutes are those of streams and logs.
+func (s *Server) debugRoutes(m *http.ServeMux) {
 	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.containerLogs)
 	for _, uid := range []string{"", "/{uid}"} {
 		for _, method := range []string{"GET", "POST"} {
@@ -118,13 +146,9 @@ func (s *Server) routes() {
 		}
 		m.HandleFunc("POST /run/{namespace}/{pod}"+uid+"/{container}", s.run)
 	}
-	m.HandleFunc("GET /stats/summary", s.summary)
-	m.HandleFunc("POST /stats/summary", s.summary)
-	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
-	m.HandleFunc("GET /metrics", s.metrics)
-	m.HandleFunc("GET /configz", s.configz)
-	m.HandleFunc("GET /logs/", s.systemLogs)
-	s.mux = m
+	if !s.cfg.NoSystemLogs {
+		m.HandleFunc("GET /logs/", s.systemLogs)
+	}
 }
 
 // ServeHTTP authenticates, authorizes and answers one request.
@@ -167,7 +191,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.cfg.GetCertificate == nil || s.cfg.ClientCAs == nil {
 		return errors.New("kubelet API: GetCertificate and ClientCAs must be set")
 	}
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: s.cfg.GetCertificate}
+	base := &tls.Config{
+		MinVersion: cmp.Or(s.cfg.MinTLS, tls.VersionTLS12), CipherSuites: s.cfg.CipherSuites, CurvePreferences: s.cfg.Curves,
+		NextProtos: []string{"h2", "http/1.1"}, GetCertificate: s.cfg.GetCertificate,
+	}
 	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c := base.Clone()
 		c.GetConfigForClient = nil
