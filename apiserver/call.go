@@ -18,6 +18,7 @@ import (
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/audit"
 	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
@@ -42,6 +43,7 @@ type call struct {
 	front *front
 
 	record   *audit.Record
+	turn     flow.Turn
 	warnings []string
 }
 
@@ -52,6 +54,7 @@ type front struct {
 	sourceIPs []string
 	userAgent string
 	received  time.Time
+	header    http.Header  // of the answer
 	imp       *client.User // who asked, when impersonating
 }
 
@@ -164,11 +167,12 @@ func contains(list []string, s string) bool {
 // begin runs what precedes every request: the audit record, the turn of flow
 // control, authorization, then the decoding of the body. done ends the audit
 // record and gives the turn back.
-func (c *call) begin(ctx context.Context, longRunning bool) (done func(code int, err error), err error) {
+func (c *call) begin(ctx context.Context) (done func(code int, err error), err error) {
 	c.beginAudit()
-	release := func() {}
 	finish := func(code int, err error) {
-		release()
+		if c.front == nil {
+			c.turn.Release() // the HTTP door has yet to encode the answer
+		}
 		if err != nil {
 			st := wire.Status(err)
 			c.record.End(st.Code, st)
@@ -176,12 +180,8 @@ func (c *call) begin(ctx context.Context, longRunning bool) (done func(code int,
 		}
 		c.record.End(int32(code), nil)
 	}
-	if c.srv.cfg.Flow != nil && !longRunning {
-		rel, err := c.srv.cfg.Flow(ctx, c.req)
-		if err != nil {
-			return finish, err
-		}
-		release = rel
+	if err := c.takeTurn(ctx); err != nil {
+		return finish, err
 	}
 	if err := c.authorize(ctx); err != nil {
 		return finish, err
@@ -334,7 +334,7 @@ func requestPath(req *client.Request) string {
 // serve carries out every verb but watch, as far as its answer.
 func (c *call) serve(ctx context.Context) (ans *answer, err error) {
 	start := c.srv.now()
-	done, err := c.begin(ctx, false)
+	done, err := c.begin(ctx)
 	code := http.StatusInternalServerError
 	defer func() {
 		if p := recover(); p != nil {

@@ -37,7 +37,7 @@ func (h *httpCall) connect(rest string) {
 		http.NotFound(h.w, h.r)
 		return
 	}
-	done, err := h.begin(h.r.Context(), true)
+	done, err := h.begin(h.r.Context())
 	if err == nil {
 		err = h.admitConnect(opts)
 	}

@@ -90,7 +90,7 @@ func (d *door) Watch(ctx context.Context, req *client.Request) (watch.Interface,
 	if err != nil {
 		return nil, d.s.refuseUnknown(ctx, req, nil, defaultManager(req.User.Name))
 	}
-	done, err := c.begin(ctx, true)
+	done, err := c.begin(ctx)
 	if err != nil {
 		done(0, err)
 		return nil, apiError(err)
@@ -102,6 +102,7 @@ func (d *door) Watch(ctx context.Context, req *client.Request) (watch.Interface,
 		done(0, err)
 		return nil, apiError(err)
 	}
+	c.turn.Release()
 	c.record.ResponseStarted(http.StatusOK)
 	lw := &localWatch{c: c, w: w, out: make(chan watch.Event, 16), cancel: cancel}
 	d.s.open.Add(1)

@@ -28,6 +28,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f := &front{id: auditID(r), uri: r.URL.RequestURI(), userAgent: r.UserAgent(), received: s.now()}
 	defer s.recovered(w, r)
 	h := w.Header()
+	f.header = h
 	h.Set("Audit-Id", string(f.id))
 	h.Set("Cache-Control", "no-cache, private")
 
@@ -277,7 +278,12 @@ func isTrue(q url.Values, key string) bool {
 func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.User, f *front) {
 	a := &authz.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path}
 	rec := s.beginPathAudit(a, f)
-	if err := s.authorize(r.Context(), a); err != nil {
+	turn, err := s.takePathTurn(w, r, &user)
+	defer turn.Release()
+	if err == nil {
+		err = s.authorize(r.Context(), a)
+	}
+	if err != nil {
 		st := wire.Status(err)
 		rec.End(st.Code, st)
 		s.fail(w, r, err)

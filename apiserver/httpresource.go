@@ -105,6 +105,7 @@ func managerOf(userAgent string) string {
 func (h *httpCall) plain() {
 	ctx, cancel := context.WithTimeout(h.r.Context(), h.timeout())
 	defer cancel()
+	defer h.turn.Release()
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
 	if err != nil {

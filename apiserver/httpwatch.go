@@ -22,7 +22,8 @@ const watchTimeout = 30 * time.Minute
 // it.
 func (h *httpCall) watch() {
 	start := h.srv.now()
-	done, err := h.begin(h.r.Context(), true)
+	done, err := h.begin(h.r.Context())
+	defer h.turn.Release()
 	if err != nil {
 		done(0, err)
 		h.srv.metrics.observe(h.call, 0, err, h.srv.now().Sub(start))
@@ -42,6 +43,7 @@ func (h *httpCall) watch() {
 		return
 	}
 	defer w.Stop()
+	h.turn.Release()
 	h.srv.open.Add(1)
 	defer h.srv.open.Done()
 	ct := h.accept.Media.String()

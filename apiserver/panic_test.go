@@ -104,33 +104,3 @@ func TestTimeout(t *testing.T) {
 		t.Error(resp.StatusCode, body)
 	}
 }
-
-// TestFlow: a request waits for its turn and gives it back.
-func TestFlow(t *testing.T) {
-	var held, refused int
-	w := newWorld(t, func(c *apiserver.Config) {
-		c.Flow = func(_ context.Context, req *client.Request) (func(), error) {
-			if req.Name == "busy" {
-				refused++
-				return nil, apierrors.NewTooManyRequests("busy", 1)
-			}
-			held++
-			return func() { held-- }, nil
-		}
-	})
-	r := client.ConfigMaps.In(w.local, "default")
-	if _, err := r.Get(t.Context(), "a"); !apierrors.IsNotFound(err) || held != 0 {
-		t.Error(err, held)
-	}
-	if _, err := r.Get(t.Context(), "busy"); !apierrors.IsTooManyRequests(err) || refused != 1 {
-		t.Error(err, refused)
-	}
-	wt, err := r.Watch(t.Context(), client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	wt.Stop()
-	if held != 0 {
-		t.Error("a watch holds a seat")
-	}
-}

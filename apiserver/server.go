@@ -17,6 +17,7 @@ import (
 	"github.com/coxswain/cox/apiserver/audit"
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
@@ -37,9 +38,8 @@ type Config struct {
 	Admission []admission.Plugin
 	// Audit records requests; nil records nothing.
 	Audit *audit.Log
-	// Flow, where set, makes a request that is not long-running wait for its
-	// turn; release is called when it is done.
-	Flow func(ctx context.Context, req *client.Request) (release func(), err error)
+	// Flow, where set, makes requests wait for their turn.
+	Flow *flow.Controller
 
 	Extensions Extensions
 	// OpenAPI serves /openapi/v2 and /openapi/v3; nil answers 404.

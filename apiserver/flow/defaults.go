@@ -1,15 +1,7 @@
-// Package flow keeps the flow schemas and priority levels that every cluster
-// has: nothing goes in, the objects of 1.36 come out, and what is missing of
-// them is written through a door. See "API Priority and Fairness".
 package flow
 
 import (
-	"context"
-	"errors"
-	"fmt"
-
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/api"
@@ -146,45 +138,4 @@ func DefaultSchemas() []*flowcontrolv1.FlowSchema {
 		schema("global-default", "global-default", 9900, byUser, everything(anyone)),
 		schema("catch-all", "catch-all", 10000, byUser, everything(anyone)),
 	}
-}
-
-// Ensure creates what is missing of the default objects; what is there stays
-// as it is. door's user must be allowed to.
-func Ensure(ctx context.Context, door client.Interface) error {
-	var errs []error
-	for _, l := range DefaultLevels() {
-		if _, err := Levels.In(door, "").Get(ctx, l.Name); apierrors.IsNotFound(err) {
-			_, err = Levels.In(door, "").Create(ctx, l)
-			errs = append(errs, other(err))
-		}
-	}
-	for _, s := range DefaultSchemas() {
-		in := Schemas.In(door, "")
-		if _, err := in.Get(ctx, s.Name); !apierrors.IsNotFound(err) {
-			continue
-		}
-		level := s.Spec.PriorityLevelConfiguration.Name
-		made, err := in.Create(ctx, s)
-		if err != nil {
-			errs = append(errs, other(err))
-			continue
-		}
-		_, err = in.Mutate(ctx, made.Name, "status", func(s *flowcontrolv1.FlowSchema) (bool, error) {
-			s.Status.Conditions = []flowcontrolv1.FlowSchemaCondition{{
-				Type: flowcontrolv1.FlowSchemaConditionDangling, Status: flowcontrolv1.ConditionFalse, LastTransitionTime: metav1.Now(), Reason: "Found",
-				Message: fmt.Sprintf("This FlowSchema references the PriorityLevelConfiguration object named %q and it exists", level),
-			}}
-			return true, nil
-		})
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// other passes over that another server was first.
-func other(err error) error {
-	if apierrors.IsAlreadyExists(err) {
-		return nil
-	}
-	return err
 }

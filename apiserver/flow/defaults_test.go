@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/coxswain/cox/api/builtin"
-	"github.com/coxswain/cox/apiserver/doortest"
 	"github.com/coxswain/cox/client"
 )
 
@@ -40,25 +39,5 @@ func TestDefaultsAreValid(t *testing.T) {
 			t.Errorf("flow schema %s: level %s", s.Name, s.Spec.PriorityLevelConfiguration.Name)
 		}
 		seen[s.Name] = true
-	}
-}
-
-func TestEnsure(t *testing.T) {
-	door := &doortest.Door{}
-	mine := DefaultSchemas()[5]
-	mine.Spec.MatchingPrecedence = 7
-	doortest.Put(door, Schemas, mine)
-	for range 2 {
-		if err := Ensure(t.Context(), door); err != nil {
-			t.Fatal(err)
-		}
-	}
-	list, _, err := Schemas.In(door, "").List(t.Context(), client.Options{})
-	if err != nil || len(list) != len(DefaultSchemas()) {
-		t.Errorf("%d schemas, %v", len(list), err)
-	}
-	kept, err := Schemas.In(door, "").Get(t.Context(), mine.Name)
-	if err != nil || kept.Spec.MatchingPrecedence != 7 {
-		t.Errorf("what was there has become %v, %v", kept, err)
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/tls"
 	"time"
 
@@ -10,14 +9,13 @@ import (
 	"github.com/coxswain/cox/apiserver/admission/policies"
 	"github.com/coxswain/cox/apiserver/admission/webhooks"
 	"github.com/coxswain/cox/apiserver/aggregation"
-	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/internal/component"
 )
 
 // aggregate passes group versions on to the servers that APIServices name, and
-// keeps the APIServices of this one and the default flow schemas.
+// keeps the APIServices of this one.
 func (cp *controlPlane) aggregate(group *component.Group) {
 	dialer := &services.Dialer{Door: cp.root}
 	agg := aggregation.New(aggregation.Config{
@@ -28,13 +26,6 @@ func (cp *controlPlane) aggregate(group *component.Group) {
 	})
 	cp.server.SetAggregator(agg)
 	group.Go("aggregation", agg.Run)
-	group.Go("flow-defaults", func(ctx context.Context) error {
-		if err := flow.Ensure(ctx, cp.root); err != nil {
-			return err // and be called again
-		}
-		<-ctx.Done()
-		return ctx.Err()
-	})
 }
 
 // chain is the admission chain. The followers of the objects by which users

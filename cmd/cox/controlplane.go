@@ -33,6 +33,7 @@ import (
 	"github.com/coxswain/cox/apiserver/connect"
 	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/apiserver/encryption"
+	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
@@ -91,6 +92,7 @@ type controlPlane struct {
 	auth    authz.Authorizer
 	root    client.Interface // the API server's own identity
 	service *actions.Services
+	flow    *flow.Controller // nil without flow control
 	crds    *crd.Manager
 	http    *http.Server
 	closers []func()
@@ -207,26 +209,28 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
 	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPI() })
+	measures := cp.metrics()
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,
 		Store: func(k *api.Kind) store.Interface {
-			if k.GR() == corev1.Resource("componentstatuses") {
+			switch k.GR() {
+			case corev1.Resource("componentstatuses"):
 				return computed.New(k, cp.componentStatuses(group))
-			}
-			return cp.store.Kind(k)
-		},
-		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
-	measures := cp.metrics()
-			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
-			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
-			authn.Bearer(tokenAuth)),
-		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
-		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
-		Address: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
 			case metricsv1beta1.Resource("nodes"):
 				return computed.New(k, nodeMetrics(measures))
 			case metricsv1beta1.Resource("pods"):
 				return computed.New(k, podMetrics(measures))
+			}
+			return cp.store.Kind(k)
+		},
+		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
+			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
+			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
+			authn.Bearer(tokenAuth)),
+		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
+		Flow:    cp.flowControl(paths),
+		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
+		Address: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
 	})
 	if err != nil {
 		return err
@@ -234,6 +238,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	late.set(cp.server.Door())
 	cp.server.SetAdmission(cp.chain(group))
 	cp.aggregate(group)
+	cp.followFlow(group)
 	cp.serveCustom(group)
 	if cp.etcd != nil {
 		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
