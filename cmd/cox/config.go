@@ -33,7 +33,6 @@ type config struct {
 	EtcdCAFile       string
 	EtcdCertFile     string
 	EtcdKeyFile      string
-	TokenAuthFile    string
 	AuditPolicyFile  string
 	AuditLogPath     string
 	// MaxReads and MaxWrites are how many requests are carried out at once:
@@ -76,6 +75,8 @@ type config struct {
 	CNIConfDir      string
 	CNIBinDir       string
 	ResolvConf      string
+	RegistryDir     string
+	ImageDir        string
 
 	// KubeletConfig and KubeletConfigDir are the kubelet's own configuration;
 	// what it says is in kubeletConf, and is overridden by the flags given.
@@ -129,7 +130,6 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.EtcdCAFile, "etcd-cafile", "", "CA of the external etcd")
 	fs.StringVar(&c.EtcdCertFile, "etcd-certfile", "", "client certificate for the external etcd")
 	fs.StringVar(&c.EtcdKeyFile, "etcd-keyfile", "", "client key for the external etcd")
-	fs.StringVar(&c.TokenAuthFile, "token-auth-file", "", "static bearer tokens (CSV: token,user,uid,\"group,...\")")
 	fs.StringVar(&c.AuditPolicyFile, "audit-policy-file", "", "audit policy (audit.k8s.io/v1); without one nothing is recorded")
 	fs.StringVar(&c.AuditLogPath, "audit-log-path", "", "file of the audit records")
 	fs.BoolVar(&c.Fairness, "enable-priority-and-fairness", true, "let requests wait for their turn by the cluster's FlowSchemas and PriorityLevelConfigurations")
@@ -163,6 +163,7 @@ func (c *config) nodeFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.KubeletConfigDir, "kubelet-config-dir", "", "folder of drop-ins (*.conf) to the kubelet configuration file")
 	fs.StringVar(&c.CredentialConfig, "image-credential-provider-config", "", "configuration of the plugins that know registries' credentials (CredentialProviderConfig)")
 	fs.StringVar(&c.CredentialBinDir, "image-credential-provider-bin-dir", "", "folder of these plugins")
+	c.imageFlags(fs)
 	fs.StringVar(&c.ResolvConf, "resolv-conf", "", "resolver configuration for pods and for names outside the cluster (default: /etc/resolv.conf)")
 }
 
@@ -313,6 +314,9 @@ func (c *config) completeNode() error {
 	}
 	if c.CNIConfDir == "" {
 		c.CNIConfDir = filepath.Join(c.DataDir, "cni", "net.d")
+	}
+	if c.ImageDir == "" {
+		c.ImageDir = c.dir("images")
 	}
 	if c.ResolvConf == "" {
 		c.ResolvConf = resolvConf()

@@ -43,7 +43,12 @@ func (cp *controlPlane) localVolumeObjects(ctx context.Context) error {
 	_, err = client.ClusterRoleBindings.In(cp.root, "").Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: *meta.DeepCopy(),
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: localVolumesUser},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: localVolumesUser}},
+		// Nodes of their own act as themselves; the admission plugin
+		// NodeRestriction holds them to letting go volumes of theirs.
+		Subjects: []rbacv1.Subject{
+			{APIGroup: rbacv1.GroupName, Kind: "User", Name: localVolumesUser},
+			{APIGroup: rbacv1.GroupName, Kind: "Group", Name: "system:nodes"},
+		},
 	})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("role binding of local volumes: %w", err)
@@ -51,13 +56,12 @@ func (cp *controlPlane) localVolumeObjects(ctx context.Context) error {
 	return nil
 }
 
-// runLocalVolumes makes and removes the directories of the local node's
-// volumes.
-func (s *server) runLocalVolumes(ctx context.Context) error {
-	c := s.cfg
+// runLocalVolumes makes and removes the directories of this node's volumes:
+// volumes is who it acts as with them, node the node itself.
+func (n *localNode) runLocalVolumes(ctx context.Context, volumes, node client.Interface) error {
+	c := n.cfg
 	return localvolume.Run(ctx, localvolume.Config{
-		Volumes:  s.cp.identity(localVolumesUser),
-		Node:     s.cp.identity("system:node:"+c.NodeName, "system:nodes"),
-		NodeName: c.NodeName, Folder: c.dir("local-volumes"), Log: s.log.With("component", "local-volumes"),
+		Volumes: volumes, Node: node,
+		NodeName: c.NodeName, Folder: c.dir("local-volumes"), Log: n.log.With("component", "local-volumes"),
 	})
 }

@@ -75,7 +75,7 @@ func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNod
 func (c *config) runtimeConfig(log *slog.Logger) runtime.Config {
 	cfg := runtime.Config{
 		Root: c.dir("containerd"), State: c.runDir() + "/containerd",
-		CNIConfDir: c.CNIConfDir, CgroupRoot: "/" + c.cgroup(), Log: log,
+		CNIConfDir: c.CNIConfDir, RegistryDir: c.RegistryDir, CgroupRoot: "/" + c.cgroup(), Log: log,
 	}
 	if c.CNIBinDir != "" {
 		cfg.CNIBinDirs = []string{c.CNIBinDir}
@@ -108,6 +108,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	if err := os.MkdirAll(c.StaticPodPath, 0o700); err != nil {
 		return fmt.Errorf("folder of static pods: %w", err)
 	}
+	n.importArchives(ctx)
 	labels, err := keyValues(c.NodeLabels)
 	if err != nil {
 		return fmt.Errorf("--node-label: %w", err)
@@ -116,7 +117,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	config := kubelet.Config{
 		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
-		Runtime: runtimeService, Images: imageService,
+		Runtime: runtimeService, Images: imageService, PullProgress: n.runtime.PullProgress,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		CgroupRoot: "/" + c.cgroup(), Labels: labels,

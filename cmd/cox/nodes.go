@@ -156,6 +156,12 @@ func (c *config) upAgent(ctx context.Context, m machine, w *wires, token string)
 	if err := os.MkdirAll(filepath.Dir(m.log()), 0o700); err != nil {
 		return false, err
 	}
+	if err := c.shareArchives(m); err != nil {
+		return false, err
+	}
+	if c.RegistryDir != "" {
+		args = append(args, "--registry-dir="+c.RegistryDir)
+	}
 	resolv, err := m.resolvConf(c.ResolvConf)
 	if err != nil {
 		return false, err

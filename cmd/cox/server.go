@@ -269,7 +269,9 @@ func (s *server) startNode(ctx context.Context, bundle *pki.Bundle) error {
 	if err := s.node.start(ctx, to); err != nil {
 		return err
 	}
-	s.group.Go("local-volumes", s.runLocalVolumes)
+	s.group.Go("local-volumes", func(ctx context.Context) error {
+		return s.node.runLocalVolumes(ctx, s.cp.identity(localVolumesUser), to.kubelet)
+	})
 	select {
 	case <-s.node.ready():
 	case <-ctx.Done():

@@ -54,6 +54,8 @@ func (d deps) restrictNode(ctx context.Context, a *admission.Attributes) error {
 		reason = r.nodeObject()
 	case "persistentvolumeclaims":
 		reason = r.claim()
+	case "persistentvolumes":
+		reason = r.volume()
 	case "serviceaccounts":
 		if a.Subresource == "token" {
 			reason, err = r.token(ctx)

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/coxswain/cox/api/localvolumes"
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/doortest"
@@ -239,4 +240,41 @@ func TestCertificates(t *testing.T) {
 	r := csr("")
 	r.Spec.Request, r.Spec.SignerName = []byte("junk"), certificatesv1.KubeAPIServerClientSignerName
 	check(t, "junk", b.run(create(client.CertificateSigningRequests, r)), "failed to parse CSR")
+}
+
+// TestNodesLetTheirVolumesGo: a node may take the local provisioner's
+// finalizer off the volumes that it holds, and nothing else.
+func TestNodesLetTheirVolumesGo(t *testing.T) {
+	b := newBench()
+	volume := func(node string, change func(*corev1.PersistentVolume)) *corev1.PersistentVolume {
+		v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{
+			Name: "v", ResourceVersion: "1", Labels: map[string]string{localvolumes.NodeLabel: node},
+			Finalizers: []string{"kubernetes.io/pv-protection", localvolumes.Finalizer},
+		}}
+		if change != nil {
+			change(v)
+		}
+		return v
+	}
+	letGo := func(v *corev1.PersistentVolume) { v.Finalizers, v.ResourceVersion = v.Finalizers[:1], "2" }
+	for name, tc := range map[string]struct {
+		old, obj *corev1.PersistentVolume
+		err      string
+	}{
+		"its finalizer":         {volume("n1", nil), volume("n1", letGo), ""},
+		"nothing":               {volume("n1", nil), volume("n1", nil), ""},
+		"another's finalizer":   {volume("n1", nil), volume("n1", func(v *corev1.PersistentVolume) { v.Finalizers = nil }), "can only remove the finalizer"},
+		"another node's volume": {volume("n2", nil), volume("n2", letGo), "that it holds"},
+		"the label too":         {volume("n2", nil), volume("n1", letGo), "that it holds"},
+		"the directory too": {volume("n1", nil), volume("n1", func(v *corev1.PersistentVolume) {
+			letGo(v)
+			v.Spec.Local = &corev1.LocalVolumeSource{Path: "/etc"}
+		}), "can only remove the finalizer"},
+		"adds a finalizer": {volume("n1", letGo), volume("n1", nil), "can only remove the finalizer"},
+	} {
+		a := create(client.PersistentVolumes, tc.obj)
+		a.Operation, a.Old = admission.Update, tc.old
+		a.User = client.User{Name: "system:node:n1", Groups: []string{"system:nodes"}}
+		check(t, name, b.run(a), tc.err)
+	}
 }
