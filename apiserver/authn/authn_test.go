@@ -339,16 +339,3 @@ func TestUnionDoesNotChangeSharedGroups(t *testing.T) {
 		t.Error("a bad credential became anonymous")
 	}
 }
-
-func TestMemoIsBounded(t *testing.T) {
-	m := newMemo[int, int](3)
-	for i := range 100 {
-		m.put(i, i)
-	}
-	if len(m.m) != 3 {
-		t.Errorf("%d entries", len(m.m))
-	}
-	if v, ok := m.get(99); !ok || v != 99 {
-		t.Error("the newest entry is gone")
-	}
-}

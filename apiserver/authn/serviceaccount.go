@@ -12,6 +12,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/memo"
 )
 
 // Keys of a service account's user.Extra.
@@ -34,14 +35,14 @@ type ServiceAccounts struct {
 	audiences []string
 	door      client.Interface
 	now       func() time.Time
-	verified  *memo[[sha256.Size]byte, *satoken.Claims]
+	verified  *memo.Memo[[sha256.Size]byte, *satoken.Claims]
 }
 
 // NewServiceAccounts makes an authenticator that reads through door, which
 // needs the right to get service accounts, secrets, pods and nodes. audiences
 // are the API server's own.
 func NewServiceAccounts(issuer *satoken.Issuer, audiences []string, door client.Interface, now func() time.Time) *ServiceAccounts {
-	return &ServiceAccounts{issuer, audiences, door, now, newMemo[[sha256.Size]byte, *satoken.Claims](4096)}
+	return &ServiceAccounts{issuer, audiences, door, now, memo.New[[sha256.Size]byte, *satoken.Claims](4096)}
 }
 
 // AuthenticateToken implements TokenAuthenticator. A signature is verified
@@ -49,7 +50,7 @@ func NewServiceAccounts(issuer *satoken.Issuer, audiences []string, door client.
 // what changes.
 func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, audiences []string) (*TokenResult, bool, error) {
 	sum := sha256.Sum256([]byte(token))
-	claims, ok := s.verified.get(sum)
+	claims, ok := s.verified.Get(sum)
 	if !ok {
 		var err error
 		claims, err = s.issuer.Verify(token)
@@ -59,7 +60,7 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 		if err != nil {
 			return nil, false, err
 		}
-		s.verified.put(sum, claims)
+		s.verified.Put(sum, claims)
 	}
 	if err := claims.Valid(s.now()); err != nil {
 		return nil, false, err

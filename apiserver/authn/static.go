@@ -81,11 +81,13 @@ func (s *Static) AuthenticateToken(_ context.Context, token string, audiences []
 	if !ok {
 		return nil, false, nil
 	}
-	return apiToken(u, s.audiences, audiences)
+	return ForAPI(u, s.audiences, audiences)
 }
 
-// apiToken is the result of a token that is for the API server only.
-func apiToken(u client.User, own, asked []string) (*TokenResult, bool, error) {
+// ForAPI is the result of a token that is for the API server only: own are its
+// audiences, asked those that the asker stands for (none: the same). ok is false
+// when they have none in common.
+func ForAPI(u client.User, own, asked []string) (res *TokenResult, ok bool, err error) {
 	auds := own
 	if len(asked) > 0 {
 		if auds = intersect(own, asked); len(auds) == 0 {
@@ -154,7 +156,7 @@ func (b *Bootstrap) AuthenticateToken(ctx context.Context, token string, audienc
 		}
 		u.Groups = append(u.Groups, g)
 	}
-	return apiToken(u, b.audiences, audiences)
+	return ForAPI(u, b.audiences, audiences)
 }
 
 func (b *Bootstrap) expired(s *corev1.Secret) bool {

@@ -64,8 +64,19 @@ func AnonymousAt(paths ...string) Authenticator {
 		if !slices.Contains(paths, r.URL.Path) {
 			return client.User{}, false, nil
 		}
-		return client.User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, true, nil
+		return AnonymousUser(), true, nil
 	})
+}
+
+// AnonymousUser is who makes a request without credentials.
+func AnonymousUser() client.User {
+	return client.User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}
+}
+
+// AnonymousEverywhere lets every request without credentials in as
+// system:anonymous; authorization decides what it may.
+func AnonymousEverywhere() Authenticator {
+	return Func(func(*http.Request) (client.User, bool, error) { return AnonymousUser(), true, nil })
 }
 
 // HealthPaths are what anonymous users may ask for: health and version.

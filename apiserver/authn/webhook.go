@@ -17,6 +17,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/callout"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/memo"
 )
 
 // WebhookConfig says whom a Webhook asks.
@@ -38,7 +39,7 @@ type WebhookConfig struct {
 type Webhook struct {
 	cfg    WebhookConfig
 	secret [sha256.Size]byte // so that what is remembered cannot be guessed or aimed at
-	seen   *memo[[sha256.Size]byte, webhookVerdict]
+	seen   *memo.Memo[[sha256.Size]byte, webhookVerdict]
 	asking singleflight.Group
 }
 
@@ -53,7 +54,7 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	if cfg.Version != "v1" && cfg.Version != "v1beta1" {
 		return nil, fmt.Errorf("version %q of TokenReview is unknown, want v1 or v1beta1", cfg.Version)
 	}
-	w := &Webhook{cfg: cfg, seen: newMemo[[sha256.Size]byte, webhookVerdict](4096)}
+	w := &Webhook{cfg: cfg, seen: memo.New[[sha256.Size]byte, webhookVerdict](4096)}
 	_, err := rand.Read(w.secret[:])
 	return w, err
 }
@@ -66,7 +67,7 @@ func (w *Webhook) AuthenticateToken(ctx context.Context, token string, audiences
 		asked = w.cfg.Audiences
 	}
 	sum := w.sum(token, asked)
-	v, ok := w.seen.get(sum)
+	v, ok := w.seen.Get(sum)
 	if !ok || !w.cfg.Now().Before(v.until) {
 		// The same token is asked about once at a time. Who waits with the
 		// first must not fail because that one's request was given up.
@@ -77,7 +78,7 @@ func (w *Webhook) AuthenticateToken(ctx context.Context, token string, audiences
 			v, err := w.ask(ctx, token, asked)
 			if err == nil && w.cfg.TTL > 0 {
 				v.until = w.cfg.Now().Add(w.cfg.TTL)
-				w.seen.put(sum, v)
+				w.seen.Put(sum, v)
 			}
 			return v, err
 		})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/memo"
 )
 
 // uidOID is the subject attribute that carries a user's UID (KEP-5210).
@@ -23,14 +24,14 @@ var uidOID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57683, 2}
 // its common name is the user, its organizations are the groups. now is the
 // clock.
 func ClientCert(roots *x509.CertPool, now func() time.Time) Authenticator {
-	seen := newMemo[[sha256.Size]byte, certVerdict](1024)
+	seen := memo.New[[sha256.Size]byte, certVerdict](1024)
 	return Func(func(r *http.Request) (client.User, bool, error) {
 		if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 			return client.User{}, false, nil
 		}
 		leaf := r.TLS.PeerCertificates[0]
 		sum := sha256.Sum256(leaf.Raw)
-		if v, ok := seen.get(sum); ok && now().Before(v.until) {
+		if v, ok := seen.Get(sum); ok && now().Before(v.until) {
 			return v.user, true, nil
 		}
 		until, err := verifyChain(r.TLS.PeerCertificates, roots, now())
@@ -41,7 +42,7 @@ func ClientCert(roots *x509.CertPool, now func() time.Time) Authenticator {
 		if err != nil {
 			return client.User{}, false, err
 		}
-		seen.put(sum, certVerdict{user, until})
+		seen.Put(sum, certVerdict{user, until})
 		return user, true, nil
 	})
 }

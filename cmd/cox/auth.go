@@ -2,23 +2,166 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/pflag"
+	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 
+	"github.com/coxswain/cox/apiserver/authn"
+	"github.com/coxswain/cox/apiserver/authn/oidc"
+	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/apiserver/callout"
 	"github.com/coxswain/cox/apiserver/encryption"
 )
 
 // authConfig is what the API server is told about who may do what, and how
 // that is kept and recorded. The flags have upstream's names.
 type authConfig struct {
+	TokenAuthFile string
+
+	AuthnConfig    string
+	Anonymous      anonymousFlag
+	OIDC           oidc.Flags
+	OIDCCAFile     string
+	OIDCAlgorithms []string
+
+	TokenWebhook        string
+	TokenWebhookVersion string
+	TokenWebhookTTL     time.Duration
+
 	EncryptionConfig string
 	EncryptionReload bool
 }
 
 func (a *authConfig) flags(fs *pflag.FlagSet) {
+	fs.StringVar(&a.TokenAuthFile, "token-auth-file", "", "static bearer tokens (CSV: token,user,uid,\"group,...\")")
+
+	fs.StringVar(&a.AuthnConfig, "authentication-config", "", "issuers of OpenID Connect tokens and anonymous access (apiserver.config.k8s.io/v1 AuthenticationConfiguration); changes are taken over")
+	fs.Var(&a.Anonymous, "anonymous-auth", "whether requests without credentials are let in as system:anonymous; unset, only to health and version")
+	fs.Lookup("anonymous-auth").NoOptDefVal = "true"
+	fs.StringVar(&a.OIDC.IssuerURL, "oidc-issuer-url", "", "an issuer of OpenID Connect tokens")
+	fs.StringVar(&a.OIDC.ClientID, "oidc-client-id", "", "the audience that its tokens must be for")
+	fs.StringVar(&a.OIDCCAFile, "oidc-ca-file", "", "CA of the issuer's server (default: the host's)")
+	fs.StringVar(&a.OIDC.UsernameClaim, "oidc-username-claim", "sub", "claim that is the user's name")
+	fs.StringVar(&a.OIDC.UsernamePrefix, "oidc-username-prefix", "", "what goes before the name (default: the issuer and a #, - for nothing)")
+	fs.StringVar(&a.OIDC.GroupsClaim, "oidc-groups-claim", "", "claim that is the user's groups")
+	fs.StringVar(&a.OIDC.GroupsPrefix, "oidc-groups-prefix", "", "what goes before each group")
+	fs.StringSliceVar(&a.OIDCAlgorithms, "oidc-signing-algs", []string{"RS256"}, "algorithms that may sign a token")
+	fs.StringToStringVar(&a.OIDC.RequiredClaims, "oidc-required-claim", nil, "claims that a token must have, with their values")
+	fs.StringVar(&a.TokenWebhook, "authentication-token-webhook-config-file", "", "kubeconfig of a server that judges bearer tokens (TokenReview)")
+	fs.StringVar(&a.TokenWebhookVersion, "authentication-token-webhook-version", "v1beta1", "version of the TokenReview that it is sent")
+	fs.DurationVar(&a.TokenWebhookTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "how long its answers are remembered")
+
 	fs.StringVar(&a.EncryptionConfig, "encryption-provider-config", "", "which objects are encrypted at rest and how (apiserver.config.k8s.io/v1 EncryptionConfiguration)")
 	fs.BoolVar(&a.EncryptionReload, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config while running")
+}
+
+// anonymousFlag is a boolean that can be unset.
+type anonymousFlag struct{ text string }
+
+// String implements pflag.Value.
+func (f *anonymousFlag) String() string { return f.text }
+
+// Type implements pflag.Value.
+func (f *anonymousFlag) Type() string { return "bool" }
+
+// Set implements pflag.Value.
+func (f *anonymousFlag) Set(s string) error {
+	if s != "true" && s != "false" {
+		return errors.New("want true or false")
+	}
+	f.text = s
+	return nil
+}
+
+// users is who the API server knows beside those with client certificates.
+type users struct {
+	tokens    authn.TokenAuthenticator
+	anonymous authn.Authenticator
+	// run follows the configuration.
+	run func(ctx context.Context) error
+}
+
+// openUsers puts the authenticators of bearer tokens together. audiences are
+// the API server's own.
+func (cp *controlPlane) openUsers(issuer *satoken.Issuer, audiences []string) (*users, error) {
+	a := &cp.cfg.auth
+	all := []authn.TokenAuthenticator{
+		authn.NewServiceAccounts(issuer, audiences, cp.root, time.Now),
+		authn.NewBootstrap(cp.root, audiences, time.Now),
+	}
+	if a.TokenAuthFile != "" {
+		static, err := authn.LoadStatic(a.TokenAuthFile, audiences)
+		if err != nil {
+			return nil, fmt.Errorf("--token-auth-file: %w", err)
+		}
+		all = append(all, static)
+	}
+	configured, err := cp.openOIDC(issuer, audiences)
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, configured)
+	if a.TokenWebhook != "" { // last: what someone else knows is not shown to it
+		target, err := callout.Open(a.TokenWebhook)
+		if err != nil {
+			return nil, fmt.Errorf("--authentication-token-webhook-config-file: %w", err)
+		}
+		hook, err := authn.NewWebhook(authn.WebhookConfig{
+			Target: target, Version: a.TokenWebhookVersion, TTL: a.TokenWebhookTTL, Audiences: audiences, Now: time.Now, Retry: callout.Default,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("--authentication-token-webhook-version: %w", err)
+		}
+		all = append(all, hook)
+	}
+	return &users{tokens: authn.TokenUnion(all...), anonymous: configured.Anonymous(), run: configured.Run}, nil
+}
+
+// openOIDC reads what the file or the flags say of issuers and of anonymous
+// users.
+func (cp *controlPlane) openOIDC(issuer *satoken.Issuer, audiences []string) (*oidc.Authenticator, error) {
+	a := &cp.cfg.auth
+	cfg := oidc.Config{
+		Path: a.AuthnConfig, Fixed: &configv1.AuthenticationConfiguration{}, Audiences: audiences, Taken: []string{issuer.URL()},
+		Anonymous: authn.AnonymousAt(authn.HealthPaths()...), Now: time.Now, Log: cp.log.With("component", "oidc"),
+	}
+	switch a.Anonymous.text {
+	case "true":
+		cfg.Anonymous = authn.AnonymousEverywhere()
+	case "false":
+		cfg.Anonymous = nil
+	}
+	if a.OIDC.IssuerURL != "" || a.OIDC.ClientID != "" {
+		if a.AuthnConfig != "" {
+			return nil, errors.New("--authentication-config and the --oidc-* flags exclude each other")
+		}
+		if a.OIDCCAFile != "" {
+			pem, err := os.ReadFile(a.OIDCCAFile)
+			if err != nil {
+				return nil, fmt.Errorf("--oidc-ca-file: %w", err)
+			}
+			a.OIDC.CAPEM = string(pem)
+		}
+		fixed, err := a.OIDC.Configuration()
+		if err != nil {
+			return nil, err
+		}
+		cfg.Fixed, cfg.Algorithms = fixed, a.OIDCAlgorithms
+	}
+	out, err := oidc.Open(cfg)
+	switch {
+	case err != nil && a.AuthnConfig != "":
+		return nil, fmt.Errorf("--authentication-config: %w", err)
+	case err != nil:
+		return nil, fmt.Errorf("--oidc flags: %w", err)
+	case a.Anonymous.text != "" && out.ConfiguresAnonymous():
+		return nil, errors.New("--anonymous-auth and the anonymous section of --authentication-config exclude each other")
+	}
+	return out, nil
 }
 
 // openEncryption reads how objects are encrypted at rest; nil when they are

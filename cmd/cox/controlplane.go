@@ -155,18 +155,10 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return fmt.Errorf("service account tokens: %w", err)
 	}
 	audiences := []string{issuerURL}
-	bearer := []authn.TokenAuthenticator{
-		authn.NewServiceAccounts(issuer, audiences, cp.root, time.Now),
-		authn.NewBootstrap(cp.root, audiences, time.Now),
+	users, err := cp.openUsers(issuer, audiences)
+	if err != nil {
+		return err
 	}
-	if c.TokenAuthFile != "" {
-		static, err := authn.LoadStatic(c.TokenAuthFile, audiences)
-		if err != nil {
-			return fmt.Errorf("--token-auth-file: %w", err)
-		}
-		bearer = append(bearer, static)
-	}
-	tokenAuth := authn.TokenUnion(bearer...)
 	policy, err := rbacdefaults.Default()
 	if err != nil {
 		return fmt.Errorf("default roles: %w", err)
@@ -197,7 +189,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	})
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = cp.service.Hook()
 	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
-	for name, action := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: cp.root, Tokens: tokenAuth, Now: time.Now}) {
+	for name, action := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: cp.root, Tokens: users.tokens, Now: time.Now}) {
 		ext.Actions[name] = action
 	}
 	pods, ok := cp.table.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"})
@@ -223,10 +215,10 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 			}
 			return cp.store.Kind(k)
 		},
-		Authn: authn.Union(authn.AnonymousAt(authn.HealthPaths()...),
+		Authn: authn.Union(users.anonymous,
 			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
 			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
-			authn.Bearer(tokenAuth)),
+			authn.Bearer(users.tokens)),
 		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
 		Flow:    cp.flowControl(paths),
 		Version: versionInfo(), Log: cp.log.With("component", "apiserver"),
@@ -249,6 +241,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		}
 		group.Go("encryption", cp.crypt.Run)
 	}
+	group.Go("authentication", users.run)
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
 	return nil
