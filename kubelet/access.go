@@ -6,6 +6,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/kubelet/cgroups"
+	"github.com/coxswain/cox/kubelet/probes"
 )
 
 // ContainerRef is a container as the HTTPS API needs it.
@@ -130,6 +133,21 @@ func (k *Kubelet) Sandbox(namespace, name, uid string) (id, ip string, err error
 	}
 	return sb.Id, podIP(w.state.Pod, sb, k.facts.IPs), nil
 }
+
+// ProbeCounts tells how the checks of the probes went.
+func (k *Kubelet) ProbeCounts() []probes.Counts { return k.probes.Counts() }
+
+// Cgroups gives access to what pods and containers use.
+func (k *Kubelet) Cgroups() *cgroups.Manager { return k.cgroups }
+
+// ContainerGroup returns the cgroup of a container of a pod, where the runtime
+// makes it by the container's id below its pod's.
+func (k *Kubelet) ContainerGroup(pod *corev1.Pod, id string) string {
+	return filepath.Join(k.cgroups.Group(podCgroup(pod)), id)
+}
+
+// PodGroup returns the cgroup of a pod.
+func (k *Kubelet) PodGroup(pod *corev1.Pod) string { return k.cgroups.Group(podCgroup(pod)) }
 
 // NodeName is the node's name.
 func (k *Kubelet) NodeName() string { return k.cfg.NodeName }

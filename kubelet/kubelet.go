@@ -93,7 +93,7 @@ func New(cfg Config) (*Kubelet, error) {
 	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	k.probes = probes.NewManager(probes.Config{
 		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
-		Changed: k.probeChanged, Unhealthy: k.unhealthy,
+		Changed: k.probeChanged, Unhealthy: k.unhealthy, Warned: k.probeWarned,
 	})
 	return k, nil
 }
@@ -463,6 +463,11 @@ func (k *Kubelet) probeChanged(t *probes.Target) {
 func (k *Kubelet) unhealthy(t *probes.Target, message string) {
 	_, kind := findContainer(&t.Pod.Spec, t.Container.Name)
 	k.containerEvent(t.Pod, kind, t.Container.Name, corev1.EventTypeWarning, "Unhealthy", "%s", message)
+}
+
+func (k *Kubelet) probeWarned(t *probes.Target, message string) {
+	_, kind := findContainer(&t.Pod.Spec, t.Container.Name)
+	k.containerEvent(t.Pod, kind, t.Container.Name, corev1.EventTypeWarning, "ProbeWarning", "%s", message)
 }
 
 // containerEvent records an event about one container of a pod.

@@ -160,7 +160,8 @@ func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.S
 	config := kubeletserver.Config{
 		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
 		GetCertificate: to.serving, ClientCAs: to.clientCAs,
-		RootDir: n.cfg.dir("kubelet"), Log: n.log.With("component", "kubelet-api"),
+		RootDir: n.cfg.dir("kubelet"), Groups: k, CheckpointDir: n.cfg.dir("kubelet", "checkpoints"),
+		Log: n.log.With("component", "kubelet-api"),
 	}
 	if err := n.cfg.kubeletConf.ApplyServer(&config); err != nil {
 		return nil, fmt.Errorf("--kubelet-config: %w", err)

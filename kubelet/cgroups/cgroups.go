@@ -48,6 +48,8 @@ type adapter interface {
 	children(group string) ([]string, error)
 	// usage reads what a group has used; one that does not exist is an error.
 	usage(group string, u *Usage) error
+	// dirs are the folders of which one shows a group's processes.
+	dirs(group string) []string
 	name() string
 }
 

@@ -311,3 +311,42 @@ func readPressure(path string) (Pressure, bool) {
 	}
 	return p, true
 }
+
+// AnyProcess returns the id of a process in a group or below it, 0 for none.
+func (m *Manager) AnyProcess(group string) int {
+	for _, dir := range m.a.dirs(group) {
+		if pid := anyProcess(dir); pid > 0 {
+			return pid
+		}
+	}
+	return 0
+}
+
+func anyProcess(dir string) int {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	if pid, err := strconv.Atoi(first); err == nil {
+		return pid
+	}
+	names, _ := listDirs(dir)
+	for _, n := range names {
+		if pid := anyProcess(filepath.Join(dir, n)); pid > 0 {
+			return pid
+		}
+	}
+	return 0
+}
+
+func (a *v1) dirs(group string) []string {
+	for _, c := range []string{"memory", "cpu", "pids"} {
+		if mount, ok := a.mounts[c]; ok {
+			return []string{filepath.Join(mount, group)}
+		}
+	}
+	return nil
+}
+
+func (a *v2) dirs(group string) []string { return []string{filepath.Join(a.mount, group)} }

@@ -62,7 +62,10 @@ func (c *Checks) exec(ctx context.Context, t *Target, e *corev1.ExecAction, time
 	case err != nil:
 		return false, "", err
 	}
-	return code == 0, clip(out), nil
+	if code == 0 {
+		return true, "", nil
+	}
+	return false, clip(out), nil
 }
 
 func clip(b []byte) string {
@@ -95,8 +98,12 @@ func (c *Checks) http(ctx context.Context, t *Target, h *corev1.HTTPGetAction, t
 		return false, err.Error(), nil
 	}
 	defer res.Body.Close()
-	if _, err := io.ReadAll(io.LimitReader(res.Body, maxBody)); err != nil {
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody))
+	if err != nil {
 		return false, "", err
+	}
+	if res.StatusCode >= 300 && res.StatusCode < 400 {
+		return true, fmt.Sprintf("Probe terminated redirects, Response body: %v", string(body)), nil
 	}
 	if res.StatusCode >= 200 && res.StatusCode < 400 {
 		return true, "", nil

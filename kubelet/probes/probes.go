@@ -54,7 +54,8 @@ type Target struct {
 }
 
 // Checker runs one check. It returns whether the container passed, what it
-// said, and an error when the check could not be made.
+// said (of one that passed: what is amiss all the same), and an error when the
+// check could not be made.
 type Checker interface {
 	Check(ctx context.Context, t *Target, p *corev1.Probe) (ok bool, output string, err error)
 }
@@ -70,6 +71,9 @@ type Config struct {
 	// Unhealthy is called for every failed check, with what upstream's event
 	// says: "Liveness probe failed: ...".
 	Unhealthy func(t *Target, message string)
+	// Warned is called for every check that passed and had something to say:
+	// "Liveness probe warning: ...".
+	Warned func(t *Target, message string)
 }
 
 // Manager holds the probes of a node's containers. It is safe for concurrent
@@ -201,6 +205,7 @@ type worker struct {
 	stopped bool
 	begun   time.Time // when the probe was first due
 
+	counts  Counts
 	last    bool // outcome of the last check
 	runs    int  // how often in a row
 	failing int  // checks that failed since the start without a success
@@ -227,6 +232,7 @@ func (w *worker) run() {
 		m.mu.Unlock()
 		return
 	}
+	w.count(ok, err, m.cfg.Clock.Since(begun))
 	changed := err == nil && w.record(ok)
 	early := err == nil && w.early(ok)
 	if !w.stopped {
@@ -237,12 +243,50 @@ func (w *worker) run() {
 	switch {
 	case err != nil:
 		m.cfg.Unhealthy(t, fmt.Sprintf("%s probe errored and resulted in unknown state: %v", w.kind, err))
+	case ok && output != "":
+		m.cfg.Warned(t, fmt.Sprintf("%s probe warning: %s", w.kind, output))
 	case !ok && !early:
 		m.cfg.Unhealthy(t, fmt.Sprintf("%s probe failed: %s", w.kind, output))
 	}
 	if changed {
 		m.cfg.Changed(t)
 	}
+}
+
+// Counts is how the checks of one probe of a container went.
+type Counts struct {
+	Pod                        *corev1.Pod
+	Container                  string
+	Kind                       Kind
+	Succeeded, Failed, Unknown uint64
+	Duration                   time.Duration // of all checks
+}
+
+func (w *worker) count(ok bool, err error, took time.Duration) {
+	switch {
+	case err != nil:
+		w.counts.Unknown++
+	case ok:
+		w.counts.Succeeded++
+	default:
+		w.counts.Failed++
+	}
+	w.counts.Duration += took
+}
+
+// Counts tells how the checks of all probes went, for metrics.
+func (m *Manager) Counts() []Counts {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []Counts
+	for _, s := range m.by {
+		for _, w := range s.workers {
+			c := w.counts
+			c.Pod, c.Container, c.Kind = s.t.Pod, s.t.Container.Name, w.kind
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // check runs one check within its timeout; a panic is an error.

@@ -199,7 +199,7 @@ func TestChecks(t *testing.T) {
 		{get("no/slash", intstr.FromString("web"), corev1.HTTPHeader{Name: "X", Value: "1"}, corev1.HTTPHeader{Name: "Host", Value: "me"}), true, "", ""},
 		{get("/bad?x=1", intstr.FromString("web")), false, "HTTP probe failed with statuscode: 500", ""},
 		{get("/there", intstr.FromString("web")), false, "HTTP probe failed with statuscode: 500", ""},
-		{get("/away", intstr.FromString("web")), true, "", ""},
+		{get("/away", intstr.FromString("web")), true, "Probe terminated redirects, Response body: ", ""},
 		{get("/", intstr.FromInt32(int32(dead))), false, "connection refused", ""},
 		{get("/", intstr.FromString("none")), false, "", `couldn't find port: none in container "c"`},
 		{corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}}, true, "", ""},
@@ -207,7 +207,7 @@ func TestChecks(t *testing.T) {
 		{service(""), true, "", ""},
 		{service("sick"), false, `service unhealthy (responded with "NOT_SERVING")`, ""},
 		{service("none"), false, "error: health rpc probe failed: ", ""},
-		{corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"0"}}}, true, "out", ""},
+		{corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"0"}}}, true, "", ""},
 		{corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"1"}}}, false, "out", ""},
 		{corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"slow", "x"}}}, false, `command timed out: "slow x" timed out after 1s`, ""},
 	} {

@@ -15,10 +15,15 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -77,6 +82,12 @@ type Config struct {
 	RootDir string
 	// Configuration is shown under /configz; nil is an empty one.
 	Configuration any
+	// Groups finds the cgroups behind /metrics/cadvisor; nil answers nothing
+	// there.
+	Groups Groups
+	// CheckpointDir is where archives of checkpointed containers go; ""
+	// makes none.
+	CheckpointDir string
 	// Metrics, where set, writes further metrics in the Prometheus text
 	// format for /metrics.
 	Metrics func(w http.ResponseWriter, r *http.Request)
@@ -94,6 +105,12 @@ type Server struct {
 	cpu     rates
 	started time.Time
 	mux     *http.ServeMux
+
+	cadvisor struct {
+		mu   sync.Mutex
+		at   time.Time
+		text []byte
+	}
 }
 
 // New makes a server; it starts nothing.
@@ -130,6 +147,8 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /stats/summary", s.summary)
 	m.HandleFunc("POST /stats/summary", s.summary)
 	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
+	m.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
+	m.HandleFunc("GET /metrics/probes", s.probeMetrics)
 	m.HandleFunc("GET /metrics", s.metrics)
 	m.HandleFunc("GET /configz", s.configz)
 	s.mux = m
@@ -146,6 +165,7 @@ func (s *Server) debugRoutes(m *http.ServeMux) {
 		}
 		m.HandleFunc("POST /run/{namespace}/{pod}"+uid+"/{container}", s.run)
 	}
+	m.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.checkpoint)
 	if !s.cfg.NoSystemLogs {
 		m.HandleFunc("GET /logs/", s.systemLogs)
 	}
@@ -282,6 +302,40 @@ func (s *Server) configz(w http.ResponseWriter, _ *http.Request) {
 		cfg = struct{}{}
 	}
 	writeJSON(w, map[string]any{"kubeletconfig": cfg})
+}
+
+// checkpoint has the runtime write a running container's state to an archive
+// and answers with its path (KEP-2008).
+func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
+	namespace, pod, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
+	ref, err := s.cfg.Node.Container(namespace, pod, "", container, false)
+	if err != nil || s.cfg.CheckpointDir == "" {
+		http.Error(w, fmt.Sprintf("container %q of pod %q not found", container, pod), http.StatusNotFound)
+		return
+	}
+	var timeout int64
+	if t := r.URL.Query().Get("timeout"); t != "" {
+		if timeout, err = strconv.ParseInt(t, 10, 64); err != nil {
+			http.Error(w, "parsing timeout: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	if err := os.MkdirAll(s.cfg.CheckpointDir, 0o700); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	// The names are a pod's: without separators.
+	path := filepath.Join(s.cfg.CheckpointDir, fmt.Sprintf("checkpoint-%s_%s-%s-%s.tar", pod, namespace, container, time.Now().Format(time.RFC3339)))
+	_, err = s.cfg.Runtime.CheckpointContainer(r.Context(), &runtimeapi.CheckpointContainerRequest{ContainerId: ref.ID, Location: path, Timeout: timeout})
+	if err != nil {
+		code := http.StatusInternalServerError
+		if status.Code(err) == codes.Unimplemented {
+			code = http.StatusNotFound
+		}
+		http.Error(w, fmt.Sprintf("checkpointing of %s/%s/%s failed (%v)", namespace, pod, container, err), code)
+		return
+	}
+	writeJSON(w, map[string][]string{"items": {path}})
 }
 
 // systemLogs serves the node's log folder and nothing that a symbolic link in

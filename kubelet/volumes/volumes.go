@@ -221,15 +221,20 @@ func (m *Manager) emptyDir(dir string, pod *corev1.Pod, e *corev1.EmptyDirVolume
 	if !fresh {
 		return nil
 	}
-	// The mode is set apart from the umask.
-	if err := os.Chmod(dir, 0o777); err != nil {
+	// The mode is set apart from the umask. As on every tmpfs, what is in
+	// memory can be removed only by who made it.
+	mode := os.FileMode(0o777)
+	if e.Medium == corev1.StorageMediumMemory {
+		mode |= os.ModeSticky
+	}
+	if err := os.Chmod(dir, mode); err != nil {
 		return err
 	}
 	if g := fsGroup(pod); g != nil {
 		if err := os.Chown(dir, -1, int(*g)); err != nil {
 			return err
 		}
-		return os.Chmod(dir, 0o777|os.ModeSetgid)
+		return os.Chmod(dir, mode|os.ModeSetgid)
 	}
 	return nil
 }

@@ -230,9 +230,9 @@ func TestMemoryAndGroups(t *testing.T) {
 	if err := unix.Statfs(path("mem"), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || int64(fs.Blocks)*fs.Bsize != 1<<20 {
 		t.Errorf("memory volume: %+v, %v", fs, err)
 	}
-	for _, name := range []string{"mem", "disk"} {
+	for name, mode := range map[string]uint32{"mem": 0o3777, "disk": 0o2777} {
 		var st unix.Stat_t
-		if err := unix.Stat(path(name), &st); err != nil || st.Gid != 77 || st.Mode&0o7777 != 0o2777 {
+		if err := unix.Stat(path(name), &st); err != nil || st.Gid != 77 || st.Mode&0o7777 != mode {
 			t.Errorf("%s: group %d, mode %o, %v", name, st.Gid, st.Mode&0o7777, err)
 		}
 	}
