@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -105,6 +106,9 @@ func managerOf(userAgent string) string {
 func (h *httpCall) plain() {
 	ctx, cancel := context.WithTimeout(h.r.Context(), h.timeout())
 	defer cancel()
+	if h.r.ContentLength != 0 || h.req.Verb == client.List { // else there is little to wait for
+		defer unstick(ctx, h.w)()
+	}
 	defer h.turn.Release()
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
@@ -203,8 +207,8 @@ func bodyError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return err
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.DeadlineExceeded
 	}
 	return apierrors.NewBadRequest("couldn't read the request body: " + err.Error())
 }
@@ -302,12 +306,14 @@ func (h *httpCall) loadDeleteOptions() error {
 		return wire.Unsupported(wire.MediaTypes())
 	}
 	into := &metav1.DeleteOptions{}
+	gv := h.res.view.GroupVersion()
 	if h.res.custom { // whose versions have options too, but no scheme knows them
-		if media, data, err = wire.PlainOptions(media, data, h.res.view.GroupVersion()); err != nil {
+		if media, data, err = wire.PlainOptions(media, data, gv); err != nil {
 			return err
 		}
+		gv = deleteOptionsKind.GroupVersion() // of options that name none
 	}
-	if err := h.srv.codec.DecodeOptions(media, data, into, h.res.view.GroupVersion()); err != nil {
+	if err := h.srv.codec.DecodeOptions(media, data, into, gv); err != nil {
 		return err
 	}
 	return deleteOptions(&h.req.Options, into)

@@ -23,6 +23,7 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -51,6 +52,7 @@ import (
 	"github.com/coxswain/cox/api/node"
 	"github.com/coxswain/cox/api/policy"
 	"github.com/coxswain/cox/api/rbac"
+	"github.com/coxswain/cox/api/resource"
 	"github.com/coxswain/cox/api/scheduling"
 	"github.com/coxswain/cox/api/storage"
 )
@@ -72,7 +74,7 @@ func kinds() []*api.Kind {
 		core.Kinds, apps.Kinds, authentication.Kinds, authorization.Kinds,
 		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
-		coordination.Kinds, node.Kinds, discovery.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
+		coordination.Kinds, node.Kinds, discovery.Kinds, resource.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
 		admissionregistration.Kinds, apiregistration.Kinds, metrics.Kinds,
 	} {
 		all = append(all, group()...)
@@ -91,7 +93,7 @@ func Scheme() (*runtime.Scheme, error) {
 		autoscalingv2.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
-		policyv1.AddToScheme, rbacv1.AddToScheme, schedulingv1.AddToScheme,
+		policyv1.AddToScheme, rbacv1.AddToScheme, resourcev1.AddToScheme, schedulingv1.AddToScheme,
 		storagev1.AddToScheme, extv1.AddToScheme, apiregistrationv1.AddToScheme, admissionregistrationv1.AddToScheme,
 		admissionregistrationv1beta1.AddToScheme, metricsv1beta1.AddToScheme, metav1.AddMetaToScheme,
 	} {
