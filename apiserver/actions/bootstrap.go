@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -35,8 +36,9 @@ type BootstrapConfig struct {
 
 // Bootstrap creates what upstream's API server creates at its start and is
 // still absent: the four namespaces, the system priority classes, the
-// kubernetes Service with its endpoints, the default ServiceCIDR, and the CA
-// data for extension servers. It is idempotent. c needs full rights.
+// kubernetes Service with its endpoints, the default ServiceCIDR, the CA
+// data for extension servers, and the date since which tokens' use is noted. It
+// is idempotent. c needs full rights.
 func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
@@ -80,13 +82,23 @@ func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) err
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("create the objects every cluster has: %w", err)
 	}
-	if err := kubernetesService(ctx, c, cfg); err != nil {
-		return err
+	g, gctx = errgroup.WithContext(ctx)
+	g.Go(func() error { return kubernetesService(gctx, c, cfg) })
+	g.Go(func() error { return tokenTracking(gctx, c) })
+	if cfg.ClientCA != "" {
+		g.Go(func() error { return extensionAuth(gctx, c, cfg) })
 	}
-	if cfg.ClientCA == "" {
-		return nil
-	}
-	return extensionAuth(ctx, c, cfg)
+	return g.Wait()
+}
+
+// tokenTracking publishes since when the use of token Secrets is noted on
+// them: the cleaner of legacy tokens deletes none that was used before
+// (KEP-2799).
+func tokenTracking(ctx context.Context, c client.Interface) error {
+	return ensure(ctx, client.ConfigMaps.In(c, "kube-system"), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "kube-apiserver-legacy-service-account-token-tracking"},
+		Data:       map[string]string{"since": time.Now().UTC().Format(time.DateOnly)},
+	})
 }
 
 // ensure creates obj unless it exists.
