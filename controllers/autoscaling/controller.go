@@ -2,7 +2,6 @@ package autoscaling
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -123,7 +122,8 @@ func (c *Controller) sync(ctx context.Context, hpa *autoscalingv2.HorizontalPodA
 	if scale.Spec.Replicas > 0 {
 		covered := c.pods.List(hpa.Namespace, sel)
 		for i := range hpa.Spec.Metrics {
-			proposals = append(proposals, c.propose(ctx, hpa, &hpa.Spec.Metrics[i], covered, sel, scale.Spec.Replicas))
+			q := question{hpa: hpa, pods: covered, selector: sel, observed: scale.Status.Replicas, specified: scale.Spec.Replicas, now: now}
+			proposals = append(proposals, c.propose(ctx, &q, &hpa.Spec.Metrics[i]))
 		}
 	}
 	plan := Make(hpa, scale.Status.Replicas, scale.Spec.Replicas, proposals, &r.h, now)
@@ -157,109 +157,37 @@ func count(ps []Proposal) (n int) {
 // scale reads the target's scale, whatever its kind.
 func (c *Controller) scale(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler) (schema.GroupVersionResource, *autoscalingv1.Scale, error) {
 	ref := hpa.Spec.ScaleTargetRef
+	r, err := c.resourceOf(ctx, ref)
+	if err != nil {
+		return schema.GroupVersionResource{}, nil, fmt.Errorf("unable to determine resource for scale target reference: %w", err)
+	}
+	res, err := c.env.Client.Do(ctx, &client.Request{Verb: client.Get, Resource: r.GroupVersionResource, Namespace: hpa.Namespace, Name: ref.Name, Subresource: "scale"})
+	if err != nil {
+		return r.GroupVersionResource, nil, err
+	}
+	s, ok := res.Object.(*autoscalingv1.Scale)
+	if !ok {
+		return r.GroupVersionResource, nil, fmt.Errorf("got %T for a scale", res.Object)
+	}
+	return r.GroupVersionResource, s, nil
+}
+
+// resourceOf finds the resource of a referenced kind, in whatever version.
+func (c *Controller) resourceOf(ctx context.Context, ref autoscalingv2.CrossVersionObjectReference) (controllers.Resource, error) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
-		return schema.GroupVersionResource{}, nil, fmt.Errorf("invalid API version in scale target reference: %w", err)
+		return controllers.Resource{}, fmt.Errorf("invalid API version in reference: %w", err)
 	}
 	all, err := c.find(ctx)
 	for _, r := range all {
-		if r.Group != gv.Group || r.Kind != ref.Kind {
-			continue
+		if r.Group == gv.Group && r.Kind == ref.Kind {
+			return r, nil
 		}
-		res, err := c.env.Client.Do(ctx, &client.Request{Verb: client.Get, Resource: r.GroupVersionResource, Namespace: hpa.Namespace, Name: ref.Name, Subresource: "scale"})
-		if err != nil {
-			return r.GroupVersionResource, nil, err
-		}
-		s, ok := res.Object.(*autoscalingv1.Scale)
-		if !ok {
-			return r.GroupVersionResource, nil, fmt.Errorf("got %T for a scale", res.Object)
-		}
-		return r.GroupVersionResource, s, nil
 	}
 	if err == nil {
 		err = fmt.Errorf("no matches for kind %q in group %q", ref.Kind, gv.Group)
 	}
-	return schema.GroupVersionResource{}, nil, fmt.Errorf("unable to determine resource for scale target reference: %w", err)
-}
-
-// propose asks one metric. The metrics that need a custom or external metrics
-// API say that there is none.
-func (c *Controller) propose(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler, m *autoscalingv2.MetricSpec, covered []*corev1.Pod, sel labels.Selector, current int32) Proposal {
-	resource := func(name corev1.ResourceName, container, reason string, target autoscalingv2.MetricTarget) (Proposal, autoscalingv2.MetricValueStatus) {
-		p := Proposal{Name: string(name) + " resource", Reason: reason}
-		if container != "" {
-			p.Name = string(name) + " container resource"
-		}
-		if target.Type == autoscalingv2.UtilizationMetricType {
-			p.Name += " utilization (percentage of request)"
-		}
-		samples, err := c.samples(ctx, hpa.Namespace, sel)
-		var value autoscalingv2.MetricValueStatus
-		if err == nil {
-			p.Replicas, value, err = Resource(hpa, name, container, target, covered, samples, current)
-		}
-		if err != nil {
-			p.Err = fmt.Errorf("failed to get %s usage: unable to get metrics for resource %s: %w", name, name, err)
-		}
-		return p, value
-	}
-	switch {
-	case m.Type == autoscalingv2.ResourceMetricSourceType && m.Resource != nil:
-		p, v := resource(m.Resource.Name, "", "FailedGetResourceMetric", m.Resource.Target)
-		p.Status = autoscalingv2.MetricStatus{Type: m.Type, Resource: &autoscalingv2.ResourceMetricStatus{Name: m.Resource.Name, Current: v}}
-		return p
-	case m.Type == autoscalingv2.ContainerResourceMetricSourceType && m.ContainerResource != nil:
-		p, v := resource(m.ContainerResource.Name, m.ContainerResource.Container, "FailedGetContainerResourceMetric", m.ContainerResource.Target)
-		p.Status = autoscalingv2.MetricStatus{Type: m.Type, ContainerResource: &autoscalingv2.ContainerResourceMetricStatus{
-			Name: m.ContainerResource.Name, Container: m.ContainerResource.Container, Current: v,
-		}}
-		return p
-	case m.Type == autoscalingv2.PodsMetricSourceType:
-		return Proposal{Reason: "FailedGetPodsMetric", Err: errors.New("unable to get metrics: no custom metrics API (custom.metrics.k8s.io) registered")}
-	case m.Type == autoscalingv2.ObjectMetricSourceType:
-		return Proposal{Reason: "FailedGetObjectMetric", Err: errors.New("unable to get metrics: no custom metrics API (custom.metrics.k8s.io) registered")}
-	case m.Type == autoscalingv2.ExternalMetricSourceType:
-		return Proposal{Reason: "FailedGetExternalMetric", Err: errors.New("unable to get metrics: no external metrics API (external.metrics.k8s.io) registered")}
-	}
-	return Proposal{Reason: "InvalidMetricSourceType", Err: fmt.Errorf("unknown metric source type %q", m.Type)}
-}
-
-// podMetrics is what is read of metrics.k8s.io/v1beta1 PodMetrics.
-type podMetrics struct {
-	Metadata struct {
-		Name string `json:"name"`
-	} `json:"metadata"`
-	Containers []struct {
-		Name  string              `json:"name"`
-		Usage corev1.ResourceList `json:"usage"`
-	} `json:"containers"`
-}
-
-func (c *Controller) samples(ctx context.Context, namespace string, sel labels.Selector) (map[string]Sample, error) {
-	res, err := c.env.Client.Do(ctx, &client.Request{
-		Verb: client.List, Namespace: namespace, Options: client.Options{LabelSelector: sel},
-		Resource: schema.GroupVersionResource{Group: "metrics.k8s.io", Version: "v1beta1", Resource: "pods"},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("unable to fetch metrics from resource metrics API: %w", err)
-	}
-	out := map[string]Sample{}
-	for _, o := range res.List.Items {
-		raw, err := json.Marshal(o)
-		if err != nil {
-			return nil, fmt.Errorf("reading pod metrics: %w", err)
-		}
-		var m podMetrics
-		if err := json.Unmarshal(raw, &m); err != nil {
-			return nil, fmt.Errorf("reading pod metrics: %w", err)
-		}
-		s := Sample{}
-		for _, ct := range m.Containers {
-			s[ct.Name] = ct.Usage
-		}
-		out[m.Metadata.Name] = s
-	}
-	return out, nil
+	return controllers.Resource{}, err
 }
 
 func (c *Controller) writeStatus(ctx context.Context, key string, hpa *autoscalingv2.HorizontalPodAutoscaler, st autoscalingv2.HorizontalPodAutoscalerStatus) error {

@@ -11,8 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
-
-	"github.com/coxswain/cox/controllers/pods"
 )
 
 var now = time.Unix(1e9, 0)
@@ -86,49 +84,160 @@ func TestMake(t *testing.T) {
 	}
 }
 
+// covered makes running pods with a container that asks for 200 thousandths
+// of a CPU, and their samples: -1 is not measured, -2 measured while it starts.
+func covered(uses []int64) ([]*corev1.Pod, map[string]Sample) {
+	var ps []*corev1.Pod
+	samples := map[string]Sample{}
+	for i, use := range uses {
+		began := metav1.NewTime(now.Add(-time.Hour))
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i)}, Status: corev1.PodStatus{Phase: corev1.PodRunning, StartTime: &began}}
+		p.Spec.Containers = []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("200m")}}}}
+		ready := corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: began}
+		if use == -2 {
+			began, use = metav1.NewTime(now.Add(-time.Minute)), 900
+			p.Status.StartTime, ready.Status = &began, corev1.ConditionFalse
+		}
+		p.Status.Conditions = []corev1.PodCondition{ready}
+		if use >= 0 {
+			samples[p.Name] = Sample{At: now, Window: 15 * time.Second, Usage: map[string]corev1.ResourceList{"c": {"cpu": *resource.NewMilliQuantity(use, resource.DecimalSI)}}}
+		}
+		ps = append(ps, p)
+	}
+	return ps, samples
+}
+
+func answer(n int32, v autoscalingv2.MetricValueStatus, err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	out := fmt.Sprint(n)
+	for _, q := range []*resource.Quantity{v.Value, v.AverageValue} {
+		if q != nil {
+			out += " " + q.String()
+		}
+	}
+	if v.AverageUtilization != nil {
+		out += fmt.Sprintf(" %d%%", *v.AverageUtilization)
+	}
+	return out
+}
+
 func TestResource(t *testing.T) {
 	target := autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: ptr.To[int32](50)}
 	average := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("100m"))}
-	// Uses are thousandths of a CPU per pod, of 200 asked for; -1 is not
-	// measured, -2 not ready.
 	for _, tc := range []struct {
 		name   string
 		target autoscalingv2.MetricTarget
 		uses   []int64
 		want   string
 	}{
-		{"on target", target, []int64{100, 100}, "2"},
-		{"within tolerance", target, []int64{109, 109}, "2"},
-		{"twice as much", target, []int64{200, 200}, "4"},
-		{"half as much", target, []int64{50, 50}, "1"},
-		{"average value", average, []int64{200, 200, 200}, "6"},
-		{"unmeasured against growth", target, []int64{200, -1}, "2"},
-		{"unmeasured, still growing", target, []int64{400, -1}, "4"},
-		{"unmeasured against shrinking", target, []int64{50, -1}, "2"},
-		{"starting ones argue against growth", target, []int64{200, -2}, "2"},
-		{"starting ones do not argue against shrinking", target, []int64{40, 40, -2}, "1"},
+		{"on target", target, []int64{100, 100}, "2 100m 50%"},
+		{"within tolerance", target, []int64{109, 109}, "2 109m 54%"},
+		{"twice as much", target, []int64{200, 200}, "4 200m 100%"},
+		{"half as much", target, []int64{50, 50}, "1 50m 25%"},
+		{"average value", average, []int64{200, 200, 200}, "6 200m"},
+		{"unmeasured against growth", target, []int64{200, -1}, "2 200m 100%"},
+		{"unmeasured, still growing", target, []int64{400, -1}, "4 400m 200%"},
+		{"unmeasured ones count as busy against shrinking", target, []int64{20, 20, 20, -1}, "3 20m 10%"},
+		{"and hold it up", target, []int64{50, -1}, "2 50m 25%"},
+		{"unmeasured ones have the average against shrinking", average, []int64{10, 10, 10, -1}, "2 10m"},
+		{"starting ones argue against growth", target, []int64{200, -2}, "2 200m 100%"},
+		{"starting ones do not argue against shrinking", target, []int64{40, 40, -2}, "1 40m 20%"},
 		{"none measured", target, []int64{-1}, "no metrics returned from resource metrics API"},
 	} {
-		var ps []*corev1.Pod
-		samples := map[string]Sample{}
-		for i, use := range tc.uses {
-			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("p", i)}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
-			p.Spec.Containers = []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("200m")}}}}
-			if use != -2 {
-				pods.SetCondition(p, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
-			}
-			if use >= 0 {
-				samples[p.Name] = Sample{"c": {"cpu": *resource.NewMilliQuantity(use, resource.DecimalSI)}}
-			}
-			ps = append(ps, p)
-		}
-		n, _, err := Resource(scaler(1, 10, nil), "cpu", "", tc.target, ps, samples, int32(len(ps)))
-		got := fmt.Sprint(n)
-		if err != nil {
-			got = err.Error()
-		}
-		if got != tc.want {
+		ps, samples := covered(tc.uses)
+		if got := answer(Resource(scaler(1, 10, nil), "cpu", "", tc.target, ps, samples, int32(len(ps)), now)); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 		}
+	}
+}
+
+func TestPods(t *testing.T) {
+	target := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("10"))}
+	for _, tc := range []struct {
+		name   string
+		values []int64 // -1 is not measured, -2 pending
+		want   string
+	}{
+		{"on target", []int64{10, 10}, "2 10"},
+		{"more", []int64{20, 30}, "5 25"},
+		{"less", []int64{2, 2, 2}, "1 2"},
+		{"unmeasured against growth", []int64{20, -1}, "2 20"},
+		{"unmeasured against shrinking", []int64{5, -1}, "2 5"},
+		{"pending against growth", []int64{20, -2}, "2 20"},
+		{"none", []int64{-1}, "no metrics returned matched known pods"},
+	} {
+		values := map[string]int64{}
+		ps, _ := covered(tc.values)
+		for i, v := range tc.values {
+			if v >= 0 {
+				values[ps[i].Name] = v * 1000
+			}
+			if v == -2 {
+				ps[i].Status.Phase = corev1.PodPending
+			}
+		}
+		if got := answer(Pods(scaler(1, 10, nil), target, ps, values, int32(len(ps)))); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestTotal(t *testing.T) {
+	value := autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: ptr.To(resource.MustParse("100"))}
+	each := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("100"))}
+	lenient := scaler(1, 10, &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: &autoscalingv2.HPAScalingRules{Tolerance: ptr.To(resource.MustParse("0.6"))}})
+	for _, tc := range []struct {
+		name   string
+		hpa    *autoscalingv2.HorizontalPodAutoscaler
+		target autoscalingv2.MetricTarget
+		size   int
+		total  int64
+		want   string
+	}{
+		{"on target", nil, value, 3, 105, "3 105"},
+		{"half as much again", nil, value, 2, 150, "3 150"},
+		{"half as much again, which is tolerated", lenient, value, 2, 150, "2 150"},
+		{"a third", nil, value, 3, 33, "1 33"},
+		{"nothing runs yet", nil, value, 0, 250, "3 250"},
+		{"per pod, on target", nil, each, 3, 310, "3 103334m"},
+		{"per pod, more", nil, each, 3, 610, "7 203334m"},
+		{"per pod, nothing runs yet", nil, each, 0, 610, "7 0"},
+	} {
+		hpa := tc.hpa
+		if hpa == nil {
+			hpa = scaler(1, 10, nil)
+		}
+		ps, _ := covered(make([]int64, tc.size))
+		if got := answer(Total(hpa, tc.target, ps, tc.total*1000, int32(tc.size), int32(tc.size))); got != tc.want {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestStarting(t *testing.T) {
+	ago := func(d time.Duration) metav1.Time { return metav1.NewTime(now.Add(-d)) }
+	for _, tc := range []struct {
+		name          string
+		began, turned time.Duration // ago
+		ready         corev1.ConditionStatus
+		want          bool
+	}{
+		{"ready for long", time.Hour, time.Hour, corev1.ConditionTrue, false},
+		{"new and not ready", time.Minute, time.Minute, corev1.ConditionFalse, true},
+		{"ready for less than the window", time.Minute, 5 * time.Second, corev1.ConditionTrue, true},
+		{"ready for the whole window", time.Minute, 30 * time.Second, corev1.ConditionTrue, false},
+		{"old, was ready, is not now", time.Hour, time.Minute, corev1.ConditionFalse, false},
+		{"old, never ready", time.Hour, time.Hour - 10*time.Second, corev1.ConditionFalse, true},
+	} {
+		began := ago(tc.began)
+		p := &corev1.Pod{Status: corev1.PodStatus{StartTime: &began, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: tc.ready, LastTransitionTime: ago(tc.turned)}}}}
+		if got := starting(p, Sample{At: now, Window: 15 * time.Second}, now); got != tc.want {
+			t.Errorf("%s: %v", tc.name, got)
+		}
+	}
+	if !starting(&corev1.Pod{}, Sample{}, now) {
+		t.Error("nothing known of it")
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -12,95 +13,218 @@ import (
 	"github.com/coxswain/cox/controllers/pods"
 )
 
-// Sample is what one pod uses, by container.
-type Sample map[string]corev1.ResourceList
+// Sample is what one pod uses, by container, as measured over the window that
+// ended at a time.
+type Sample struct {
+	Usage  map[string]corev1.ResourceList
+	At     time.Time
+	Window time.Duration
+}
+
+// The defaults of upstream's flags for pods that have just started.
+const (
+	initialReadiness = 30 * time.Second
+	initialCPU       = 5 * time.Minute
+)
 
 // Resource computes what a resource metric asks for, of all containers or of
 // the one named. samples are by pod name.
 func Resource(hpa *autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget,
-	covered []*corev1.Pod, samples map[string]Sample, current int32) (int32, autoscalingv2.MetricValueStatus, error) {
-	var used, asked int64
-	measured, absent, unready := 0, 0, 0
-	var absentAsk, unreadyAsk int64
+	covered []*corev1.Pod, samples map[string]Sample, current int32, now time.Time) (int32, autoscalingv2.MetricValueStatus, error) {
+	var t tally
+	byRequest := target.Type == autoscalingv2.UtilizationMetricType && target.AverageUtilization != nil
 	for _, p := range covered {
 		if !pods.Active(p) {
 			continue
 		}
 		request, err := requested(p, name, container)
-		if err != nil && target.Type == autoscalingv2.UtilizationMetricType {
+		if err != nil && byRequest {
 			return 0, autoscalingv2.MetricValueStatus{}, err
 		}
 		s, ok := samples[p.Name]
 		switch {
-		case p.Status.Phase == corev1.PodPending || name == corev1.ResourceCPU && !pods.Ready(p):
-			unready++
-			unreadyAsk += request
-			continue
+		case p.Status.Phase == corev1.PodPending || ok && name == corev1.ResourceCPU && starting(p, s, now):
+			t.unready.add(0, request)
 		case !ok:
-			absent++
-			absentAsk += request
-			continue
+			t.absent.add(0, request)
+		default:
+			t.measured.add(s.of(name, container), request)
 		}
-		for c, list := range s {
-			if q, ok := list[name]; ok && (container == "" || c == container) {
-				used += q.MilliValue()
-			}
-		}
-		asked += request
-		measured++
 	}
-	if measured == 0 {
+	if t.measured.pods == 0 {
 		return 0, autoscalingv2.MetricValueStatus{}, errors.New("no metrics returned from resource metrics API")
 	}
-	perPod := used / int64(measured)
-	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(perPod, resource.DecimalSI)}
-	// What every pod should use, in the same unit as used.
-	goal := func(pods int, ask int64) float64 {
-		if target.Type == autoscalingv2.UtilizationMetricType && target.AverageUtilization != nil {
-			return float64(ask) * float64(*target.AverageUtilization) / 100
+	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
+	if !byRequest {
+		if target.AverageValue == nil || target.AverageValue.MilliValue() <= 0 {
+			return 0, value, errors.New("the target is zero")
 		}
-		if target.AverageValue != nil {
-			return float64(target.AverageValue.MilliValue()) * float64(pods)
-		}
-		return 0
+		n := t.replicas(hpa, current, average(target.AverageValue.MilliValue()))
+		return n, value, nil
 	}
-	if target.Type == autoscalingv2.UtilizationMetricType {
-		if asked == 0 {
-			return 0, value, fmt.Errorf("no requests for %s", name)
-		}
-		percent := int32(used * 100 / asked)
-		value.AverageUtilization = &percent
+	if t.measured.asked == 0 {
+		return 0, value, fmt.Errorf("no metrics returned matched known pods")
 	}
-	base := goal(measured, asked)
-	if base == 0 {
+	percent := int32(t.measured.used * 100 / t.measured.asked)
+	value.AverageUtilization = &percent
+	return t.replicas(hpa, current, utilization(int64(*target.AverageUtilization))), value, nil
+}
+
+// of is what the containers, or the one named, use, in thousandths.
+func (s Sample) of(name corev1.ResourceName, container string) (milli int64) {
+	for c, list := range s.Usage {
+		if q, ok := list[name]; ok && (container == "" || c == container) {
+			milli += q.MilliValue()
+		}
+	}
+	return milli
+}
+
+// starting says that a pod's use of the CPU is that of its start, which says
+// nothing of the load: it is not ready, and was not for long, or was measured
+// before it was.
+func starting(p *corev1.Pod, s Sample, now time.Time) bool {
+	ready := pods.Condition(p, corev1.PodReady)
+	if ready == nil || p.Status.StartTime == nil {
+		return true
+	}
+	began := p.Status.StartTime.Time
+	if began.Add(initialCPU).After(now) {
+		return ready.Status == corev1.ConditionFalse || s.At.Before(ready.LastTransitionTime.Add(s.Window))
+	}
+	return ready.Status == corev1.ConditionFalse && began.Add(initialReadiness).After(ready.LastTransitionTime.Time)
+}
+
+// Pods computes what a pods metric asks for: each pod is to have the target's
+// average. values are by pod name, in thousandths.
+func Pods(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, values map[string]int64, current int32) (int32, autoscalingv2.MetricValueStatus, error) {
+	var t tally
+	for _, p := range covered {
+		if !pods.Active(p) {
+			continue
+		}
+		v, ok := values[p.Name]
+		switch {
+		case p.Status.Phase == corev1.PodPending:
+			t.unready.add(0, 0)
+		case !ok:
+			t.absent.add(0, 0)
+		default:
+			t.measured.add(v, 0)
+		}
+	}
+	if t.measured.pods == 0 {
+		return 0, autoscalingv2.MetricValueStatus{}, errors.New("no metrics returned matched known pods")
+	}
+	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
+	if target.AverageValue == nil || target.AverageValue.MilliValue() <= 0 {
 		return 0, value, errors.New("the target is zero")
 	}
-	ratio := float64(used) / base
-	count := measured
-	if absent+unready > 0 {
-		// Pods without a measure argue for standing still: they count as idle
-		// against growing, and as on target against shrinking.
-		again := (float64(used) + goal(absent, absentAsk)) / goal(measured+absent, asked+absentAsk)
-		if ratio > 1 {
-			again = float64(used) / goal(measured+absent+unready, asked+absentAsk+unreadyAsk)
+	return t.replicas(hpa, current, average(target.AverageValue.MilliValue())), value, nil
+}
+
+// Total computes what an object or external metric asks for, whose value (in
+// thousandths) is that of all pods together. current is the observed size of
+// the target, specified the one asked for.
+func Total(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, milli int64, current, specified int32) (int32, autoscalingv2.MetricValueStatus, error) {
+	if target.Type == autoscalingv2.AverageValueMetricType && target.AverageValue != nil {
+		goal := target.AverageValue.MilliValue()
+		if goal <= 0 {
+			return 0, autoscalingv2.MetricValueStatus{}, errors.New("the target is zero")
 		}
-		if ratio > 1 && again < 1 || ratio < 1 && again > 1 {
-			return current, value, nil
+		each := autoscalingv2.MetricValueStatus{}
+		want := current
+		if current == 0 || !Within(hpa, float64(milli)/(float64(goal)*float64(current))) {
+			want = roundUp(float64(milli) / float64(goal))
 		}
-		ratio, count = again, measured+absent
-		if ratio > 1 {
-			count += unready
+		if current > 0 {
+			each.AverageValue = resource.NewMilliQuantity(roundUp64(float64(milli)/float64(current)), resource.DecimalSI)
+		} else {
+			each.AverageValue = resource.NewMilliQuantity(0, resource.DecimalSI)
 		}
+		return want, each, nil
+	}
+	value := autoscalingv2.MetricValueStatus{Value: resource.NewMilliQuantity(milli, resource.DecimalSI)}
+	if target.Value == nil || target.Value.MilliValue() <= 0 {
+		return 0, value, errors.New("the target is zero")
+	}
+	ratio := float64(milli) / float64(target.Value.MilliValue())
+	if specified == 0 {
+		return roundUp(ratio), value, nil // nothing to go by but the ratio
 	}
 	if Within(hpa, ratio) {
-		return current, value, nil
+		return specified, value, nil
 	}
-	want := int32(math.Ceil(ratio*float64(count) - 1e-9))
-	if ratio < 1 && want > current || ratio > 1 && want < current {
-		want = current
+	ready := 0
+	for _, p := range covered {
+		if pods.Active(p) && p.Status.Phase == corev1.PodRunning && pods.Ready(p) {
+			ready++
+		}
 	}
-	return want, value, nil
+	return roundUp(ratio * float64(ready)), value, nil
 }
+
+// part is some of the pods: how many, and what they use and ask for together,
+// in thousandths.
+type part struct{ pods, used, asked int64 }
+
+func (p *part) add(used, asked int64) { p.pods, p.used, p.asked = p.pods+1, p.used+used, p.asked+asked }
+
+// tally is the pods by what is known of them.
+type tally struct{ measured, absent, unready part }
+
+// goal says what pods should use together, and what those without a measure
+// are taken to use when the others argue for fewer.
+type goal struct {
+	of, assumed func(part) float64
+}
+
+func average(milli int64) goal {
+	of := func(p part) float64 { return float64(milli) * float64(p.pods) }
+	return goal{of, of}
+}
+
+func utilization(percent int64) goal {
+	times := func(percent int64) func(part) float64 {
+		return func(p part) float64 { return float64(p.asked) * float64(percent) / 100 }
+	}
+	return goal{times(percent), times(max(100, percent))}
+}
+
+// replicas is the size at which the measured use meets the goal. Pods without
+// a measure argue for standing still: they count as idle against growing, and
+// as fully used against shrinking; those that have just started count as idle
+// against growing only.
+func (t *tally) replicas(hpa *autoscalingv2.HorizontalPodAutoscaler, current int32, g goal) int32 {
+	ratio := float64(t.measured.used) / g.of(t.measured)
+	count, used := t.measured, float64(t.measured.used)
+	count.join(t.absent)
+	switch {
+	case ratio > 1:
+		count.join(t.unready)
+	case ratio < 1:
+		used += g.assumed(t.absent)
+	}
+	again := ratio
+	if count.pods > t.measured.pods {
+		again = used / g.of(count)
+	}
+	if Within(hpa, again) || ratio < 1 && again > 1 || ratio > 1 && again < 1 {
+		return current
+	}
+	want := roundUp(again * float64(count.pods))
+	if count.pods > t.measured.pods && (again < 1 && want > current || again > 1 && want < current) {
+		return current
+	}
+	return want
+}
+
+func (p *part) join(o part) { p.pods, p.used, p.asked = p.pods+o.pods, p.used+o.used, p.asked+o.asked }
+
+// roundUp forgives what floating point adds.
+func roundUp(f float64) int32 { return int32(min(roundUp64(f), math.MaxInt32)) }
+
+func roundUp64(f float64) int64 { return int64(math.Ceil(f - 1e-9)) }
 
 // Within says that a ratio of use to target is too near to one to act on.
 func Within(hpa *autoscalingv2.HorizontalPodAutoscaler, ratio float64) bool {
