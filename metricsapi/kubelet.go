@@ -2,7 +2,6 @@ package metricsapi
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,39 +9,35 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // counter is what a node, or a container, has used of the CPU since it began,
-// and its working set in bytes, at one moment.
+// in seconds, and its working set in bytes, at one moment.
 type counter struct {
-	at     time.Time
-	nanos  uint64
-	memory uint64
+	began, at time.Time
+	seconds   float64
+	memory    float64
+	known     int // bits: of the two, what was measured
 }
 
-// podID names one life of a pod.
-type podID struct {
-	types.NamespacedName
-	uid string
-}
+const both = 3
 
 // reading is what a kubelet answered.
 type reading struct {
 	at   time.Time
 	node counter
-	pods map[podID]map[string]counter // by container
+	pods map[types.NamespacedName]map[string]counter // by container
 }
 
-// maxSummary bounds what is read of a kubelet's answer, in bytes.
-const maxSummary = 64 << 20
+// maxAnswer bounds what is read of a kubelet's answer, in bytes.
+const maxAnswer = 64 << 20
 
-// kubelet asks a kubelet for its summary (the stats/v1alpha1 API), of CPU and
-// memory alone.
-func kubelet(ctx context.Context, hc *http.Client, address string, now time.Time) (*reading, error) {
+// kubelet asks a kubelet for its resource metrics (KEP-2371; "Node metrics
+// data" in the documentation names them).
+func kubelet(ctx context.Context, hc *http.Client, address string, now func() time.Time) (*reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/stats/summary?only_cpu_and_memory=true", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/metrics/resource", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -55,50 +50,53 @@ func kubelet(ctx context.Context, hc *http.Client, address string, now time.Time
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 200))
 		return nil, fmt.Errorf("the kubelet at %s answered %s: %s", address, res.Status, text)
 	}
-	var sum stats.Summary
-	if err := json.NewDecoder(io.LimitReader(res.Body, maxSummary)).Decode(&sum); err != nil {
+	r := &reading{at: now(), pods: map[types.NamespacedName]map[string]counter{}}
+	if err := samples(io.LimitReader(res.Body, maxAnswer), r.add); err != nil {
 		return nil, fmt.Errorf("reading the answer of the kubelet at %s: %w", address, err)
 	}
-	return read(&sum, now), nil
+	return r, nil
 }
 
-// read takes what has both measures: a container without one does not run.
-func read(sum *stats.Summary, now time.Time) *reading {
-	r := &reading{at: now, pods: make(map[podID]map[string]counter, len(sum.Pods))}
-	r.node, _ = count(sum.Node.CPU, sum.Node.Memory)
-	for i := range sum.Pods {
-		p := &sum.Pods[i]
-		containers := make(map[string]counter, len(p.Containers))
-		for j := range p.Containers {
-			c := &p.Containers[j]
-			if n, ok := count(c.CPU, c.Memory); ok {
-				containers[c.Name] = n
-			}
-		}
-		id := podID{types.NamespacedName{Namespace: p.PodRef.Namespace, Name: p.PodRef.Name}, p.PodRef.UID}
-		r.pods[id] = containers
+// add takes a sample in. One without a time is of now.
+func (r *reading) add(s sample) {
+	if s.at.IsZero() {
+		s.at = r.at
 	}
-	return r
-}
-
-func count(cpu *stats.CPUStats, memory *stats.MemoryStats) (counter, bool) {
-	if cpu == nil || cpu.UsageCoreNanoSeconds == nil || memory == nil || memory.WorkingSetBytes == nil {
-		return counter{}, false
+	var set func(*counter)
+	switch s.name {
+	case "node_cpu_usage_seconds_total", "container_cpu_usage_seconds_total":
+		set = func(c *counter) { c.seconds, c.at, c.known = s.value, s.at, c.known|1 }
+	case "node_memory_working_set_bytes", "container_memory_working_set_bytes":
+		set = func(c *counter) { c.memory, c.known = s.value, c.known|2 }
+	case "container_start_time_seconds":
+		set = func(c *counter) { c.began = time.UnixMilli(int64(s.value * 1000)) }
+	default:
+		return
 	}
-	return counter{at: cpu.Time.Time, nanos: *cpu.UsageCoreNanoSeconds, memory: *memory.WorkingSetBytes}, true
+	if s.name[0] == 'n' {
+		set(&r.node)
+		return
+	}
+	pod, name := types.NamespacedName{Namespace: s.labels["namespace"], Name: s.labels["pod"]}, s.labels["container"]
+	if r.pods[pod] == nil {
+		r.pods[pod] = map[string]counter{}
+	}
+	c := r.pods[pod][name]
+	set(&c)
+	r.pods[pod][name] = c
 }
 
-// usage is what was used between two counters of the same thing: nanocores
-// and bytes. ok is false if they are not of the same life or moment.
-func usage(before, now counter) (nanocores, bytes uint64, ok bool) {
+// usage is what was used between two counters of the same thing, in cores and
+// bytes. ok is false if they are not of one life, or not of two moments.
+func usage(before, now counter) (cores, bytes float64, ok bool) {
 	d := now.at.Sub(before.at)
-	if before.at.IsZero() || d <= 0 || now.nanos < before.nanos {
+	if before.known != both || now.known != both || d <= 0 || now.seconds < before.seconds || now.began.Sub(before.began).Abs() > time.Second {
 		return 0, 0, false
 	}
-	return uint64(float64(now.nanos-before.nanos) / d.Seconds()), now.memory, true
+	return (now.seconds - before.seconds) / d.Seconds(), now.memory, true
 }
 
-// identify is the podID of a pod as the API has it.
-func identify(p *corev1.Pod) podID {
-	return podID{types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, string(p.UID)}
+// identify is a pod's key in a reading.
+func identify(p *corev1.Pod) types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 }

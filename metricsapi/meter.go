@@ -69,15 +69,18 @@ func (m *measure) pod(p *corev1.Pod) *metricsv1beta1.PodMetrics {
 	id := identify(p)
 	out := &metricsv1beta1.PodMetrics{}
 	for name, c := range m.now.pods[id] {
+		if p.Status.StartTime != nil && c.at.Before(p.Status.StartTime.Time) {
+			return nil // of another pod of the name
+		}
 		before := m.before.pods[id][name]
-		nanocores, bytes, ok := usage(before, c)
+		cores, bytes, ok := usage(before, c)
 		if !ok {
 			return nil
 		}
 		if out.Timestamp.Time.Before(c.at) {
 			out.Timestamp, out.Window = metav1.NewTime(c.at), window(before, c)
 		}
-		out.Containers = append(out.Containers, metricsv1beta1.ContainerMetrics{Name: name, Usage: quantities(nanocores, bytes)})
+		out.Containers = append(out.Containers, metricsv1beta1.ContainerMetrics{Name: name, Usage: quantities(cores, bytes)})
 	}
 	if len(out.Containers) == 0 {
 		return nil

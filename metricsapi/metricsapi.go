@@ -87,12 +87,12 @@ func (s *Source) Nodes(ctx context.Context, name string, sel labels.Selector) (m
 		if m == nil {
 			continue
 		}
-		nanocores, bytes, ok := usage(m.before.node, m.now.node)
+		cores, bytes, ok := usage(m.before.node, m.now.node)
 		if !ok {
 			continue
 		}
 		out[n.Name] = &metricsv1beta1.NodeMetrics{
-			ObjectMeta: s.meta(n), Usage: quantities(nanocores, bytes),
+			ObjectMeta: s.meta(n), Usage: quantities(cores, bytes),
 			Timestamp: metav1.NewTime(m.now.node.at), Window: window(m.before.node, m.now.node),
 		}
 	}
@@ -151,8 +151,8 @@ func (s *Source) meta(o metav1.Object) metav1.ObjectMeta {
 	return m
 }
 
-func quantities(nanocores, bytes uint64) corev1.ResourceList {
-	cpu := resource.NewScaledQuantity(int64(nanocores), resource.Nano)
+func quantities(cores, bytes float64) corev1.ResourceList {
+	cpu := resource.NewScaledQuantity(int64(cores*1e9), resource.Nano)
 	return corev1.ResourceList{corev1.ResourceCPU: *cpu, corev1.ResourceMemory: *resource.NewQuantity(int64(bytes), resource.BinarySI)}
 }
 
@@ -190,7 +190,7 @@ func (s *Source) measure(ctx context.Context, nodes []*corev1.Node) map[string]*
 				if err != nil {
 					return nil, err
 				}
-				return kubelet(ctx, s.cfg.Kubelets, address, s.cfg.Clock.Now())
+				return kubelet(ctx, s.cfg.Kubelets, address, s.cfg.Clock.Now)
 			})
 			if err != nil {
 				s.cfg.Log.Debug("no metrics of a node", "node", n.Name, "error", err)
