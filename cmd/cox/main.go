@@ -21,7 +21,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), statusCommand(), serverCommand(), agentCommand(), tokenCommand(), nodeCommand(), imageCommand(), kubectlCommand())
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), serverCommand(), agentCommand(), tokenCommand(), nodeCommand(), imageCommand(), simCommand(), kubectlCommand())
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "cox: "+err.Error())
 		os.Exit(1)
