@@ -5,14 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authn/oidc"
 	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/authz/chain"
 	"github.com/coxswain/cox/apiserver/callout"
 	"github.com/coxswain/cox/apiserver/encryption"
 )
@@ -31,6 +36,13 @@ type authConfig struct {
 	TokenWebhook        string
 	TokenWebhookVersion string
 	TokenWebhookTTL     time.Duration
+
+	AuthzModes    []string
+	AuthzConfig   string
+	AuthzWebhook  string
+	AuthzVersion  string
+	AuthorizedTTL time.Duration
+	RefusedTTL    time.Duration
 
 	EncryptionConfig string
 	EncryptionReload bool
@@ -54,6 +66,13 @@ func (a *authConfig) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&a.TokenWebhook, "authentication-token-webhook-config-file", "", "kubeconfig of a server that judges bearer tokens (TokenReview)")
 	fs.StringVar(&a.TokenWebhookVersion, "authentication-token-webhook-version", "v1beta1", "version of the TokenReview that it is sent")
 	fs.DurationVar(&a.TokenWebhookTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "how long its answers are remembered")
+
+	fs.StringSliceVar(&a.AuthzModes, "authorization-mode", []string{"Node", "RBAC"}, "authorizers in the order in which they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny")
+	fs.StringVar(&a.AuthzConfig, "authorization-config", "", "the same as a file (apiserver.config.k8s.io/v1 AuthorizationConfiguration), with several webhooks; changes are taken over")
+	fs.StringVar(&a.AuthzWebhook, "authorization-webhook-config-file", "", "kubeconfig of the server that the mode Webhook asks (SubjectAccessReview)")
+	fs.StringVar(&a.AuthzVersion, "authorization-webhook-version", "v1beta1", "version of the SubjectAccessReview that it is sent")
+	fs.DurationVar(&a.AuthorizedTTL, "authorization-webhook-cache-authorized-ttl", 5*time.Minute, "how long its answers are remembered that allow")
+	fs.DurationVar(&a.RefusedTTL, "authorization-webhook-cache-unauthorized-ttl", 30*time.Second, "how long its answers are remembered that do not")
 
 	fs.StringVar(&a.EncryptionConfig, "encryption-provider-config", "", "which objects are encrypted at rest and how (apiserver.config.k8s.io/v1 EncryptionConfiguration)")
 	fs.BoolVar(&a.EncryptionReload, "encryption-provider-config-automatic-reload", false, "take over changes of --encryption-provider-config while running")
@@ -162,6 +181,57 @@ func (cp *controlPlane) openOIDC(issuer *satoken.Issuer, audiences []string) (*o
 		return nil, errors.New("--anonymous-auth and the anonymous section of --authentication-config exclude each other")
 	}
 	return out, nil
+}
+
+// openAuthorizer puts the authorizers together, in the order that the file or
+// the flags say.
+func (cp *controlPlane) openAuthorizer(fs *authConfig) (*chain.Chain, error) {
+	cfg := chain.Config{
+		Path: fs.AuthzConfig, Types: map[string]authz.Authorizer{"Node": cp.nodes, "RBAC": cp.rbac},
+		Now: time.Now, Log: cp.log.With("component", "authorization"),
+	}
+	flag := "--authorization-config"
+	if fs.AuthzConfig == "" {
+		flag, cfg.Fixed = "--authorization-mode", &configv1.AuthorizationConfiguration{}
+		for _, mode := range fs.AuthzModes {
+			a := configv1.AuthorizerConfiguration{Type: mode, Name: strings.ToLower(mode)}
+			if mode == string(configv1.TypeWebhook) {
+				a.Webhook = fs.webhook()
+			}
+			cfg.Fixed.Authorizers = append(cfg.Fixed.Authorizers, a)
+		}
+	}
+	c, err := chain.Open(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return c, nil
+}
+
+// webhook is the mode Webhook of the flags.
+func (a *authConfig) webhook() *configv1.WebhookConfiguration {
+	yes, no := true, false
+	w := &configv1.WebhookConfiguration{
+		AuthorizedTTL: metav1.Duration{Duration: a.AuthorizedTTL}, CacheAuthorizedRequests: &yes,
+		UnauthorizedTTL: metav1.Duration{Duration: a.RefusedTTL}, CacheUnauthorizedRequests: &yes,
+		Timeout: metav1.Duration{Duration: 30 * time.Second}, SubjectAccessReviewVersion: a.AuthzVersion,
+		MatchConditionSubjectAccessReviewVersion: "v1", FailurePolicy: configv1.FailurePolicyNoOpinion,
+		ConnectionInfo: configv1.WebhookConnectionInfo{Type: configv1.AuthorizationWebhookConnectionInfoTypeKubeConfigFile},
+	}
+	if a.AuthorizedTTL <= 0 {
+		w.CacheAuthorizedRequests = &no
+	}
+	if a.RefusedTTL <= 0 {
+		w.CacheUnauthorizedRequests = &no
+	}
+	if a.AuthzWebhook != "" {
+		path, err := filepath.Abs(a.AuthzWebhook)
+		if err != nil {
+			path = a.AuthzWebhook
+		}
+		w.ConnectionInfo.KubeConfigFile = &path
+	}
+	return w
 }
 
 // openEncryption reads how objects are encrypted at rest; nil when they are

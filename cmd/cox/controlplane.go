@@ -165,7 +165,11 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	cp.rbac = rbac.New()
 	cp.nodes = node.New(cp.root, nodeRules(policy))
-	cp.auth = authz.Union(authz.Masters(), cp.nodes, cp.rbac)
+	order, err := cp.openAuthorizer(&c.auth)
+	if err != nil {
+		return err
+	}
+	cp.auth = order
 
 	records, err := cp.openAudit()
 	if err != nil {
@@ -242,6 +246,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		group.Go("encryption", cp.crypt.Run)
 	}
 	group.Go("authentication", users.run)
+	group.Go("authorization", order.Run)
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
 	return nil
