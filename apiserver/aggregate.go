@@ -9,6 +9,7 @@ import (
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/discovery"
+	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 )
@@ -60,7 +61,24 @@ func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, user client.U
 		}
 	}
 	rec := s.beginPathAudit(a, f)
-	if err := s.authorize(r.Context(), a); err != nil {
+	var turn flow.Turn
+	var err error
+	if a.Verb == string(client.Watch) || r.Header.Get("Upgrade") != "" {
+		ctx, cancel := s.untilAway(r.Context())
+		defer cancel()
+		r = r.WithContext(ctx)
+	} else if s.cfg.Flow != nil {
+		turn, err = s.cfg.Flow.Take(r.Context(), &flow.Attributes{
+			User: &user, Verb: a.Verb, Path: a.Path, Group: a.Group, Version: a.Version, Resource: a.Resource,
+			Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name,
+		})
+		tellTurn(w.Header(), &turn)
+	}
+	defer turn.Release()
+	if err == nil {
+		err = s.authorize(r.Context(), a)
+	}
+	if err != nil {
 		st := wire.Status(err)
 		rec.End(st.Code, st)
 		s.fail(w, r, err)

@@ -52,7 +52,9 @@ func (h *httpCall) connect(rest string) {
 	h.record.ResponseStarted(http.StatusOK)
 	h.writeWarnings()
 	cw := &codeWriter{ResponseWriter: h.w, code: http.StatusOK}
-	run(cw, h.r, h.req, opts, rest)
+	ctx, cancel := h.srv.untilAway(h.r.Context())
+	defer cancel()
+	run(cw, h.r.WithContext(ctx), h.req, opts, rest)
 	done(cw.code, nil)
 	h.srv.metrics.observe(h.call, cw.code, nil, h.srv.now().Sub(start))
 }

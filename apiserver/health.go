@@ -34,7 +34,7 @@ func newHealth(s *Server) *health {
 	ping := namedCheck{"ping", func(context.Context) error { return nil }}
 	h := &health{srv: s, live: []namedCheck{ping}, ready: []namedCheck{ping}}
 	h.ready = append(h.ready, namedCheck{"shutdown", func(context.Context) error {
-		if s.stop.Err() != nil {
+		if s.away.Err() != nil {
 			return errors.New("process is shutting down")
 		}
 		return nil

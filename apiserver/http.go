@@ -29,6 +29,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.recovered(w, r)
 	h := w.Header()
 	f.header = h
+	s.leaving(h, r)
 	h.Set("Audit-Id", string(f.id))
 	h.Set("Cache-Control", "no-cache, private")
 

@@ -69,11 +69,12 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 	}
 	f := &framer{h: h}
 	var buf []byte
+	slow := stickiness{w: h.w}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-h.srv.stop.Done():
+		case <-h.srv.away.Done():
 			return
 		case ev, ok := <-w.Events():
 			buf = buf[:0]
@@ -94,7 +95,13 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 				}
 			}
 			if len(buf) > 0 {
-				if _, err := h.w.Write(buf); err != nil || rc.Flush() != nil {
+				slow.begin()
+				_, err := h.w.Write(buf)
+				if err == nil {
+					err = rc.Flush()
+				}
+				slow.end()
+				if err != nil {
 					return
 				}
 			}

@@ -76,6 +76,9 @@ type Server struct {
 	health     *health
 	metrics    *metrics
 
+	away     context.Context // ends when the HTTP door begins to close
+	leave    context.CancelFunc
+	late     atomic.Int64    // HTTP/1 requests since then
 	stop     context.Context // ends when the server shuts down
 	shutdown context.CancelFunc
 	open     sync.WaitGroup // long-running requests
@@ -107,6 +110,7 @@ func New(cfg Config) (*Server, error) {
 		routes: map[schema.GroupVersionResource]*resource{}, groups: map[schema.GroupVersion]bool{},
 	}
 	s.stop, s.shutdown = context.WithCancel(context.Background())
+	s.away, s.leave = context.WithCancel(s.stop)
 	for _, k := range cfg.Table.Kinds {
 		s.addKind(k)
 	}

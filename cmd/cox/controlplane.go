@@ -94,7 +94,7 @@ type controlPlane struct {
 	service *actions.Services
 	flow    *flow.Controller // nil without flow control
 	crds    *crd.Manager
-	http    *http.Server
+	http    *apiserver.Listening
 	closers []func()
 }
 
@@ -280,17 +280,7 @@ func (cp *controlPlane) listen() error {
 	if err != nil {
 		return fmt.Errorf("the API server cannot listen: %w; choose another port with --https-listen-port", err)
 	}
-	cp.http = &http.Server{
-		Handler: cp.server, TLSConfig: cp.bundle.APIServer.ServerTLS(),
-		ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second,
-		ErrorLog: slog.NewLogLogger(cp.log.Handler(), slog.LevelDebug),
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 250},
-	}
-	go func() {
-		if err := cp.http.ServeTLS(l, "", ""); err != nil && err != http.ErrServerClosed {
-			cp.log.Error("the API server's listener ended", "error", err)
-		}
-	}()
+	cp.http = cp.server.Listen(l, cp.bundle.APIServer.ServerTLS())
 	return nil
 }
 
@@ -336,7 +326,19 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	return cp.ownObjects(ctx)
 }
 
-// close ends the control plane in order: no new requests, streams told to
+// drain closes the HTTPS door: what came in is finished, nothing more comes in.
+func (cp *controlPlane) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if cp.http == nil {
+		return
+	}
+	if err := cp.http.Close(ctx); err != nil {
+		cp.log.Warn("the API server was closed", "error", err)
+	}
+}
+
+// close ends the control plane in order: what runs in this process is told to
 // end, then the store.
 func (cp *controlPlane) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -344,11 +346,6 @@ func (cp *controlPlane) close() {
 	if cp.server != nil {
 		if err := cp.server.Shutdown(ctx); err != nil {
 			cp.log.Warn("requests were cut off", "error", err)
-		}
-	}
-	if cp.http != nil {
-		if err := cp.http.Shutdown(ctx); err != nil {
-			_ = cp.http.Close()
 		}
 	}
 	for i := len(cp.closers) - 1; i >= 0; i-- {

@@ -339,6 +339,9 @@ func (s *server) lead(part, user string, run func(ctx context.Context, door clie
 }
 
 func (s *server) stop() {
+	if s.cp != nil {
+		s.cp.drain()
+	}
 	s.group.Stop()
 	if s.node != nil {
 		s.node.close()

@@ -1,0 +1,160 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Listening is the HTTP door, open on a listener.
+type Listening struct {
+	srv      *Server
+	http     *http.Server
+	listener *listener
+	done     chan struct{} // closed when the listener has ended
+}
+
+// Listen opens the HTTP door on l, with TLS unless cfg is nil. It returns at
+// once; l is the door's from then on.
+func (s *Server) Listen(l net.Listener, cfg *tls.Config) *Listening {
+	g := &Listening{srv: s, listener: &listener{Listener: l, srv: s}, done: make(chan struct{}), http: &http.Server{
+		Handler: s, TLSConfig: cfg,
+		ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 250},
+	}}
+	go func() {
+		defer close(g.done)
+		serve := func() error { return g.http.Serve(g.listener) }
+		if cfg != nil {
+			serve = func() error { return g.http.ServeTLS(g.listener, "", "") }
+		}
+		if err := serve(); s.away.Err() == nil {
+			s.log.Error("the API server's listener ended", "error", err)
+		}
+	}()
+	return g
+}
+
+// A door that closes waits until no HTTP/1 request has come for a moment, and
+// for a while at most.
+const (
+	quietFor  = 100 * time.Millisecond
+	lingerFor = 2 * time.Second
+)
+
+// Close closes the door so that no request is lost: readyz fails first; HTTP/1
+// clients are told to go elsewhere with their next request, and HTTP/2 clients
+// at once; watches end as if their time were over; what is being carried out
+// is finished. What is not when ctx ends is cut off, and reported.
+func (g *Listening) Close(ctx context.Context) error {
+	g.srv.leave()
+	seen := int64(-1)
+	linger(ctx, quietFor, func() bool {
+		before := seen
+		seen = g.srv.late.Load()
+		return seen == before
+	})
+	_ = g.listener.Close()
+	// net/http drops what it reads on a connection once it shuts down: let
+	// those that were accepted meanwhile have their request.
+	linger(ctx, quietFor/10, func() bool { return g.listener.open.Load() == 0 })
+	err := g.http.Shutdown(ctx)
+	if err != nil {
+		err = fmt.Errorf("requests were cut off: %w", err)
+		_ = g.http.Close()
+	}
+	<-g.done
+	return err
+}
+
+// linger waits until enough says so, which it asks again and again.
+func linger(ctx context.Context, every time.Duration, enough func() bool) {
+	for begin := time.Now(); time.Since(begin) < lingerFor && ctx.Err() == nil && !enough(); {
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// listener counts the connections that are accepted while the door closes.
+type listener struct {
+	net.Listener
+	srv  *Server
+	open atomic.Int64
+}
+
+// Accept waits for a connection.
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil || l.srv.away.Err() == nil {
+		return c, err
+	}
+	l.open.Add(1)
+	return &lateConn{Conn: c, ended: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
+}
+
+type lateConn struct {
+	net.Conn
+	ended func()
+}
+
+// Close ends the connection.
+func (c *lateConn) Close() error {
+	c.ended()
+	return c.Conn.Close()
+}
+
+// leaving tells the client of an HTTP/1 connection not to use it again.
+func (s *Server) leaving(h http.Header, r *http.Request) {
+	if r.ProtoMajor == 1 && s.away.Err() != nil {
+		s.late.Add(1)
+		h["Connection"] = []string{"close"}
+	}
+}
+
+// unstick keeps a client that sends or reads too slowly from holding a request
+// for longer than its time: when ctx ends, what waits for the client fails.
+// Call stop before ctx is cancelled for another reason.
+func unstick(ctx context.Context, w http.ResponseWriter) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		rc, now := http.NewResponseController(w), time.Now()
+		_ = rc.SetReadDeadline(now)
+		_ = rc.SetWriteDeadline(now)
+	})
+}
+
+// patience is how long a watcher may take to read what is sent to it.
+const patience = time.Minute
+
+// stickiness ends a stream whose client does not read.
+type stickiness struct {
+	w     http.ResponseWriter
+	timer *time.Timer
+}
+
+// begin is called before a write and a flush, end after.
+func (s *stickiness) begin() {
+	if s.timer == nil {
+		s.timer = time.AfterFunc(patience, func() { _ = http.NewResponseController(s.w).SetWriteDeadline(time.Now()) })
+		return
+	}
+	s.timer.Reset(patience)
+}
+
+func (s *stickiness) end() { s.timer.Stop() }
+
+// untilAway is the context of a stream, which ends when the door closes: else
+// it would keep the door from doing so.
+func (s *Server) untilAway(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.away, cancel)
+	return ctx, func() { stop(); cancel() }
+}
