@@ -194,7 +194,7 @@ func (d *discoverer) encoded(m wire.Media, key string, make func() (runtime.Obje
 			if gvk.Version == "" {
 				gvk.Version = "v1"
 			}
-			pieces, err := wire.NewHead(gvk).Message(m, body)
+			pieces, err := wire.NewHead(gvk).Message(m, wire.Body{Bytes: body})
 			if err != nil {
 				return nil, nil, err
 			}

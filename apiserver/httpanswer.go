@@ -67,7 +67,7 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		if gvk := h.kindOf(a); gvk != head.GVK {
 			head = wire.NewHead(gvk)
 		}
-		return head.Message(m, body)
+		return head.Message(m, wire.Body{Bytes: body})
 	case h.accept.As == "Table":
 		return h.tablePieces(metav1.ListMeta{ResourceVersion: accessor(a.entry.Object).GetResourceVersion()}, []*store.Entry{a.entry})
 	case h.accept.As != "":
@@ -105,7 +105,7 @@ func (h *httpCall) listPieces(l *store.List) ([][]byte, error) {
 	if h.accept.As != "" {
 		encode, head, typed = h.res.metaBody, partialHead(h.accept.Version, "List"), partialHead(h.accept.Version, "")
 	}
-	items := make([][]byte, len(l.Entries))
+	items := make([]wire.Body, len(l.Entries))
 	for i, e := range l.Entries {
 		b, err := encode(h.accept.Media, e)
 		if err != nil {
@@ -131,7 +131,7 @@ func (h *httpCall) tablePieces(meta metav1.ListMeta, entries []*store.Entry) ([]
 	if err != nil {
 		return nil, err
 	}
-	return table.Head(h.accept.Version).Message(h.accept.Media, body)
+	return table.Head(h.accept.Version).Message(h.accept.Media, wire.Body{Bytes: body})
 }
 
 func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare bool) ([]byte, error) {
@@ -156,13 +156,13 @@ func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare 
 			if err != nil {
 				return nil, err
 			}
-			rows[i].Object = json.RawMessage(partialHead(h.accept.Version, "").JSON(b))
+			rows[i].Object = json.RawMessage(partialHead(h.accept.Version, "").JSON(b.Bytes))
 		case metav1.IncludeObject:
 			b, err := h.res.body(wire.JSON, e)
 			if err != nil {
 				return nil, err
 			}
-			rows[i].Object = json.RawMessage(h.res.head.JSON(b))
+			rows[i].Object = json.RawMessage(h.res.head.JSON(b.Bytes))
 		}
 	}
 	return convertor.Body(meta, rows, bare)

@@ -133,6 +133,9 @@ func (h *httpCall) timeout() time.Duration {
 }
 
 func (h *httpCall) writeWarnings() {
+	if len(h.warnings) == 0 {
+		return
+	}
 	seen := map[string]bool{}
 	for _, text := range h.warnings {
 		if seen[text] {

@@ -144,17 +144,17 @@ func (f *framer) fail(buf []byte, err error) []byte {
 	if encErr != nil {
 		return buf
 	}
-	return wire.StatusHead.AppendFrame(buf, f.h.accept.Media, "ERROR", body)
+	return wire.StatusHead.AppendFrame(buf, f.h.accept.Media, "ERROR", wire.Body{Bytes: body})
 }
 
 // body encodes an event's object; e is nil for a bookmark.
-func (f *framer) body(e *store.Entry, ev store.Event) (*wire.Head, []byte, error) {
+func (f *framer) body(e *store.Entry, ev store.Event) (*wire.Head, wire.Body, error) {
 	h, m := f.h, f.h.accept.Media
 	switch h.accept.As {
 	case "":
 		if e == nil {
 			b, err := h.srv.codec.Body(m, h.res.bookmark(ev))
-			return h.res.head, b, err
+			return h.res.head, wire.Body{Bytes: b}, err
 		}
 		b, err := h.res.body(m, e)
 		return h.res.head, b, err
@@ -164,16 +164,16 @@ func (f *framer) body(e *store.Entry, ev store.Event) (*wire.Head, []byte, error
 		}
 		if e == nil {
 			b, err := f.bookmarkTable(ev)
-			return f.head, b, err
+			return f.head, wire.Body{Bytes: b}, err
 		}
 		b, err := h.tableBody(metav1.ListMeta{ResourceVersion: accessor(e.Object).GetResourceVersion()}, []*store.Entry{e}, f.tabled)
 		f.tabled = true
-		return f.head, b, err
+		return f.head, wire.Body{Bytes: b}, err
 	}
 	head := partialHead(h.accept.Version, "")
 	if e == nil {
 		b, err := h.srv.codec.Body(m, partial(h.res.bookmark(ev)))
-		return head, b, err
+		return head, wire.Body{Bytes: b}, err
 	}
 	b, err := h.res.metaBody(m, e)
 	return head, b, err

@@ -1,9 +1,12 @@
 package apiserver
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -21,17 +24,26 @@ import (
 type tracker struct {
 	once sync.Once
 	fm   *managedfields.FieldManager
+	memo *fields.Memo // nil where versions are converted
 }
 
+// memoBytes is about what a tracker may remember.
+const memoBytes = 1 << 20
+
 // tracking returns the tracker of a subresource, made at its first use.
-func (r *resource) tracking(sub string) *managedfields.FieldManager {
+func (r *resource) tracking(sub string) *tracker {
 	v, ok := r.trackers.Load(sub)
 	if !ok {
 		v, _ = r.trackers.LoadOrStore(sub, &tracker{})
 	}
 	t := v.(*tracker)
-	t.once.Do(func() { t.fm = r.newFields(sub) })
-	return t.fm
+	t.once.Do(func() {
+		t.fm = r.newFields(sub)
+		if r.view.ToHub == nil && r.view.FromHub == nil {
+			t.memo = fields.NewMemo(r.view.GroupVersion().String(), memoBytes)
+		}
+	})
+	return t
 }
 
 func (r *resource) newFields(sub string) *managedfields.FieldManager {
@@ -106,8 +118,8 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 // for a new object). Both are hub objects; only obj's metadata changes.
 func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	r := c.res
-	fm := r.tracking(sub)
-	if fm == nil {
+	t := r.tracking(sub)
+	if t.fm == nil {
 		accessor(obj).SetManagedFields(nil)
 		return
 	}
@@ -118,8 +130,50 @@ func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	}
 	live.GetObjectKind().SetGroupVersionKind(r.Hub)
 	obj.GetObjectKind().SetGroupVersionKind(r.Hub)
-	fm.UpdateNoErrors(live, obj, manager)
-	wire.ClearKind(obj)
+	defer wire.ClearKind(obj)
+	before, plain := entriesBefore(obj, live, sub)
+	if t.memo == nil || !plain {
+		t.fm.UpdateNoErrors(live, obj, manager)
+		return
+	}
+	after, ok := t.memo.Update(live, obj, before, manager, c.now(), t.compute(live, obj, manager))
+	if !ok {
+		t.fm.UpdateNoErrors(live, obj, manager)
+		return
+	}
+	accessor(obj).SetManagedFields(after)
+}
+
+// compute has the library work the owners of a change out. live and obj are
+// only read.
+func (t *tracker) compute(live, obj runtime.Object, manager string) fields.Compute {
+	return func(before []metav1.ManagedFieldsEntry, same bool) []metav1.ManagedFieldsEntry {
+		was, is := wire.Shallow(live), wire.Shallow(obj)
+		if same {
+			is = wire.Shallow(live)
+		}
+		accessor(was).SetManagedFields(before)
+		accessor(is).SetManagedFields(nil)
+		return accessor(t.fm.UpdateNoErrors(was, is, manager)).GetManagedFields()
+	}
+}
+
+// entriesBefore are the managedFields that a write starts from; plain is false
+// for one that sets them itself.
+func entriesBefore(obj, live runtime.Object, sub string) (before []metav1.ManagedFieldsEntry, plain bool) {
+	before = accessor(live).GetManagedFields()
+	if sub != "" {
+		return before, true
+	}
+	sent := accessor(obj).GetManagedFields()
+	if len(sent) == 0 {
+		return before, sent == nil
+	}
+	return before, slices.EqualFunc(before, sent, func(a, b metav1.ManagedFieldsEntry) bool {
+		return a.Manager == b.Manager && a.Operation == b.Operation && a.APIVersion == b.APIVersion && a.Subresource == b.Subresource &&
+			a.FieldsType == b.FieldsType && a.Time.Equal(b.Time) &&
+			a.FieldsV1 != nil && b.FieldsV1 != nil && bytes.Equal(a.FieldsV1.Raw, b.FieldsV1.Raw)
+	})
 }
 
 // viewConverter converts between the views of one kind for field management.

@@ -3,11 +3,13 @@ package apiserver
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
@@ -20,6 +22,22 @@ type metrics struct {
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	refused  *prometheus.CounterVec
+	series   sync.Map // of series -> *counted
+}
+
+// series is what a request is counted under, by its raw attributes: finding it
+// so costs a tenth of what finding it by label values does.
+type series struct {
+	code                     int
+	dry                      bool
+	scope, verb, subresource string
+	gvr                      schema.GroupVersionResource
+}
+
+// counted are the metrics of a series.
+type counted struct {
+	total    prometheus.Counter
+	duration prometheus.Observer
 }
 
 func newMetrics() *metrics {
@@ -56,24 +74,38 @@ func (m *metrics) observe(c *call, code int, err error, took time.Duration) {
 		code = int(wire.Status(err).Code)
 	}
 	req := c.req
-	verb, scope, dry := verbNames[req.Verb], "cluster", ""
-	if verb == "" {
-		verb = string(req.Verb)
-	}
+	at := series{code: code, dry: req.Options.DryRun, scope: "cluster", verb: string(req.Verb), subresource: req.Subresource, gvr: req.Resource}
 	switch {
 	case req.Name != "":
-		scope = "resource"
+		at.scope = "resource"
 	case req.Namespace != "":
-		scope = "namespace"
+		at.scope = "namespace"
 	}
-	if req.Options.DryRun {
+	v, ok := m.series.Load(at)
+	if !ok {
+		v, _ = m.series.LoadOrStore(at, m.counted(at))
+	}
+	n := v.(*counted)
+	n.total.Inc()
+	if n.duration != nil {
+		n.duration.Observe(took.Seconds())
+	}
+}
+
+func (m *metrics) counted(at series) *counted {
+	verb, dry := verbNames[client.Verb(at.verb)], ""
+	if verb == "" {
+		verb = at.verb
+	}
+	if at.dry {
 		dry = "All"
 	}
-	gvr := req.Resource
-	m.total.WithLabelValues(strconv.Itoa(code), "apiserver", dry, gvr.Group, gvr.Resource, scope, req.Subresource, verb, gvr.Version).Inc()
-	if req.Verb != client.Watch {
-		m.duration.WithLabelValues("apiserver", dry, gvr.Group, gvr.Resource, scope, req.Subresource, verb, gvr.Version).Observe(took.Seconds())
+	gvr := at.gvr
+	n := &counted{total: m.total.WithLabelValues(strconv.Itoa(at.code), "apiserver", dry, gvr.Group, gvr.Resource, at.scope, at.subresource, verb, gvr.Version)}
+	if at.verb != string(client.Watch) {
+		n.duration = m.duration.WithLabelValues("apiserver", dry, gvr.Group, gvr.Resource, at.scope, at.subresource, verb, gvr.Version)
 	}
+	return n
 }
 
 var verbNames = map[client.Verb]string{

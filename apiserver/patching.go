@@ -176,8 +176,7 @@ func (t *transaction) judgeStrict(errs []error, refuse func(error) error) error 
 
 // prepareApply sets how a server-side apply makes the new object.
 func (u *updating) prepareApply() error {
-	fm := u.res.tracking(u.req.Subresource)
-	if fm == nil {
+	if u.res.tracking(u.req.Subresource).fm == nil {
 		return wire.Unsupported(patchTypes[:3])
 	}
 	conf, strict, err := patch.Applied(u.req.Patch)
@@ -205,7 +204,7 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 		live = wire.Shallow(live)
 	}
 	live.GetObjectKind().SetGroupVersionKind(u.res.Hub)
-	obj, err := u.res.tracking(u.req.Subresource).Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
+	obj, err := u.res.tracking(u.req.Subresource).fm.Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
 	if err != nil {
 		return nil, err
 	}

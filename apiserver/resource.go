@@ -202,9 +202,16 @@ func accessor(obj runtime.Object) metav1.Object {
 	return m
 }
 
-// body encodes an entry in the view's type, once per revision and format.
-func (r *resource) body(m wire.Media, e *store.Entry) ([]byte, error) {
-	return e.Encoded(r.formats[m], func() ([]byte, error) { return r.encode(m, e.Object) })
+// body is an entry in the view's type, encoded once per revision and format.
+// What was stored in that form is not encoded at all.
+func (r *resource) body(m wire.Media, e *store.Entry) (wire.Body, error) {
+	if m == wire.Protobuf && r.view.FromHub == nil {
+		if stored, rev, ok := e.Message(); ok {
+			return wire.Body{Bytes: stored, Tail: rev}, nil
+		}
+	}
+	b, err := e.Encoded(r.formats[m], func() ([]byte, error) { return r.encode(m, e.Object) })
+	return wire.Body{Bytes: b}, err
 }
 
 func (r *resource) encode(m wire.Media, hub runtime.Object) ([]byte, error) {
@@ -216,10 +223,11 @@ func (r *resource) encode(m wire.Media, hub runtime.Object) ([]byte, error) {
 }
 
 // metaBody encodes an entry's metadata as PartialObjectMetadata.
-func (r *resource) metaBody(m wire.Media, e *store.Entry) ([]byte, error) {
-	return e.Encoded(r.metaFormats[m], func() ([]byte, error) {
+func (r *resource) metaBody(m wire.Media, e *store.Entry) (wire.Body, error) {
+	b, err := e.Encoded(r.metaFormats[m], func() ([]byte, error) {
 		return r.srv.codec.Body(m, partial(e.Object))
 	})
+	return wire.Body{Bytes: b}, err
 }
 
 // partial is an object's metadata alone; it shares obj's memory.

@@ -193,54 +193,38 @@ func (c *codec) sum(data []byte) uint64 {
 	return maphash.Bytes(c.seed, data) | 1
 }
 
-// SpliceRevision returns a copy of an object in the protobuf envelope with
-// its resourceVersion set, without decoding it: a second, partial metadata
-// field follows the object's own, and protobuf readers merge the two. ok is
-// false when stored is not in the envelope.
-func SpliceRevision(stored []byte, revision int64) (out []byte, ok bool) {
+// splice splits an object in the protobuf envelope into its message, which is
+// shared, and what sets its resourceVersion when it follows: a second, partial
+// metadata field, which protobuf readers merge into the first. ok is false when
+// stored is not in the envelope.
+func splice(stored []byte, revision int64) (message, tail []byte, ok bool) {
 	if !bytes.HasPrefix(stored, envelope) {
-		return nil, false
+		return nil, nil, false
 	}
-	body := stored[len(envelope):]
-	raw, at, ok := rawField(body)
-	if !ok {
-		return nil, false
+	if message, ok = rawField(stored[len(envelope):]); !ok {
+		return nil, nil, false
 	}
-	rv := strconv.AppendInt(nil, revision, 10)
 	// metadata = 1, a message; in it resourceVersion = 6, a string.
-	patch := append([]byte{0x0a, byte(2 + len(rv)), 0x32, byte(len(rv))}, rv...)
-	out = make([]byte, 0, len(stored)+len(patch)+binary.MaxVarintLen64)
-	out = append(out, envelope...)
-	out = append(out, body[:at]...)
-	out = binary.AppendUvarint(out, uint64(len(raw)+len(patch)))
-	out = append(out, raw...)
-	out = append(out, patch...)
-	end := at + uvarintLen(uint64(len(raw))) + len(raw)
-	return append(out, body[end:]...), true
+	tail = make([]byte, 4, 24)
+	tail = strconv.AppendInt(tail, revision, 10)
+	n := byte(len(tail) - 4)
+	tail[0], tail[1], tail[2], tail[3] = 0x0a, n+2, 0x32, n
+	return message, tail, true
 }
 
-// rawField finds field 2 of a runtime.Unknown: its bytes, and where its
-// length begins.
-func rawField(b []byte) (raw []byte, at int, ok bool) {
+// rawField finds field 2 of a runtime.Unknown.
+func rawField(b []byte) (raw []byte, ok bool) {
 	for i := 0; i < len(b); {
 		tag := b[i]
 		i++
 		n, w := binary.Uvarint(b[i:])
 		if w <= 0 || tag&7 != 2 || n > uint64(len(b)-i-w) {
-			return nil, 0, false
+			return nil, false
 		}
 		if tag>>3 == 2 {
-			return b[i+w : i+w+int(n)], i, true
+			return b[i+w : i+w+int(n)], true
 		}
 		i += w + int(n)
 	}
-	return nil, 0, false
-}
-
-func uvarintLen(v uint64) int {
-	n := 1
-	for ; v >= 0x80; v >>= 7 {
-		n++
-	}
-	return n
+	return nil, false
 }

@@ -48,5 +48,13 @@ var formatStored = Format{Media: "stored"}
 // Stored returns the object's bytes as they were stored (after decryption:
 // the protobuf envelope, or JSON), without a resourceVersion, if this process
 // wrote them, with today's defaults, and they are still at hand; else nil.
-// They are shared and read only. See SpliceRevision.
+// They are shared and read only.
 func (e *Entry) Stored() []byte { return e.encodings.peek(formatStored) }
+
+// Message returns the object's protobuf message in the hub version in two
+// parts, to be read one after the other, without encoding anything: the stored
+// message, and a field that sets the resourceVersion. ok is false when Stored
+// has nothing, or nothing in protobuf. Both are read only.
+func (e *Entry) Message() (stored, revision []byte, ok bool) {
+	return splice(e.Stored(), e.Revision)
+}

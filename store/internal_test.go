@@ -179,11 +179,12 @@ func FuzzContinueToken(f *testing.F) {
 	})
 }
 
-func FuzzSpliceRevision(f *testing.F) {
+func FuzzSplice(f *testing.F) {
 	f.Add([]byte("k8s\x00\x0a\x00\x12\x00\x1a\x00\x22\x00"), int64(5))
+	f.Add([]byte(`{"kind":"Pod"}`), int64(1))
 	f.Fuzz(func(t *testing.T, b []byte, rev int64) {
-		if out, ok := SpliceRevision(b, rev); ok && len(out) <= len(b) {
-			t.Error("nothing was added")
+		if m, tail, ok := splice(b, rev); ok && (len(m) > len(b) || int(tail[1]) != len(tail)-2) {
+			t.Error(m, tail)
 		}
 	})
 }

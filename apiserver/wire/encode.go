@@ -108,21 +108,27 @@ var protoMagic = []byte{'k', '8', 's', 0}
 // tail is what ends a runtime.Unknown: empty content encoding and type.
 var protoTail = []byte{3<<3 | 2, 0, 4<<3 | 2, 0}
 
+// Body is an object's encoding without its kind: bytes, and what follows them
+// to complete them (protobuf only). Both are shared and read only.
+type Body struct{ Bytes, Tail []byte }
+
+func (b Body) size() int { return len(b.Bytes) + len(b.Tail) }
+
 // Message puts a body of one kind together with its head, as pieces that are
 // to be written one after the other. The body itself is not copied.
-func (h *Head) Message(m Media, body []byte) ([][]byte, error) {
+func (h *Head) Message(m Media, body Body) ([][]byte, error) {
 	switch m {
 	case Protobuf:
 		head := make([]byte, 0, len(protoMagic)+len(h.proto)+8)
 		head = append(head, protoMagic...)
 		head = append(head, h.proto...)
-		head = appendFieldHead(head, 2, len(body))
-		return [][]byte{head, body, protoTail}, nil
+		head = appendFieldHead(head, 2, body.size())
+		return [][]byte{head, body.Bytes, body.Tail, protoTail}, nil
 	case YAML:
-		out, err := yaml.JSONToYAML(h.appendJSON(nil, body))
+		out, err := yaml.JSONToYAML(h.appendJSON(nil, body.Bytes))
 		return [][]byte{out}, err
 	}
-	return [][]byte{h.json, joint(body), body[1:], newline}, nil
+	return [][]byte{h.json, joint(body.Bytes), body.Bytes[1:], newline}, nil
 }
 
 var (
@@ -153,7 +159,7 @@ func (h *Head) JSON(body []byte) []byte {
 
 // List puts a list together from the bodies of its items, without copying
 // them. typed names the kind in each JSON item (nil: items go without).
-func (h *Head) List(m Media, meta *metav1.ListMeta, items [][]byte, typed *Head) ([][]byte, error) {
+func (h *Head) List(m Media, meta *metav1.ListMeta, items []Body, typed *Head) ([][]byte, error) {
 	if m == Protobuf {
 		return h.protoList(meta, items)
 	}
@@ -172,9 +178,9 @@ func (h *Head) List(m Media, meta *metav1.ListMeta, items [][]byte, typed *Head)
 			out = append(out, comma)
 		}
 		if typed != nil {
-			out = append(out, typed.json, joint(it), it[1:])
+			out = append(out, typed.json, joint(it.Bytes), it.Bytes[1:])
 		} else {
-			out = append(out, it)
+			out = append(out, it.Bytes)
 		}
 	}
 	out = append(out, []byte("]}\n"))
@@ -185,28 +191,31 @@ func (h *Head) List(m Media, meta *metav1.ListMeta, items [][]byte, typed *Head)
 	return out, nil
 }
 
-func (h *Head) protoList(meta *metav1.ListMeta, items [][]byte) ([][]byte, error) {
+func (h *Head) protoList(meta *metav1.ListMeta, items []Body) ([][]byte, error) {
 	mb, err := meta.Marshal()
 	if err != nil {
 		return nil, err
 	}
 	metaField := appendField(nil, 1, mb)
 	size := len(metaField)
-	var scratch [binary.MaxVarintLen64 + 1]byte
 	for _, it := range items {
-		size += len(appendFieldHead(scratch[:0], 2, len(it))) + len(it)
+		n := it.size()
+		size += 1 + uvarintLen(n) + n
 	}
 	head := append([]byte(nil), protoMagic...)
 	head = append(head, h.proto...)
 	head = appendFieldHead(head, 2, size)
 	head = append(head, metaField...)
-	out := make([][]byte, 0, 2*len(items)+2)
+	out := make([][]byte, 0, 3*len(items)+2)
 	out = append(out, head)
 	heads := make([]byte, 0, 4*len(items))
 	for _, it := range items {
 		n := len(heads)
-		heads = appendFieldHead(heads, 2, len(it))
-		out = append(out, heads[n:len(heads):len(heads)], it)
+		heads = appendFieldHead(heads, 2, it.size())
+		out = append(out, heads[n:len(heads):len(heads)], it.Bytes)
+		if len(it.Tail) > 0 {
+			out = append(out, it.Tail)
+		}
 	}
 	return append(out, protoTail), nil
 }
@@ -230,9 +239,10 @@ func Size(pieces [][]byte) int {
 
 // AppendFrame appends one watch event to dst: a JSON line, or a
 // length-delimited protobuf WatchEvent.
-func (h *Head) AppendFrame(dst []byte, m Media, event string, body []byte) []byte {
+func (h *Head) AppendFrame(dst []byte, m Media, event string, body Body) []byte {
 	if m == Protobuf {
-		msg := len(protoMagic) + len(h.proto) + 1 + uvarintLen(len(body)) + len(body) + len(protoTail)
+		n := body.size()
+		msg := len(protoMagic) + len(h.proto) + 1 + uvarintLen(n) + n + len(protoTail)
 		raw := 1 + uvarintLen(msg) + msg
 		total := 2 + len(event) + 1 + uvarintLen(raw) + raw
 		dst = binary.BigEndian.AppendUint32(dst, uint32(total))
@@ -241,13 +251,15 @@ func (h *Head) AppendFrame(dst []byte, m Media, event string, body []byte) []byt
 		dst = appendFieldHead(dst, 1, msg)
 		dst = append(dst, protoMagic...)
 		dst = append(dst, h.proto...)
-		dst = appendField(dst, 2, body)
+		dst = appendFieldHead(dst, 2, n)
+		dst = append(dst, body.Bytes...)
+		dst = append(dst, body.Tail...)
 		return append(dst, protoTail...)
 	}
 	dst = append(dst, `{"type":"`...)
 	dst = append(dst, event...)
 	dst = append(dst, `","object":`...)
-	dst = h.appendJSON(dst, body)
+	dst = h.appendJSON(dst, body.Bytes)
 	return append(dst, "}\n"...)
 }
 

@@ -71,7 +71,7 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 	body, encErr := new(Codec).Body(a.Media, st)
 	if encErr == nil {
 		var pieces [][]byte
-		if pieces, encErr = StatusHead.Message(a.Media, body); encErr == nil {
+		if pieces, encErr = StatusHead.Message(a.Media, Body{Bytes: body}); encErr == nil {
 			Respond(w, r, int(st.Code), a.Media.String(), pieces, Pretty(r, a))
 			return
 		}
