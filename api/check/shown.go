@@ -87,6 +87,20 @@ func writeFields(b *bytes.Buffer, v reflect.Value, some *bool) error {
 			}
 			continue
 		}
+		if f.Anonymous { // metadata, whose fields stand among the others
+			data, err := json.Marshal(v.Field(i).Interface())
+			if err != nil {
+				return err
+			}
+			if data = bytes.TrimSuffix(bytes.TrimPrefix(data, []byte("{")), []byte("}")); len(data) > 0 {
+				if *some {
+					b.WriteByte(',')
+				}
+				*some = true
+				b.Write(data)
+			}
+			continue
+		}
 		if *some {
 			b.WriteByte(',')
 		}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,7 +23,7 @@ func service() *api.Kind {
 	k.Categories = []string{"all"}
 	k.Strategy = api.Strategy{
 		Default:             api.On(defaultService),
-		PrepareCreate:       api.On(func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }),
+		PrepareCreate:       api.On(prepareServiceCreate),
 		PrepareUpdate:       api.On2(prepareServiceUpdate),
 		Validate:            api.Check(validateService),
 		ValidateUpdate:      api.Check2(validateServiceUpdate),
@@ -134,9 +135,32 @@ func externalIPs(s *corev1.Service) string {
 	return printing.Unknown
 }
 
+func prepareServiceCreate(s *corev1.Service) {
+	s.Status = corev1.ServiceStatus{}
+	settleClusterIPs(s, nil)
+}
+
+// settleClusterIPs lets clients that know only clusterIP, or patch only it,
+// change clusterIPs with it.
+func settleClusterIPs(s, old *corev1.Service) {
+	spec := &s.Spec
+	if spec.ClusterIP != "" && len(spec.ClusterIPs) == 0 {
+		spec.ClusterIPs = []string{spec.ClusterIP}
+		return
+	}
+	if old == nil || spec.ClusterIP == old.Spec.ClusterIP || !slices.Equal(spec.ClusterIPs, old.Spec.ClusterIPs) {
+		return
+	}
+	spec.ClusterIPs = nil
+	if spec.ClusterIP != "" {
+		spec.ClusterIPs = []string{spec.ClusterIP}
+	}
+}
+
 // prepareServiceUpdate keeps the status and, where the type is unchanged or
 // still wants them, the addresses and ports that a client left out.
 func prepareServiceUpdate(s, old *corev1.Service) {
 	s.Status = *old.Status.DeepCopy()
+	settleClusterIPs(s, old)
 	dropTypeDependent(s, old)
 }

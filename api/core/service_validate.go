@@ -11,9 +11,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 func validateService(s *corev1.Service) field.ErrorList {
+	return validateServiceWith(s, &corev1.Service{})
+}
+
+// validateServiceWith checks a Service; addresses and ranges that old has
+// already may be written in ways that are refused today (KEP-4858).
+func validateServiceWith(s, old *corev1.Service) field.ErrorList {
 	spec := &s.Spec
 	var errs field.ErrorList
 	if len(spec.Ports) == 0 && !isHeadless(s) && spec.Type != corev1.ServiceTypeExternalName {
@@ -23,8 +31,8 @@ func validateService(s *corev1.Service) field.ErrorList {
 	errs = append(errs, validateServicePorts(s)...)
 	errs = append(errs, metavalidation.ValidateLabels(spec.Selector, specPath.Child("selector"))...)
 	errs = append(errs, validateAffinity(spec)...)
-	errs = append(errs, validateServiceAddresses(s)...)
-	errs = append(errs, validateLoadBalancer(s)...)
+	errs = append(errs, validateServiceAddresses(s, old)...)
+	errs = append(errs, validateLoadBalancer(s, old)...)
 	errs = append(errs, validateTrafficPolicies(s)...)
 	return errs
 }
@@ -120,7 +128,7 @@ func validateServicePorts(s *corev1.Service) field.ErrorList {
 		}
 		k := key{p.Protocol, p.Port}
 		if ports.Has(k) {
-			errs = append(errs, field.Duplicate(path, corev1.ServicePort{Protocol: p.Protocol, Port: p.Port}))
+			errs = append(errs, field.Duplicate(path, check.Shown(corev1.ServicePort{Protocol: p.Protocol, Port: p.Port})))
 		}
 		ports.Insert(k)
 	}
@@ -175,12 +183,12 @@ func validateAffinity(spec *corev1.ServiceSpec) field.ErrorList {
 	return errs
 }
 
-func validateServiceAddresses(s *corev1.Service) field.ErrorList {
+func validateServiceAddresses(s, old *corev1.Service) field.ErrorList {
 	spec := &s.Spec
-	errs := validateClusterIPs(spec)
+	errs := ValidateClusterIPs(spec, &old.Spec)
 	ips := specPath.Child("externalIPs")
 	for i, ip := range spec.ExternalIPs {
-		if e := validation.IsValidIPForLegacyField(ips.Index(i), ip, false, nil); len(e) > 0 {
+		if e := validation.IsValidIPForLegacyField(ips.Index(i), ip, true, old.Spec.ExternalIPs); len(e) > 0 {
 			errs = append(errs, e...)
 		} else {
 			errs = append(errs, nonSpecialIP(ip, ips.Index(i))...)
@@ -189,7 +197,9 @@ func validateServiceAddresses(s *corev1.Service) field.ErrorList {
 	return errs
 }
 
-func validateClusterIPs(spec *corev1.ServiceSpec) field.ErrorList {
+// ValidateClusterIPs checks clusterIPs, ipFamilies and ipFamilyPolicy, which
+// have to be sound before addresses are allocated. old may be empty.
+func ValidateClusterIPs(spec, old *corev1.ServiceSpec) field.ErrorList {
 	var errs field.ErrorList
 	path := specPath.Child("clusterIPs")
 	if len(spec.ClusterIPs) > 0 && spec.ClusterIP == "" {
@@ -222,7 +232,7 @@ func validateClusterIPs(spec *corev1.ServiceSpec) field.ErrorList {
 			}
 			continue
 		}
-		if e := validation.IsValidIPForLegacyField(path.Index(i), ip, false, nil); len(e) > 0 {
+		if e := validation.IsValidIPForLegacyField(path.Index(i), ip, true, old.ClusterIPs); len(e) > 0 {
 			errs, bad = append(errs, e...), true
 			continue
 		}
@@ -244,13 +254,13 @@ func familyOf(ip string) corev1.IPFamily {
 	return corev1.IPv4Protocol
 }
 
-func validateLoadBalancer(s *corev1.Service) field.ErrorList {
+func validateLoadBalancer(s, old *corev1.Service) field.ErrorList {
 	spec := &s.Spec
 	lb := spec.Type == corev1.ServiceTypeLoadBalancer
 	const only = "may only be used when `type` is 'LoadBalancer'"
 	var errs field.ErrorList
 	// The ranges also come in the annotation that preceded the field.
-	ranges, path := spec.LoadBalancerSourceRanges, specPath.Child("loadBalancerSourceRanges")
+	ranges, path := spec.LoadBalancerSourceRanges, specPath.Child("LoadBalancerSourceRanges") // so upstream spells it
 	if len(ranges) == 0 {
 		if a, ok := s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]; ok {
 			path = field.NewPath("metadata", "annotations").Key(corev1.AnnotationLoadBalancerSourceRangesKey)
@@ -265,7 +275,7 @@ func validateLoadBalancer(s *corev1.Service) field.ErrorList {
 		errs = append(errs, field.Forbidden(path, only))
 	}
 	for i, cidr := range ranges {
-		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), strings.TrimSpace(cidr), false, nil)...)
+		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), strings.TrimSpace(cidr), true, old.Spec.LoadBalancerSourceRanges)...)
 	}
 	if lb && spec.AllocateLoadBalancerNodePorts == nil {
 		errs = append(errs, field.Required(specPath.Child("allocateLoadBalancerNodePorts"), ""))
@@ -273,15 +283,18 @@ func validateLoadBalancer(s *corev1.Service) field.ErrorList {
 	if !lb && spec.AllocateLoadBalancerNodePorts != nil {
 		errs = append(errs, field.Forbidden(specPath.Child("allocateLoadBalancerNodePorts"), only))
 	}
-	if c := spec.LoadBalancerClass; c != nil {
-		p := specPath.Child("loadBalancerClass")
-		if !lb {
-			errs = append(errs, field.Forbidden(p, only))
-		} else {
-			errs = append(errs, invalid(p, *c, validation.IsQualifiedName(*c))...)
-		}
+	return append(errs, validateLoadBalancerClass(spec)...)
+}
+
+func validateLoadBalancerClass(spec *corev1.ServiceSpec) field.ErrorList {
+	path, c := specPath.Child("loadBalancerClass"), spec.LoadBalancerClass
+	switch {
+	case c == nil:
+		return nil
+	case spec.Type != corev1.ServiceTypeLoadBalancer:
+		return field.ErrorList{field.Forbidden(path, "may only be used when `type` is 'LoadBalancer'")}
 	}
-	return errs
+	return invalid(path, *c, validation.IsQualifiedName(*c))
 }
 
 // external says that a Service is reachable from outside the cluster.
@@ -304,10 +317,12 @@ func validateTrafficPolicies(s *corev1.Service) field.ErrorList {
 		errs = append(errs, field.Invalid(path, spec.ExternalTrafficPolicy, "may only be set for externally-accessible services"))
 	}
 	path = specPath.Child("healthCheckNodePort")
-	if p := spec.HealthCheckNodePort; p < 0 || p > 65535 {
-		errs = append(errs, invalid(path, p, validation.IsValidPortNum(int(p)))...)
-	} else if p != 0 && !healthChecked(s) {
+	switch p := spec.HealthCheckNodePort; {
+	case p == 0:
+	case !healthChecked(s):
 		errs = append(errs, field.Invalid(path, p, "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
+	default:
+		errs = append(errs, invalid(path, p, validation.IsValidPortNum(int(p)))...)
 	}
 	path = specPath.Child("internalTrafficPolicy")
 	switch p := spec.InternalTrafficPolicy; {
@@ -317,8 +332,9 @@ func validateTrafficPolicies(s *corev1.Service) field.ErrorList {
 		errs = append(errs, field.Required(path, ""))
 	}
 	if d := spec.TrafficDistribution; d != nil {
+		// Upstream lists them in this order.
 		errs = append(errs, supported(*d, specPath.Child("trafficDistribution"),
-			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameNode, corev1.ServiceTrafficDistributionPreferSameZone)...)
+			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
 	}
 	return errs
 }
@@ -351,19 +367,27 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 		old.Spec.Type == corev1.ServiceTypeLoadBalancer && !equal(a, b) {
 		errs = append(errs, field.Invalid(specPath.Child("loadBalancerClass"), a, once))
 	}
-	return append(errs, validateService(s)...)
+	if healthChecked(s) && healthChecked(old) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		errs = append(errs, field.Forbidden(specPath.Child("healthCheckNodePort"), "field is immutable"))
+	}
+	errs = append(errs, validateLoadBalancerClass(&s.Spec)...) // upstream asks twice
+	return append(errs, validateServiceWith(s, old)...)
 }
 
 func validateServiceStatus(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
 	path := statusPath.Child("loadBalancer", "ingress")
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 && !equal(s.Status.LoadBalancer, old.Status.LoadBalancer) {
-		return field.ErrorList{field.Forbidden(path, "may only be used when `spec.type` is \"LoadBalancer\"")}
+		return field.ErrorList{field.Forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'")}
+	}
+	var stored []string
+	for _, in := range old.Status.LoadBalancer.Ingress {
+		stored = append(stored, in.IP)
 	}
 	for i, in := range s.Status.LoadBalancer.Ingress {
 		p := path.Index(i)
 		if in.IP != "" {
-			errs = append(errs, validation.IsValidIPForLegacyField(p.Child("ip"), in.IP, false, nil)...)
+			errs = append(errs, validation.IsValidIPForLegacyField(p.Child("ip"), in.IP, true, stored)...)
 			if in.IPMode == nil {
 				errs = append(errs, field.Required(p.Child("ipMode"), "must be specified when `ip` is set"))
 			}
@@ -375,7 +399,7 @@ func validateServiceStatus(s, old *corev1.Service) field.ErrorList {
 		}
 		if in.Hostname != "" {
 			errs = append(errs, invalid(p.Child("hostname"), in.Hostname, validation.IsDNS1123Subdomain(in.Hostname))...)
-			if len(validation.IsValidIP(p, in.Hostname)) == 0 {
+			if len(validation.IsValidIPForLegacyField(p, in.Hostname, false, nil)) == 0 {
 				errs = append(errs, field.Invalid(p.Child("hostname"), in.Hostname, "must be a DNS name, not an IP address"))
 			}
 		}
@@ -416,12 +440,26 @@ func serviceWarnings(s, old *corev1.Service) []string {
 			out = append(out, "spec.SessionAffinity is ignored for headless services")
 		}
 	}
+	switch {
+	case s.Spec.Type == corev1.ServiceTypeExternalName:
+		if len(s.Spec.ExternalIPs) > 0 {
+			out = append(out, `spec.externalIPs is ignored when spec.type is "ExternalName"`)
+		}
+	case len(s.Spec.ExternalIPs) > 0 && !isHeadless(s):
+		out = append(out, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
+	}
+	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ExternalName != "" {
+		out = append(out, `spec.externalName is ignored when spec.type is not "ExternalName"`)
+	}
 	const hints = corev1.DeprecatedAnnotationTopologyAwareHints
 	if _, has := s.Annotations[hints]; has && (old == nil || old.Annotations[hints] == "") {
 		out = append(out, fmt.Sprintf("metadata.annotations[%s]: deprecated in v1.27+; use %s instead", hints, corev1.AnnotationTopologyMode))
 	}
 	for i, ip := range s.Spec.ExternalIPs {
 		out = append(out, validation.GetWarningsForIP(specPath.Child("externalIPs").Index(i), ip)...)
+	}
+	if s.Spec.LoadBalancerIP != "" {
+		out = append(out, validation.GetWarningsForIP(specPath.Child("loadBalancerIP"), s.Spec.LoadBalancerIP)...)
 	}
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
 		out = append(out, validation.GetWarningsForCIDR(specPath.Child("loadBalancerSourceRanges").Index(i), cidr)...)

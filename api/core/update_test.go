@@ -9,7 +9,7 @@ import (
 
 // check runs the write of now over old through a strategy and returns the
 // object as it would be stored, with the check's errors.
-func check(t *testing.T, resource, sub, old, now, want string) runtime.Object {
+func checkErrors(t *testing.T, resource, sub, old, now, want string) runtime.Object {
 	t.Helper()
 	k := kindOf(t, resource)
 	before, obj := parse(t, k, old), parse(t, k, now)
@@ -77,7 +77,7 @@ func TestUpdates(t *testing.T) {
 		"service address":   {"services", "", `{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 1}]}}`, `{spec: {clusterIP: 10.0.0.2, clusterIPs: [10.0.0.2], ports: [{port: 1}]}}`, `spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`},
 		"service lb class":  {"services", "", `{spec: {type: LoadBalancer, loadBalancerClass: a/b, ports: [{port: 1}]}}`, `{spec: {type: LoadBalancer, loadBalancerClass: a/c, ports: [{port: 1}]}}`, `spec.loadBalancerClass: Invalid value: "a/c": may not change once set`},
 		"service type":      {"services", "", `{spec: {type: LoadBalancer, ports: [{port: 1}]}}`, `{spec: {type: ClusterIP, externalTrafficPolicy: Cluster, allocateLoadBalancerNodePorts: true, ports: [{port: 1}]}}`, ``},
-		"service status":    {"services", "status", `{}`, `{status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}}}`, "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is \"LoadBalancer\""},
+		"service status":    {"services", "status", `{}`, `{status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}}}`, "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"},
 		"service status ip": {"services", "status", `{spec: {type: LoadBalancer}}`, `{spec: {type: LoadBalancer}, status: {loadBalancer: {ingress: [{ip: x, ipMode: VIP}]}}}`, `status.loadBalancer.ingress[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
 		"configmap":         {"configmaps", "", `{immutable: true, data: {a: b}}`, `{immutable: true, data: {a: c}}`, "data: Forbidden: field is immutable when `immutable` is set"},
 		"configmap mark":    {"configmaps", "", `{immutable: true}`, `{}`, "immutable: Forbidden: field is immutable when `immutable` is set"},
@@ -96,18 +96,18 @@ func TestUpdates(t *testing.T) {
 		"claim unbound":     {"persistentvolumeclaims", "", claim("1Gi", ``), claim("2Gi", ``), `spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims`},
 		"rc status":         {"replicationcontrollers", "status", `{}`, `{status: {replicas: 1, readyReplicas: 2, availableReplicas: 1}}`, `status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas`},
 	} {
-		t.Run(name, func(t *testing.T) { check(t, tc.resource, tc.sub, tc.old, tc.now, tc.want) })
+		t.Run(name, func(t *testing.T) { checkErrors(t, tc.resource, tc.sub, tc.old, tc.now, tc.want) })
 	}
 }
 
 // TestGeneration counts changes of a pod's spec, and nothing else.
 func TestGeneration(t *testing.T) {
 	const old = `{metadata: {name: p, generation: 3}, spec: {containers: [{name: c, image: "i:1"}]}, status: {phase: Running}}`
-	got := check(t, "pods", "", old, `{metadata: {name: p}, spec: {containers: [{name: c, image: "i:2"}]}, status: {phase: Failed}}`, "").(*corev1.Pod)
+	got := checkErrors(t, "pods", "", old, `{metadata: {name: p}, spec: {containers: [{name: c, image: "i:2"}]}, status: {phase: Failed}}`, "").(*corev1.Pod)
 	if got.Generation != 4 || got.Status.Phase != corev1.PodRunning {
 		t.Errorf("generation %d, phase %s: an update of the spec counts once and keeps the status", got.Generation, got.Status.Phase)
 	}
-	got = check(t, "pods", "status", old, `{metadata: {name: p}, spec: {nodeName: nn}, status: {phase: Failed}}`, "").(*corev1.Pod)
+	got = checkErrors(t, "pods", "status", old, `{metadata: {name: p}, spec: {nodeName: nn}, status: {phase: Failed}}`, "").(*corev1.Pod)
 	if got.Generation != 3 || got.Status.Phase != corev1.PodFailed || got.Spec.NodeName != "" {
 		t.Errorf("%+v: a status update changes nothing else", got)
 	}
@@ -165,7 +165,7 @@ func TestGracePeriod(t *testing.T) {
 
 // TestResize takes resources by container name and leaves the rest.
 func TestResize(t *testing.T) {
-	got := check(t, "pods", "resize",
+	got := checkErrors(t, "pods", "resize",
 		`{metadata: {name: p, generation: 1}, spec: {containers: [{name: a, image: i, resources: {requests: {cpu: 1}}}, {name: b, image: i}]}}`,
 		`{metadata: {name: p, labels: {x: y}}, spec: {hostname: h, containers: [{name: a, image: j, resources: {requests: {cpu: 2}}}]}}`, "").(*corev1.Pod)
 	c := got.Spec.Containers
@@ -181,10 +181,10 @@ func TestNamespaceFinalize(t *testing.T) {
 		t.Errorf("new namespace %+v", ns)
 	}
 	const old = `{metadata: {name: nn}, spec: {finalizers: [kubernetes]}}`
-	if got := check(t, "namespaces", "finalize", old, `{metadata: {name: nn}}`, "").(*corev1.Namespace); len(got.Spec.Finalizers) != 0 {
+	if got := checkErrors(t, "namespaces", "finalize", old, `{metadata: {name: nn}}`, "").(*corev1.Namespace); len(got.Spec.Finalizers) != 0 {
 		t.Errorf("finalize kept %v", got.Spec.Finalizers)
 	}
-	if got := check(t, "namespaces", "", old, `{metadata: {name: nn}}`, "").(*corev1.Namespace); len(got.Spec.Finalizers) != 1 {
+	if got := checkErrors(t, "namespaces", "", old, `{metadata: {name: nn}}`, "").(*corev1.Namespace); len(got.Spec.Finalizers) != 1 {
 		t.Error("an ordinary update removed the finalizer")
 	}
 }

@@ -58,7 +58,7 @@ func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 }
 
 func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
-	return immutable(t.Spec, old.Spec, field.NewPath("spec"))
+	return append(validateTemplate(t), immutable(t.Spec, old.Spec, field.NewPath("spec"))...)
 }
 
 func immutable(v, old any, path *field.Path) field.ErrorList {
@@ -118,14 +118,14 @@ func validateRequest(r *resourcev1.DeviceRequest, path *field.Path) field.ErrorL
 	case exactly:
 		e := r.Exactly
 		return append(errs, validateAsked(asked{
-			e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations, e.Capacity,
+			e.DeviceClassName, e.Selectors, e.AllocationMode, e.Count, e.Tolerations,
 		}, path.Child("exactly"))...)
 	case first:
 		return append(errs, listed(r.FirstAvailable, resourcev1.FirstAvailableDeviceRequestMaxSize, path.Child("firstAvailable"),
 			func(s *resourcev1.DeviceSubRequest) (string, any) { return s.Name, s.Name },
 			func(s *resourcev1.DeviceSubRequest, p *field.Path) field.ErrorList {
 				return append(validateLabel(s.Name, p.Child("name")), validateAsked(asked{
-					s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations, s.Capacity,
+					s.DeviceClassName, s.Selectors, s.AllocationMode, s.Count, s.Tolerations,
 				}, p)...)
 			})...)
 	}
@@ -139,7 +139,6 @@ type asked struct {
 	mode        resourcev1.DeviceAllocationMode
 	count       int64
 	tolerations []resourcev1.DeviceToleration
-	capacity    *resourcev1.CapacityRequirements
 }
 
 func validateAsked(a asked, path *field.Path) field.ErrorList {
@@ -159,12 +158,6 @@ func validateAsked(a asked, path *field.Path) field.ErrorList {
 			[]resourcev1.DeviceAllocationMode{resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount}))
 	}
 	errs = append(errs, validateTolerations(a.tolerations, path.Child("tolerations"))...)
-	if a.capacity != nil {
-		p := path.Child("capacity", "requests")
-		for name := range a.capacity.Requests {
-			errs = append(errs, validateQualified(string(name), p.Key(string(name)))...)
-		}
-	}
 	return errs
 }
 
@@ -203,8 +196,6 @@ func validateEffect(e resourcev1.DeviceTaintEffect, path *field.Path) field.Erro
 func validateConstraint(c *resourcev1.DeviceConstraint, names requestNames, path *field.Path) field.ErrorList {
 	errs := validateRefs(c.Requests, names, path.Child("requests"))
 	switch match, distinct := c.MatchAttribute, c.DistinctAttribute; {
-	case match != nil && distinct != nil:
-		errs = append(errs, field.Invalid(path, nil, `only one of "matchAttribute" or "distinctAttribute" is allowed`))
 	case match != nil:
 		errs = append(errs, validateFullyQualified(string(*match), path.Child("matchAttribute"))...)
 	case distinct != nil:

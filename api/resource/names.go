@@ -56,10 +56,10 @@ func validateQualified(v string, path *field.Path) field.ErrorList {
 	if !slash {
 		return validateIdentifier(v, path)
 	}
-	var errs field.ErrorList
 	if strings.Contains(id, "/") {
-		return field.ErrorList{field.Invalid(path, v, "a qualified name can only be a domain and a name separated by a slash")}
+		return nil // upstream lets names of more parts pass
 	}
+	var errs field.ErrorList
 	if domain == "" {
 		errs = append(errs, field.Required(path, "the domain must not be empty"))
 	} else {

@@ -6,6 +6,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/printing"
@@ -29,6 +30,9 @@ func resourceClaimKind() *api.Kind {
 			},
 			Validate:       api.Check(validateClaim),
 			ValidateUpdate: api.Check2(validateClaimUpdate),
+			Warnings: func(o, _ runtime.Object) []string {
+				return claimWarnings(&o.(*resourcev1.ResourceClaim).Spec.Devices, field.NewPath("spec", "devices"))
+			},
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{

@@ -28,11 +28,12 @@ func resourceSliceKind() *api.Kind {
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				s, old := o.(*resourcev1.ResourceSlice), prev.(*resourcev1.ResourceSlice)
+				api.CountGeneration(s, old, s.Spec, old.Spec) // upstream counts before it drops
 				dropGated(s, old)
-				api.CountGeneration(s, old, s.Spec, old.Spec)
 			},
 			Validate:       api.Check(validateSlice),
 			ValidateUpdate: api.Check2(validateSliceUpdate),
+			Warnings:       func(o, _ runtime.Object) []string { return sliceWarnings(o.(*resourcev1.ResourceSlice)) },
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

@@ -1,8 +1,10 @@
 package resource
 
 import (
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/blang/semver/v4"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -107,20 +109,9 @@ func validateSliceNodes(s, old *resourcev1.ResourceSliceSpec, path *field.Path) 
 		errs = append(errs, field.Required(path, oneOf))
 	case 1:
 	default:
-		errs = append(errs, field.Invalid(path, "{"+join(set)+"}", oneOf+", but multiple fields are set"))
+		errs = append(errs, field.Invalid(path, "{"+strings.Join(set, ", ")+"}", oneOf+", but multiple fields are set"))
 	}
 	return errs
-}
-
-func join(names []string) string {
-	s := ""
-	for i, n := range names {
-		if i > 0 {
-			s += ", "
-		}
-		s += n
-	}
-	return s
 }
 
 func validateDevice(d *resourcev1.Device, perDevice bool, path *field.Path) field.ErrorList {
@@ -149,8 +140,8 @@ func validateDeviceNodes(d *resourcev1.Device, perDevice bool, path *field.Path)
 			errs = append(errs, field.Invalid(path.Child("nodeName"), "", "must not be empty"))
 		} else {
 			errs = append(errs, check.Subdomain(*d.NodeName, path.Child("nodeName"))...)
+			set = append(set, "`nodeName`")
 		}
-		set = append(set, "`nodeName`")
 	}
 	if d.NodeSelector != nil {
 		errs = append(errs, validateOneTerm(d.NodeSelector, path.Child("nodeSelector"))...)
@@ -165,18 +156,11 @@ func validateDeviceNodes(d *resourcev1.Device, perDevice bool, path *field.Path)
 	}
 	switch {
 	case !perDevice && len(set) > 0:
-		for _, f := range []struct {
-			name string
-			set  bool
-		}{{"nodeName", d.NodeName != nil}, {"nodeSelector", d.NodeSelector != nil}, {"allNodes", d.AllNodes != nil}} {
-			if f.set {
-				errs = append(errs, field.Invalid(path.Child(f.name), nil, "`"+f.name+"` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec"))
-			}
-		}
+		errs = append(errs, field.Invalid(path, nil, "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec"))
 	case perDevice && len(set) == 0:
 		errs = append(errs, field.Required(path, oneOf))
 	case perDevice && len(set) > 1:
-		errs = append(errs, field.Invalid(path, "{"+join(set)+"}", oneOf))
+		errs = append(errs, field.Invalid(path, "{"+strings.Join(set, ", ")+"}", oneOf))
 	}
 	return errs
 }
@@ -284,4 +268,16 @@ func validateCounters(name string, counters map[string]resourcev1.Counter, nameF
 		errs = append(errs, validateLabel(c, p)...)
 	}
 	return errs
+}
+
+// sliceWarnings tell drivers that their names should be lower case.
+func sliceWarnings(s *resourcev1.ResourceSlice) []string {
+	return driverWarnings(nil, s.Spec.Driver, field.NewPath("spec", "driver"))
+}
+
+func driverWarnings(warnings []string, driver string, path *field.Path) []string {
+	if driver == strings.ToLower(driver) {
+		return warnings
+	}
+	return append(warnings, fmt.Sprintf("%s: driver names should be lowercase; %q contains uppercase characters", path, driver))
 }

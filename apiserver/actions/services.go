@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/coxswain/cox/api/core"
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
@@ -74,7 +75,7 @@ func (s *Services) begin(ctx context.Context, req *client.Request, obj, old runt
 	if obj != nil {
 		svc = obj.(*corev1.Service)
 		t.svc = svc
-		if req.Subresource != "" {
+		if req.Subresource != "" || svc.Name == "" { // validation refuses the latter
 			return nil, nil
 		}
 		if err := t.allocate(ctx, svc, prev); err != nil {
@@ -93,7 +94,7 @@ func (t *txn) allocate(ctx context.Context, svc, old *corev1.Service) error {
 		t.keep(svc, old)
 	}
 	if needsIP(svc) {
-		if err := t.families(svc); err != nil {
+		if err := t.families(svc, old); err != nil {
 			return err
 		}
 		if err := t.addresses(ctx, svc, old); err != nil {
@@ -168,13 +169,36 @@ func keepPorts(svc, old *corev1.Service) {
 	}
 }
 
-// families settles ipFamilyPolicy and ipFamilies.
-func (t *txn) families(svc *corev1.Service) error {
-	if svc.Spec.ClusterIP != "" && len(svc.Spec.ClusterIPs) == 0 {
-		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
+// served refuses addresses of a family that the cluster does not have.
+func (t *txn) served(svc *corev1.Service) error {
+	for i, ip := range svc.Spec.ClusterIPs {
+		a, err := netip.ParseAddr(ip)
+		if err != nil {
+			continue // None
+		}
+		family := corev1.IPv4Protocol
+		if a.Is6() {
+			family = corev1.IPv6Protocol
+		}
+		if t.s.rangeOf(family) == nil {
+			return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, svc.Name, field.ErrorList{field.Invalid(
+				field.NewPath("spec", "clusterIPs").Index(i), svc.Spec.ClusterIPs, string(family)+" is not configured on this cluster")})
+		}
 	}
-	if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) > 0 {
-		svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+	return nil
+}
+
+// families settles ipFamilyPolicy and ipFamilies.
+func (t *txn) families(svc, old *corev1.Service) error {
+	var stored corev1.ServiceSpec
+	if old != nil {
+		stored = old.Spec
+	}
+	if errs := core.ValidateClusterIPs(&svc.Spec, &stored); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, svc.Name, errs)
+	}
+	if err := t.served(svc); err != nil {
+		return err
 	}
 	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone
 	if svc.Spec.IPFamilyPolicy == nil {
@@ -256,11 +280,11 @@ func (t *txn) addresses(ctx context.Context, svc, old *corev1.Service) error {
 	}
 	for i, f := range svc.Spec.IPFamilies {
 		r := t.s.rangeOf(f)
-		path := field.NewPath("spec", "clusterIPs").Index(i)
+		path := field.NewPath("spec", "clusterIPs")
 		if i < len(svc.Spec.ClusterIPs) && svc.Spec.ClusterIPs[i] != "" {
 			ip := svc.Spec.ClusterIPs[i]
-			if slices.Contains(had, ip) {
-				continue
+			if i < len(had) {
+				continue // it stays, or validation has the words for the change
 			}
 			a, err := netip.ParseAddr(ip)
 			if err != nil {
