@@ -359,6 +359,8 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) error {
 	if err := w.k.volumes.Unmount(pod.UID); err != nil {
 		return err
 	}
+	w.k.exclusive.Release(pod.UID)
+	w.k.shareCPUs()
 	class, group := podCgroup(pod)
 	return w.k.cgroups.RemovePod(class, group)
 }

@@ -47,6 +47,10 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	say(corev1.EventTypeNormal, "Created", "Container created")
 	// Before the start: whoever sees the container run finds its log.
 	k.linkLog(k.containerLink(pod.Name, pod.Namespace, c.Name, id), filepath.Join(k.podLogDir(pod), cfg.LogPath))
+	if err := k.devices.PreStart(ctx, pod.UID, c.Name); err != nil {
+		w.inspect(context.WithoutCancel(ctx), id, sb.Id)
+		return &startError{reason: reason{"PreStartHookError", err.Error()}}
+	}
 	_, err = k.cfg.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
 	// Whatever came of it, the runtime knows: the exit reason of a container
 	// that could not start is there too.
@@ -146,6 +150,9 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 	}
 	for _, e := range env {
 		cfg.Envs = append(cfg.Envs, &runtimeapi.KeyValue{Key: e.Name, Value: []byte(e.Value)})
+	}
+	if err := k.exclusiveConfig(pod, c, cfg); err != nil {
+		return nil, err
 	}
 	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*l.StopSignal)])

@@ -20,9 +20,12 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/cpuset"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/cgroups"
+	"github.com/coxswain/cox/kubelet/devices"
+	"github.com/coxswain/cox/kubelet/exclusive"
 	"github.com/coxswain/cox/kubelet/probes"
 	"github.com/coxswain/cox/kubelet/volumes"
 )
@@ -64,6 +67,11 @@ type Kubelet struct {
 
 	users *userRanges
 
+	devices   *devices.Manager
+	exclusive *exclusive.Manager
+	sharing   sync.Mutex    // held while containers are told which CPUs they share
+	shared    cpuset.CPUSet // what they were told
+
 	resizeWaits atomic.Bool // a pod waits for resources that others have
 
 	mu       sync.Mutex // guards below; taken before a worker's lock, never after
@@ -91,6 +99,9 @@ func New(cfg Config) (*Kubelet, error) {
 		passed: map[int]watched{}, workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
 	}
 	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
+	if err := k.newExclusive(); err != nil {
+		return nil, err
+	}
 	k.probes = probes.NewManager(probes.Config{
 		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
 		Changed: k.probeChanged, Unhealthy: k.unhealthy, Warned: k.probeWarned,
@@ -141,6 +152,11 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { k.status.run(ctx) })
 	wg.Go(func() { k.node.run(ctx) })
+	wg.Go(func() {
+		if err := k.devices.Run(ctx); err != nil {
+			k.log.Error("no device plugin can register", "error", err)
+		}
+	})
 	k.informers.Start(ctx)
 
 	listed := make(chan struct{})
@@ -263,6 +279,10 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	if f != nil {
 		w.recallGrant(f)
 		w.adopt(f)
+	} else if w.state.Rejected == nil && !ended(pod) && k.exclusive.Wants(pod) {
+		w.mu.Lock()
+		w.admitExclusive()
+		w.mu.Unlock()
 	}
 	k.updateShares()
 	return w
@@ -343,6 +363,8 @@ func (k *Kubelet) clearOrphans() {
 		w.sync()
 	}
 	k.sweep(known)
+	k.exclusive.Keep(known)
+	k.shareCPUs()
 	k.unlinkLogs()
 }
 

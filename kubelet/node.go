@@ -297,6 +297,7 @@ func (n *nodeManager) facts(version *runtimeapi.VersionResponse, problem string)
 		problem: problem, images: n.images, pressure: n.k.pressure(),
 		features: n.features, handlers: n.handlers, disk: diskSize(n.k.cfg.RootDir),
 	}
+	f.devices, f.healthy, f.gone = n.k.devices.Capacity()
 	if version != nil {
 		f.runtime = version.RuntimeName + "://" + version.RuntimeVersion
 	}

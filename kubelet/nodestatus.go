@@ -152,6 +152,10 @@ type statusFacts struct {
 	features *corev1.NodeFeatures
 	handlers []corev1.NodeRuntimeHandler
 	now      metav1.Time
+	// What device plugins offer, how much of it is well, and which resources
+	// no plugin offers any more.
+	devices, healthy corev1.ResourceList
+	gone             []corev1.ResourceName
 }
 
 // ownNodeConditions are the conditions that the kubelet sets.
@@ -179,6 +183,12 @@ func setNodeStatus(node *corev1.Node, f *statusFacts) {
 	}
 	maps.Copy(st.Capacity, capacity)
 	maps.Copy(st.Allocatable, allocatableOf(capacity, f.cfg))
+	maps.Copy(st.Capacity, f.devices)
+	maps.Copy(st.Allocatable, f.healthy)
+	for _, name := range f.gone {
+		delete(st.Capacity, name)
+		delete(st.Allocatable, name)
+	}
 	m := f.machine
 	st.NodeInfo.MachineID, st.NodeInfo.SystemUUID, st.NodeInfo.BootID = m.MachineID, m.SystemUUID, m.BootID
 	st.NodeInfo.KernelVersion, st.NodeInfo.OSImage = m.Kernel, m.Distro

@@ -85,6 +85,9 @@ func makePlan(s *podState) plan {
 		p.end(s)
 		return p
 	}
+	if s.Admitting {
+		return p
+	}
 	p.volumes(s)
 	sb := s.sandbox()
 	if sb == nil {
@@ -203,7 +206,7 @@ func (p *plan) end(s *podState) {
 	if !main && last != nil {
 		p.killBy(s, last, deadline)
 	}
-	if alive || len(s.Killing) > 0 || s.Mounting || s.Sandboxing || s.Releasing || s.Removing || len(s.Dropping) > 0 {
+	if alive || len(s.Killing) > 0 || s.Admitting || s.Mounting || s.Sandboxing || s.Releasing || s.Removing || len(s.Dropping) > 0 {
 		return
 	}
 	if !s.Released {

@@ -214,7 +214,10 @@ func (k *Kubelet) resizePods() {
 			if w == nil {
 				continue
 			}
-			verdict := resizeVerdict(w.asked(), k.node.current(), k.activePodsBut(w.uid))
+			verdict := k.resizeAlone(w.asked())
+			if verdict == nil {
+				verdict = resizeVerdict(w.asked(), k.node.current(), k.activePodsBut(w.uid))
+			}
 			if verdict == nil {
 				// What it gave up may be what others wait for.
 				asking[i], again = nil, true

@@ -108,7 +108,7 @@ type podState struct {
 	SandboxRetry   time.Time
 
 	// Operations in flight.
-	Mounting, Sandboxing, Resizing, Releasing, Removing bool
+	Admitting, Mounting, Sandboxing, Resizing, Releasing, Removing bool
 
 	Starting map[string]bool      // by container name
 	Killing  map[string]time.Time // by container id: when SIGKILL is due
