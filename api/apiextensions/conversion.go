@@ -5,7 +5,7 @@ import (
 	"net/url"
 	"strings"
 
-	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	hub "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -16,35 +16,36 @@ import (
 // reviewVersions are the versions of ConversionReview that a webhook may speak.
 var reviewVersions = []string{"v1", "v1beta1"}
 
-func validateConversion(s *extv1.CustomResourceDefinitionSpec, path *field.Path) field.ErrorList {
+func validateConversion(s *hub.CustomResourceDefinitionSpec, path *field.Path) field.ErrorList {
 	c := s.Conversion
 	if c == nil {
 		return nil
 	}
+	var errs field.ErrorList
+	client, versions := path.Child("webhookClientConfig"), path.Child("conversionReviewVersions")
 	if c.Strategy == "" {
-		return field.ErrorList{field.Required(path.Child("strategy"), "")}
+		errs = append(errs, field.Required(path.Child("strategy"), ""))
+	} else {
+		errs = append(errs, check.OneOf(c.Strategy, path.Child("strategy"), hub.NoneConverter, hub.WebhookConverter)...)
 	}
-	errs := check.OneOf(c.Strategy, path.Child("strategy"), extv1.NoneConverter, extv1.WebhookConverter)
-	if c.Strategy != extv1.WebhookConverter {
-		if c.Webhook != nil {
-			errs = append(errs, field.Forbidden(path.Child("webhook"), "should not be set when strategy is not set to Webhook"))
+	if c.Strategy != hub.WebhookConverter {
+		if c.WebhookClientConfig != nil {
+			errs = append(errs, field.Forbidden(client, "should not be set when strategy is not set to Webhook"))
+		}
+		if len(c.ConversionReviewVersions) > 0 {
+			errs = append(errs, field.Forbidden(versions, "should not be set when strategy is not set to Webhook"))
 		}
 		return errs
 	}
-	if s.PreserveUnknownFields {
+	if keeps(s) {
 		errs = append(errs, field.Invalid(path.Child("strategy"), c.Strategy, "must be None if spec.preserveUnknownFields is true"))
 	}
-	hook := path.Child("webhook")
-	if c.Webhook == nil || c.Webhook.ClientConfig == nil {
-		errs = append(errs, field.Required(hook.Child("clientConfig"), "required when strategy is set to Webhook"))
+	if c.WebhookClientConfig == nil {
+		errs = append(errs, field.Required(client, "required when strategy is set to Webhook"))
 	} else {
-		errs = append(errs, validateClient(c.Webhook.ClientConfig, hook.Child("clientConfig"))...)
+		errs = append(errs, validateClient(c.WebhookClientConfig, client)...)
 	}
-	var versions []string
-	if c.Webhook != nil {
-		versions = c.Webhook.ConversionReviewVersions
-	}
-	return append(errs, validateReviewVersions(versions, hook.Child("conversionReviewVersions"))...)
+	return append(errs, validateReviewVersions(c.ConversionReviewVersions, versions)...)
 }
 
 func validateReviewVersions(versions []string, path *field.Path) field.ErrorList {
@@ -70,7 +71,7 @@ func validateReviewVersions(versions []string, path *field.Path) field.ErrorList
 	return errs
 }
 
-func validateClient(c *extv1.WebhookClientConfig, path *field.Path) field.ErrorList {
+func validateClient(c *hub.WebhookClientConfig, path *field.Path) field.ErrorList {
 	switch {
 	case (c.URL == nil) == (c.Service == nil):
 		return field.ErrorList{field.Required(path, "exactly one of url or service is required")}
@@ -79,14 +80,15 @@ func validateClient(c *extv1.WebhookClientConfig, path *field.Path) field.ErrorL
 	}
 	var errs field.ErrorList
 	s, at := c.Service, path.Child("service")
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("name"), "service name is required"))
-	}
+	// Upstream names one of the two where the other is missing; so do we.
 	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), "service namespace is required"))
+		errs = append(errs, field.Required(at.Child("name"), ""))
 	}
-	if s.Port != nil && len(validation.IsValidPortNum(int(*s.Port))) > 0 {
-		errs = append(errs, field.Invalid(at.Child("port"), *s.Port, "port is not valid: "+strings.Join(validation.IsValidPortNum(int(*s.Port)), ",")))
+	if s.Name == "" {
+		errs = append(errs, field.Required(at.Child("namespace"), ""))
+	}
+	if msgs := validation.IsValidPortNum(int(s.Port)); len(msgs) > 0 {
+		errs = append(errs, field.Invalid(at.Child("port"), s.Port, "port is not valid: "+strings.Join(msgs, ",")))
 	}
 	if s.Path == nil {
 		return errs
@@ -137,4 +139,10 @@ func validateURL(raw string, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(path, u.RawQuery, "query parameters are not permitted in the URL"))
 	}
 	return errs
+}
+
+// isURL says whether a text is an absolute URL.
+func isURL(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Scheme != "" && u.Host != ""
 }

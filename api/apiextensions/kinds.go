@@ -4,6 +4,7 @@
 package apiextensions
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +36,7 @@ func definitionKind() *api.Kind {
 			PrepareUpdate:  api.On2(prepareUpdate),
 			Validate:       api.Check(Validate),
 			ValidateUpdate: api.Check2(ValidateUpdate),
+			Warnings:       warnings,
 			// A definition goes once its objects are gone: its deletion always
 			// begins only, and the finalizer keeps it from then on.
 			Keep:          func(o runtime.Object) bool { return o.(*extv1.CustomResourceDefinition).DeletionTimestamp == nil },
@@ -87,12 +89,10 @@ func noteStored(d *extv1.CustomResourceDefinition) {
 		if !v.Storage {
 			continue
 		}
-		for _, s := range d.Status.StoredVersions {
-			if s == v.Name {
-				return
-			}
+		if !slices.Contains(d.Status.StoredVersions, v.Name) {
+			d.Status.StoredVersions = append(d.Status.StoredVersions, v.Name)
 		}
-		d.Status.StoredVersions = append(d.Status.StoredVersions, v.Name)
+		return
 	}
 }
 

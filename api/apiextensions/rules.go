@@ -1,11 +1,14 @@
 package apiextensions
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
 
+	hub "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	structuralcel "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
@@ -25,29 +28,22 @@ const (
 	mostPerSchema = 100_000_000
 )
 
-// oldRules are the expressions of a stored version: they are compiled with
+// oldRules are the expressions of a stored schema: they are compiled with
 // whatever the server knows, new ones only with what its predecessor did too.
-func oldRules(v *extv1.CustomResourceDefinitionVersion) sets.Set[string] {
+func oldRules(s *hub.JSONSchemaProps) sets.Set[string] {
 	out := sets.New[string]()
-	if v == nil || v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
-		return out
+	if s != nil {
+		collectRules(s, out)
 	}
-	collectRules(v.Schema.OpenAPIV3Schema, out)
 	return out
 }
 
-func collectRules(s *extv1.JSONSchemaProps, out sets.Set[string]) {
+func collectRules(s *hub.JSONSchemaProps, out sets.Set[string]) {
 	for _, r := range s.XValidations {
 		out.Insert(r.Rule, r.MessageExpression)
 	}
-	for _, p := range s.Properties {
-		collectRules(&p, out)
-	}
-	if s.Items != nil && s.Items.Schema != nil {
-		collectRules(s.Items.Schema, out)
-	}
-	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
-		collectRules(s.AdditionalProperties.Schema, out)
+	for _, c := range children(s, field.NewPath("x")) {
+		collectRules(c.schema, out)
 	}
 }
 
@@ -84,7 +80,7 @@ func validateRules(s *structural.Structural, stored sets.Set[string], path *fiel
 		return nil
 	}
 	r := &rules{env: environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()), load: ruleEnv{stored}}
-	r.walk(s, model.SchemaDeclType(s, true), path, true, 1)
+	r.walk(s, model.SchemaDeclType(s, true), path, place{times: 1})
 	if r.total > mostPerSchema {
 		slices.SortStableFunc(r.costs, func(a, b ruleCost) int {
 			switch {
@@ -96,6 +92,9 @@ func validateRules(s *structural.Structural, stored sets.Set[string], path *fiel
 			return 0
 		})
 		for _, c := range r.costs[:min(len(r.costs), 4)] {
+			if c.cost <= mostPerSchema/100 {
+				break
+			}
 			r.errs = append(r.errs, field.Forbidden(c.path, "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema"))
 		}
 		r.errs = append(r.errs, field.Forbidden(path, excess("x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema", r.total, mostPerSchema)))
@@ -131,14 +130,23 @@ func nestedRules(n structural.NestedValueValidation) bool {
 	return slices.ContainsFunc(n.AllOf, nestedRules)
 }
 
-// walk judges a schema and all within it. times is how many values of it an
-// object may have; 0 is any number.
-func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, root bool, times uint64) {
+// place is where a schema is within the object's.
+type place struct {
+	// times is how many values of the schema an object may have; 0 is any
+	// number.
+	times uint64
+	// lost is the path of the list whose elements an update cannot tell from
+	// one another; nil outside of such lists.
+	lost *field.Path
+}
+
+// walk judges a schema and all within it.
+func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, at place) {
 	if s == nil {
 		return
 	}
 	if len(s.XValidations) > 0 {
-		r.compile(s, decl, path.Child("x-kubernetes-validations"), times)
+		r.judge(s, decl, path.Child("x-kubernetes-validations"), at)
 	}
 	elem := func() *apiservercel.DeclType {
 		if decl == nil {
@@ -146,16 +154,17 @@ func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path
 		}
 		return decl.ElemType
 	}
-	r.walk(s.Items, elem(), path.Child("items"), false, repeated(times, s, false))
+	if s.Items != nil {
+		in := place{times: repeated(at.times, s, false), lost: at.lost}
+		if keyed := s.XListType != nil && *s.XListType == "map"; !keyed && in.lost == nil {
+			in.lost = path
+		}
+		r.walk(s.Items, elem(), path.Child("items"), in)
+	}
 	if s.AdditionalProperties != nil {
-		r.walk(s.AdditionalProperties.Structural, elem(), path.Child("additionalProperties"), false, repeated(times, s, true))
+		r.walk(s.AdditionalProperties.Structural, elem(), path.Child("additionalProperties"), place{repeated(at.times, s, true), at.lost})
 	}
-	names := make([]string, 0, len(s.Properties))
-	for name := range s.Properties {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[name]
 		var d *apiservercel.DeclType
 		if decl != nil {
@@ -165,11 +174,7 @@ func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path
 				}
 			}
 		}
-		if root && name == "metadata" && len(p.XValidations) > 0 {
-			r.errs = append(r.errs, field.Forbidden(path.Child("properties").Key(name).Child("x-kubernetes-validations"), "must not be set on metadata"))
-			continue
-		}
-		r.walk(&p, d, path.Child("properties").Key(name), false, times)
+		r.walk(&p, d, path.Child("properties").Key(name), at)
 	}
 }
 
@@ -189,12 +194,17 @@ func repeated(times uint64, s *structural.Structural, keyed bool) uint64 {
 	return multiply(times, max(uint64(*most), 1))
 }
 
-func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, times uint64) {
+// judge judges the rules of one schema.
+func (r *rules) judge(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, at place) {
+	var errs field.ErrorList
 	for i := range s.XValidations {
-		r.errs = append(r.errs, validateRule(&s.XValidations[i], s, path.Index(i))...)
+		errs = append(errs, validateRule(&s.XValidations[i], s, path.Index(i))...)
+	}
+	if r.errs = append(r.errs, errs...); len(errs) > 0 {
+		return
 	}
 	if decl == nil {
-		r.errs = append(r.errs, field.Invalid(path, "", "rules are not allowed on a schema whose type is not known"))
+		r.errs = append(r.errs, field.InternalError(path, errors.New("internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations")))
 		return
 	}
 	results, err := structuralcel.Compile(s, decl, celconfig.PerCallLimit, r.env, r.load)
@@ -202,39 +212,51 @@ func (r *rules) compile(s *structural.Structural, decl *apiservercel.DeclType, p
 		r.errs = append(r.errs, field.InternalError(path, err))
 		return
 	}
-	for i, res := range results {
-		rule := &s.XValidations[i]
-		at := path.Index(i)
-		often := res.MaxCardinality
-		if times > 0 {
-			often = min(often, times)
-		}
-		if res.Error != nil {
-			r.errs = append(r.errs, compileError(at.Child("rule"), rule.Rule, res.Error))
-		}
-		if res.MessageExpressionError != nil {
-			r.errs = append(r.errs, compileError(at.Child("messageExpression"), rule.MessageExpression, res.MessageExpressionError))
-		}
-		if res.Error == nil && res.Program != nil {
-			r.weigh("estimated rule cost", res.MaxCost, often, at.Child("rule"))
-			if rule.OptionalOldSelf != nil && !res.UsesOldSelf {
-				r.errs = append(r.errs, field.Invalid(at.Child("optionalOldSelf"), *rule.OptionalOldSelf, "may not be set if oldSelf is not used in rule"))
-			}
-		}
-		if res.MessageExpression != nil {
-			r.weigh("estimated messageExpression cost", res.MessageExpressionMaxCost, often, at.Child("messageExpression"))
-		}
+	for i := range results {
+		r.result(&results[i], &s.XValidations[i], path.Index(i), at)
 	}
 }
 
-func compileError(path *field.Path, text string, err *apiservercel.Error) *field.Error {
-	if err.Type == apiservercel.ErrorTypeRequired {
-		return field.Required(path, err.Detail)
+// result judges a compiled rule.
+func (r *rules) result(res *structuralcel.CompilationResult, rule *extv1.ValidationRule, path *field.Path, at place) {
+	often := res.MaxCardinality
+	if at.times > 0 {
+		often = min(often, at.times)
 	}
-	if err.Type == apiservercel.ErrorTypeInternal {
+	if res.Error == nil && res.Program != nil {
+		r.weigh("estimated rule cost", res.MaxCost, often, path.Child("rule"))
+	}
+	if res.MessageExpression != nil {
+		r.weigh("estimated messageExpression cost", res.MessageExpressionMaxCost, often, path.Child("messageExpression"))
+	}
+	if res.Error != nil {
+		r.errs = append(r.errs, compileError(path.Child("rule"), rule, res.Error))
+	}
+	if res.MessageExpressionError != nil {
+		r.errs = append(r.errs, compileError(path.Child("messageExpression"), rule, res.MessageExpressionError))
+	}
+	switch {
+	case res.UsesOldSelf && at.lost != nil:
+		r.errs = append(r.errs, field.Invalid(path.Child("rule"), rule.Rule, fmt.Sprintf("oldSelf cannot be used on the uncorrelatable portion of the schema within %v", at.lost)))
+	case rule.OptionalOldSelf != nil && !res.UsesOldSelf && res.Error == nil:
+		r.errs = append(r.errs, field.Invalid(path.Child("optionalOldSelf"), *rule.OptionalOldSelf, "may not be set if oldSelf is not used in rule"))
+	}
+}
+
+// compileError is what a client sees of an expression that does not compile:
+// the rule as a whole is the invalid value.
+func compileError(path *field.Path, rule *extv1.ValidationRule, err *apiservercel.Error) *field.Error {
+	switch err.Type {
+	case apiservercel.ErrorTypeRequired:
+		return field.Required(path, err.Detail)
+	case apiservercel.ErrorTypeInternal:
 		return field.InternalError(path, err)
 	}
-	return field.Invalid(path, text, err.Detail)
+	whole := hub.ValidationRule{
+		Rule: rule.Rule, Message: rule.Message, MessageExpression: rule.MessageExpression,
+		Reason: (*hub.FieldValueErrorReason)(rule.Reason), FieldPath: rule.FieldPath, OptionalOldSelf: rule.OptionalOldSelf,
+	}
+	return field.Invalid(path, whole, err.Detail)
 }
 
 func (r *rules) weigh(what string, cost, times uint64, path *field.Path) {
@@ -260,14 +282,18 @@ func multiply(a, b uint64) uint64 {
 func excess(what string, cost, limit uint64) string {
 	const advice = " (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
 	factor := float64(cost) / float64(limit)
-	if factor > 100 || math.IsInf(factor, 0) {
-		return what + " exceeds budget by factor of more than 100x" + advice
+	size := fmt.Sprintf("%.1fx", factor)
+	switch {
+	case factor > 100 || math.IsInf(factor, 0):
+		size = "more than 100x"
+	case factor < 1.5:
+		size = fmt.Sprintf("%fx", factor)
 	}
-	return fmt.Sprintf("%s exceeds budget by factor of %.1fx%s", what, factor, advice)
+	return what + " exceeds budget by factor of " + size + advice
 }
 
 var ruleReasons = []extv1.FieldValueErrorReason{
-	extv1.FieldValueRequired, extv1.FieldValueInvalid, extv1.FieldValueForbidden, extv1.FieldValueDuplicate,
+	extv1.FieldValueDuplicate, extv1.FieldValueForbidden, extv1.FieldValueInvalid, extv1.FieldValueRequired,
 }
 
 func validateRule(rule *extv1.ValidationRule, s *structural.Structural, path *field.Path) field.ErrorList {
@@ -278,9 +304,9 @@ func validateRule(rule *extv1.ValidationRule, s *structural.Structural, path *fi
 	}
 	switch {
 	case rule.Message != "" && message == "":
-		errs = append(errs, field.Invalid(path.Child("message"), rule.Message, "message must be non-empty if specified"))
+		errs = append(errs, field.Invalid(path.Child("message"), rule.Message, "must be non-empty if specified"))
 	case strings.ContainsAny(message, "\n\r"):
-		errs = append(errs, field.Invalid(path.Child("message"), rule.Message, "message must not contain line breaks"))
+		errs = append(errs, field.Invalid(path.Child("message"), rule.Message, "must not contain line breaks"))
 	case strings.ContainsAny(trimmed, "\n\r") && message == "":
 		errs = append(errs, field.Required(path.Child("message"), "message must be specified if rule contains line breaks"))
 	}
@@ -291,15 +317,15 @@ func validateRule(rule *extv1.ValidationRule, s *structural.Structural, path *fi
 		errs = append(errs, field.NotSupported(path.Child("reason"), *rule.Reason, ruleReasons))
 	}
 	if f := rule.FieldPath; f != "" {
-		switch {
-		case strings.TrimSpace(f) == "":
-			errs = append(errs, field.Invalid(path.Child("fieldPath"), f, "fieldPath must be non-empty if specified"))
-		case strings.ContainsAny(f, "\n\r"):
-			errs = append(errs, field.Invalid(path.Child("fieldPath"), f, "fieldPath must not contain line breaks"))
-		default:
-			if _, _, err := structuralcel.ValidFieldPath(f, s); err != nil {
-				errs = append(errs, field.Invalid(path.Child("fieldPath"), f, fmt.Sprintf("fieldPath must be a valid path: %v", err)))
-			}
+		at := path.Child("fieldPath")
+		if strings.TrimSpace(f) == "" {
+			errs = append(errs, field.Invalid(at, f, "must be non-empty if specified"))
+		}
+		if strings.ContainsAny(f, "\n\r") {
+			errs = append(errs, field.Invalid(at, f, "must not contain line breaks"))
+		}
+		if _, _, err := structuralcel.ValidFieldPath(f, s); err != nil {
+			errs = append(errs, field.Invalid(at, f, "must be a valid path"))
 		}
 	}
 	return errs

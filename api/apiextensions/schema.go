@@ -3,11 +3,10 @@ package apiextensions
 import (
 	"context"
 	"fmt"
-	"regexp"
+	"maps"
 	"slices"
-	"strings"
 
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	hub "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
@@ -16,43 +15,40 @@ import (
 
 // Structural is the structural form of a schema.
 func Structural(s *extv1.JSONSchemaProps) (*structural.Structural, error) {
-	in := &apiextensions.JSONSchemaProps{}
+	in := &hub.JSONSchemaProps{}
 	if err := extv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(s, in, nil); err != nil {
 		return nil, err
 	}
 	return structural.NewStructural(in)
 }
 
-// validateSchema checks the schema of a version and returns its structural
-// form, nil if it has none. old may be nil; rules that its schema has too are
-// not weighed again.
-func validateSchema(s *extv1.JSONSchemaProps, old *extv1.CustomResourceDefinitionVersion, path *field.Path) (*structural.Structural, field.ErrorList) {
+// validateSchema checks a schema and returns its structural form, nil if it
+// has none. old, which may be nil, is what the version had before: rules that
+// it has too are not weighed again, and what it made use of stays allowed.
+func validateSchema(s, old *hub.JSONSchemaProps, path *field.Path) (*structural.Structural, field.ErrorList) {
 	var errs field.ErrorList
-	switch s.Type {
-	case "object":
-	case "":
-		errs = append(errs, field.Required(path.Child("type"), "must not be empty at the root"))
-	default:
-		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "must be object at the root"))
-	}
 	if s.Nullable {
 		errs = append(errs, field.Forbidden(path.Child("nullable"), "nullable cannot be true at the root"))
 	}
+	st, bad := structural.NewStructural(s)
+	if bad == nil {
+		errs = append(errs, structural.ValidateStructuralWithOptions(path, st, structural.ValidationOptions{
+			AllowNestedAdditionalProperties:                   old != nil && within(old, hasNestedAdditional),
+			AllowNestedXValidations:                           old != nil && within(old, hasNestedRules),
+			AllowValidationPropertiesWithAdditionalProperties: true,
+		})...)
+	}
 	errs = append(errs, validateProps(s, path)...)
-	if len(errs) > 0 {
-		return nil, errs
+	if bad != nil && len(errs) == 0 {
+		errs = append(errs, field.Invalid(path, "", bad.Error()))
 	}
-	st, err := Structural(s)
-	if err != nil {
-		return nil, append(errs, field.Invalid(path, "", err.Error()))
-	}
-	errs = append(errs, structural.ValidateStructuralWithOptions(path, st, structural.ValidationOptions{
-		AllowNestedAdditionalProperties:                   true,
-		AllowNestedXValidations:                           true,
-		AllowValidationPropertiesWithAdditionalProperties: true,
-	})...)
 	if len(errs) > 0 {
 		return st, errs
+	}
+	for _, name := range []string{"apiVersion", "kind", "metadata"} {
+		if p, ok := s.Properties[name]; ok {
+			errs = append(errs, refuseDefaults(&p, "must not be set in top-level "+name, path.Child("properties").Key(name))...)
+		}
 	}
 	defaults, err := defaulting.ValidateDefaults(context.Background(), path, st, true, true)
 	if err != nil {
@@ -62,53 +58,130 @@ func validateSchema(s *extv1.JSONSchemaProps, old *extv1.CustomResourceDefinitio
 	return st, append(errs, validateRules(st, oldRules(old), path)...)
 }
 
-// validateProps checks what the structural form does not: constructs that the
-// API has no use for, list types and patterns.
-func validateProps(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
+// refuseDefaults refuses every default within a schema.
+func refuseDefaults(s *hub.JSONSchemaProps, why string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	if s.Default != nil {
+		errs = append(errs, field.Forbidden(path.Child("default"), why))
+	}
+	for _, c := range children(s, path) {
+		errs = append(errs, refuseDefaults(c.schema, why, c.path)...)
+	}
+	return errs
+}
+
+// within says whether anything in a schema is so.
+func within(s *hub.JSONSchemaProps, is func(*hub.JSONSchemaProps) bool) bool {
+	if is(s) {
+		return true
+	}
+	for _, child := range children(s, field.NewPath("x")) {
+		if within(child.schema, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// nested are the alternatives in a schema.
+func nested(s *hub.JSONSchemaProps) []*hub.JSONSchemaProps {
+	var out []*hub.JSONSchemaProps
+	for _, list := range [][]hub.JSONSchemaProps{s.AllOf, s.AnyOf, s.OneOf} {
+		for i := range list {
+			out = append(out, &list[i])
+		}
+	}
+	if s.Not != nil {
+		out = append(out, s.Not)
+	}
+	return out
+}
+
+func hasNestedAdditional(s *hub.JSONSchemaProps) bool {
+	return slices.ContainsFunc(nested(s), func(n *hub.JSONSchemaProps) bool {
+		return within(n, func(x *hub.JSONSchemaProps) bool { return x.AdditionalProperties != nil })
+	})
+}
+
+func hasNestedRules(s *hub.JSONSchemaProps) bool {
+	return slices.ContainsFunc(nested(s), func(n *hub.JSONSchemaProps) bool {
+		return within(n, func(x *hub.JSONSchemaProps) bool { return len(x.XValidations) > 0 })
+	})
+}
+
+// validateProps checks what the structural form does not: constructs that the
+// API has no use for, and list types.
+func validateProps(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s.UniqueItems {
+		errs = append(errs, field.Forbidden(path.Child("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"))
+	}
 	no := func(bad bool, name string) {
 		if bad {
 			errs = append(errs, field.Forbidden(path.Child(name), name+" is not supported"))
 		}
 	}
 	no(s.ID != "", "id")
-	no(s.Schema != "", "$schema")
-	no(s.Ref != nil && *s.Ref != "", "$ref")
 	no(s.AdditionalItems != nil, "additionalItems")
 	no(len(s.PatternProperties) > 0, "patternProperties")
 	no(len(s.Definitions) > 0, "definitions")
 	no(len(s.Dependencies) > 0, "dependencies")
-	if s.UniqueItems {
-		errs = append(errs, field.Forbidden(path.Child("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"))
-	}
-	if a := s.AdditionalProperties; a != nil {
-		if len(s.Properties) > 0 && (a.Allows || a.Schema != nil) {
-			errs = append(errs, field.Forbidden(path.Child("additionalProperties"), "additionalProperties and properties are mutual exclusive"))
-		}
-		if !a.Allows && a.Schema == nil {
-			errs = append(errs, field.Forbidden(path.Child("additionalProperties"), "additionalProperties cannot be set to false"))
-		}
+	no(s.Ref != nil && *s.Ref != "", "$ref")
+	if a := s.AdditionalProperties; a != nil && len(s.Properties) > 0 && (!a.Allows || a.Schema != nil) {
+		errs = append(errs, field.Forbidden(path.Child("additionalProperties"), "additionalProperties and properties are mutual exclusive"))
 	}
 	if s.Items != nil && len(s.Items.JSONSchemas) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("items"), "items must be a schema object and not an array"))
 	}
-	if s.Pattern != "" {
-		if _, err := regexp.Compile(s.Pattern); err != nil {
-			errs = append(errs, field.Invalid(path.Child("pattern"), s.Pattern, fmt.Sprintf("must be a valid regular expression, but isn't: %v", err)))
-		}
+	for _, child := range children(s, path) {
+		errs = append(errs, validateProps(child.schema, child.path)...)
 	}
-	errs = append(errs, validateTypes(s, path)...)
-	return append(errs, validateNested(s, path)...)
+	return append(errs, validateTypes(s, path)...)
 }
 
-func validateTypes(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
+// child is a schema within another.
+type child struct {
+	schema *hub.JSONSchemaProps
+	path   *field.Path
+}
+
+// children are the schemas directly within a schema, in an order that is the
+// same every time.
+func children(s *hub.JSONSchemaProps, path *field.Path) []child {
+	var out []child
+	for _, of := range []struct {
+		name string
+		list []hub.JSONSchemaProps
+	}{{"allOf", s.AllOf}, {"anyOf", s.AnyOf}, {"oneOf", s.OneOf}} {
+		for i := range of.list {
+			out = append(out, child{&of.list[i], path.Child(of.name).Index(i)})
+		}
+	}
+	if s.Not != nil {
+		out = append(out, child{s.Not, path.Child("not")})
+	}
+	if s.Items != nil && s.Items.Schema != nil {
+		out = append(out, child{s.Items.Schema, path.Child("items")})
+	}
+	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
+		out = append(out, child{s.AdditionalProperties.Schema, path.Child("additionalProperties")})
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+		p := s.Properties[name]
+		out = append(out, child{&p, path.Child("properties").Key(name)})
+	}
+	return out
+}
+
+func validateTypes(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s.Type != "" {
 		known := []string{"array", "boolean", "integer", "number", "object", "string"}
+		if !slices.Contains(known, s.Type) {
+			errs = append(errs, field.NotSupported(path.Child("type"), s.Type, known))
+		}
 		if s.Type == "null" {
 			errs = append(errs, field.Forbidden(path.Child("type"), "type cannot be set to null, use nullable as an alternative"))
-		} else if !slices.Contains(known, s.Type) {
-			errs = append(errs, field.NotSupported(path.Child("type"), s.Type, known))
 		}
 	}
 	if s.XPreserveUnknownFields != nil && !*s.XPreserveUnknownFields {
@@ -150,21 +223,26 @@ func validateTypes(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
 }
 
 // validateSetItems demands that the elements of a set are compared whole.
-func validateSetItems(item *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
+func validateSetItems(item *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	const text = "must be atomic as item of a list with x-kubernetes-list-type=set"
+	if item.Nullable {
+		errs = append(errs, field.Forbidden(path.Child("nullable"), "cannot be nullable when x-kubernetes-list-type is set"))
+	}
 	switch item.Type {
 	case "object":
 		if item.XMapType == nil || *item.XMapType != "atomic" {
-			return field.ErrorList{field.Invalid(path.Child("x-kubernetes-map-type"), item.XMapType, "must be atomic as item of a list with x-kubernetes-list-type=set")}
+			errs = append(errs, field.Invalid(path.Child("x-kubernetes-map-type"), nil, text))
 		}
 	case "array":
 		if item.XListType != nil && *item.XListType != "atomic" {
-			return field.ErrorList{field.Invalid(path.Child("x-kubernetes-list-type"), item.XListType, "must be atomic as item of a list with x-kubernetes-list-type=set")}
+			errs = append(errs, field.Invalid(path.Child("x-kubernetes-list-type"), *item.XListType, text))
 		}
 	}
-	return nil
+	return errs
 }
 
-func validateMapKeys(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
+func validateMapKeys(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	keys := path.Child("x-kubernetes-list-map-keys")
 	if len(s.XListMapKeys) == 0 {
@@ -174,61 +252,30 @@ func validateMapKeys(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList
 		return append(errs, field.Required(path.Child("items"), "must have a schema if x-kubernetes-list-type is map"))
 	}
 	item := s.Items.Schema
-	if item.Type != "object" {
-		errs = append(errs, field.Invalid(path.Child("items", "type"), item.Type, "must be object if parent array's x-kubernetes-list-type is map"))
-	}
 	if item.Nullable {
 		errs = append(errs, field.Forbidden(path.Child("items", "nullable"), "cannot be nullable when x-kubernetes-list-type is map"))
 	}
+	if item.Type != "object" {
+		return append(errs, field.Invalid(path.Child("items", "type"), item.Type, "must be object if parent array's x-kubernetes-list-type is map"))
+	}
 	seen := map[string]bool{}
-	for i, k := range s.XListMapKeys {
+	for _, k := range s.XListMapKeys {
 		prop, ok := item.Properties[k]
-		if !ok {
-			errs = append(errs, field.Invalid(keys.Index(i), k, "entries must all be names of item properties"))
-			continue
-		}
 		at := path.Child("items", "properties").Key(k)
 		switch {
+		case !ok:
+			errs = append(errs, field.Invalid(keys, s.XListMapKeys, "entries must all be names of item properties"))
 		case prop.Type == "object" || prop.Type == "array":
-			errs = append(errs, field.Invalid(at.Child("type"), prop.Type, "must be a scalar type if parent array's x-kubernetes-list-type is map"))
+			errs = append(errs, field.Invalid(at.Child("type"), item.Type, "must be a scalar type if parent array's x-kubernetes-list-type is map"))
 		case prop.Nullable:
 			errs = append(errs, field.Forbidden(at.Child("nullable"), "this property is in x-kubernetes-list-map-keys, so it cannot be nullable"))
 		case prop.Default == nil && !slices.Contains(item.Required, k):
 			errs = append(errs, field.Required(at.Child("default"), "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"))
 		}
 		if seen[k] {
-			errs = append(errs, field.Duplicate(keys.Index(i), k))
+			errs = append(errs, field.Invalid(keys, s.XListMapKeys, "must not contain duplicate entries"))
 		}
 		seen[k] = true
-	}
-	return errs
-}
-
-// validateNested descends into every schema within a schema.
-func validateNested(s *extv1.JSONSchemaProps, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.Items != nil && s.Items.Schema != nil {
-		errs = append(errs, validateProps(s.Items.Schema, path.Child("items"))...)
-	}
-	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
-		errs = append(errs, validateProps(s.AdditionalProperties.Schema, path.Child("additionalProperties"))...)
-	}
-	if s.Not != nil {
-		errs = append(errs, validateProps(s.Not, path.Child("not"))...)
-	}
-	for name, list := range map[string][]extv1.JSONSchemaProps{"allOf": s.AllOf, "anyOf": s.AnyOf, "oneOf": s.OneOf} {
-		for i := range list {
-			errs = append(errs, validateProps(&list[i], path.Child(name).Index(i))...)
-		}
-	}
-	names := make([]string, 0, len(s.Properties))
-	for name := range s.Properties {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, strings.Compare)
-	for _, name := range names {
-		p := s.Properties[name]
-		errs = append(errs, validateProps(&p, path.Child("properties").Key(name))...)
 	}
 	return errs
 }

@@ -12,15 +12,22 @@ import (
 // after it was served last.
 var storedGVK = extv1beta1.SchemeGroupVersion.WithKind("CustomResourceDefinition")
 
+// toHub converts a definition to the form that all versions share. It only
+// reads its argument, with which the result shares memory.
+func toHub(d *extv1.CustomResourceDefinition) (*hub.CustomResourceDefinition, error) {
+	out := &hub.CustomResourceDefinition{}
+	return out, extv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(d, out, nil)
+}
+
 // toStored converts a definition for the store. It only reads its argument,
 // with which the result shares memory.
 func toStored(o runtime.Object) (runtime.Object, error) {
-	var mid hub.CustomResourceDefinition
-	if err := extv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(o.(*extv1.CustomResourceDefinition), &mid, nil); err != nil {
+	mid, err := toHub(o.(*extv1.CustomResourceDefinition))
+	if err != nil {
 		return nil, err
 	}
 	out := &extv1beta1.CustomResourceDefinition{}
-	return out, extv1beta1.Convert_apiextensions_CustomResourceDefinition_To_v1beta1_CustomResourceDefinition(&mid, out, nil)
+	return out, extv1beta1.Convert_apiextensions_CustomResourceDefinition_To_v1beta1_CustomResourceDefinition(mid, out, nil)
 }
 
 // olderVersion reads what toStored has written, here or upstream.

@@ -96,14 +96,13 @@ func equalNames(a, b *extv1.CustomResourceDefinitionNames) bool {
 
 // judgeApproval shows whether a definition in a community group was approved.
 func judgeApproval(d *extv1.CustomResourceDefinition) bool {
-	v := d.Annotations[extv1.KubeAPIApprovedAnnotation]
-	g := d.Spec.Group
-	if g != "k8s.io" && g != "kubernetes.io" && !strings.HasSuffix(g, ".k8s.io") && !strings.HasSuffix(g, ".kubernetes.io") {
+	if !apiextensions.ProtectedGroup(d.Spec.Group) {
 		return false
 	}
-	t := extv1.KubernetesAPIApprovalPolicyConformant
-	if strings.HasPrefix(v, "unapproved") {
-		return apiextensions.SetCondition(d, t, extv1.ConditionFalse, "UnapprovedAnnotation", fmt.Sprintf("not approved: %q", v))
+	status := extv1.ConditionFalse
+	ok, reason, message := apiextensions.Approval(d.Annotations[extv1.KubeAPIApprovedAnnotation])
+	if ok {
+		status = extv1.ConditionTrue
 	}
-	return apiextensions.SetCondition(d, t, extv1.ConditionTrue, "ApprovedAnnotation", "approved in "+v)
+	return apiextensions.SetCondition(d, extv1.KubernetesAPIApprovalPolicyConformant, status, reason, message)
 }
