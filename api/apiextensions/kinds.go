@@ -37,14 +37,16 @@ func definitionKind() *api.Kind {
 			Validate:       api.Check(Validate),
 			ValidateUpdate: api.Check2(ValidateUpdate),
 			Warnings:       warnings,
+
+			ForbidUnconditionalUpdate: true,
 			// A definition goes once its objects are gone: its deletion always
 			// begins only, and the finalizer keeps it from then on.
 			Keep:          func(o runtime.Object) bool { return o.(*extv1.CustomResourceDefinition).DeletionTimestamp == nil },
 			PrepareDelete: api.On(prepareDelete),
 		},
 		Subresources: map[string]api.Subresource{"status": {Object: &api.Strategy{
-			PrepareUpdate:  api.On2(prepareStatus),
-			ValidateUpdate: api.Check2(validateStatusUpdate),
+			PrepareUpdate:             api.On2(prepareStatus),
+			ForbidUnconditionalUpdate: true,
 		}}},
 		Columns: []metav1.TableColumnDefinition{
 			{Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"]},
@@ -106,6 +108,7 @@ func prepareStatus(d, old *extv1.CustomResourceDefinition) {
 		d.Finalizers = finalizers
 	}
 	d.Spec = *old.Spec.DeepCopy()
+	noteStored(d)
 }
 
 // prepareDelete begins a deletion: the objects go first.

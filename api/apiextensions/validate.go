@@ -47,10 +47,12 @@ func validate(in, prev *extv1.CustomResourceDefinition) field.ErrorList {
 			return field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
 		}
 	}
-	errs := validateName(d)
+	var errs field.ErrorList
 	var oldSpec *hub.CustomResourceDefinitionSpec
 	if old != nil {
 		oldSpec = &old.Spec
+	} else {
+		errs = validateName(d)
 	}
 	errs = append(errs, validateSpec(&d.Spec, oldSpec, field.NewPath("spec"))...)
 	errs = append(errs, validateStored(d)...)
@@ -58,14 +60,6 @@ func validate(in, prev *extv1.CustomResourceDefinition) field.ErrorList {
 		errs = append(errs, validateApproval(d)...)
 	}
 	return errs
-}
-
-func validateStatusUpdate(in, _ *extv1.CustomResourceDefinition) field.ErrorList {
-	d, err := toHub(in)
-	if err != nil {
-		return field.ErrorList{field.InternalError(field.NewPath("spec"), err)}
-	}
-	return validateStored(d)
 }
 
 func validateName(d *hub.CustomResourceDefinition) field.ErrorList {
