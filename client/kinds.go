@@ -12,6 +12,7 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -52,6 +53,8 @@ var (
 	PodDisruptionBudgets       = Kind[*policyv1.PodDisruptionBudget]{schema.GroupVersionResource{Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"}, "PodDisruptionBudget", true, func() *policyv1.PodDisruptionBudget { return &policyv1.PodDisruptionBudget{} }, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }}
 	PriorityClasses            = Kind[*schedulingv1.PriorityClass]{schema.GroupVersionResource{Group: "scheduling.k8s.io", Version: "v1", Resource: "priorityclasses"}, "PriorityClass", false, func() *schedulingv1.PriorityClass { return &schedulingv1.PriorityClass{} }, func() runtime.Object { return &schedulingv1.PriorityClassList{} }}
 	RuntimeClasses             = Kind[*nodev1.RuntimeClass]{schema.GroupVersionResource{Group: "node.k8s.io", Version: "v1", Resource: "runtimeclasses"}, "RuntimeClass", false, func() *nodev1.RuntimeClass { return &nodev1.RuntimeClass{} }, func() runtime.Object { return &nodev1.RuntimeClassList{} }}
+	ResourceClaims             = Kind[*resourcev1.ResourceClaim]{schema.GroupVersionResource{Group: "resource.k8s.io", Version: "v1", Resource: "resourceclaims"}, "ResourceClaim", true, func() *resourcev1.ResourceClaim { return &resourcev1.ResourceClaim{} }, func() runtime.Object { return &resourcev1.ResourceClaimList{} }}
+	ResourceSlices             = Kind[*resourcev1.ResourceSlice]{schema.GroupVersionResource{Group: "resource.k8s.io", Version: "v1", Resource: "resourceslices"}, "ResourceSlice", false, func() *resourcev1.ResourceSlice { return &resourcev1.ResourceSlice{} }, func() runtime.Object { return &resourcev1.ResourceSliceList{} }}
 	NetworkPolicies            = Kind[*networkingv1.NetworkPolicy]{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "networkpolicies"}, "NetworkPolicy", true, func() *networkingv1.NetworkPolicy { return &networkingv1.NetworkPolicy{} }, func() runtime.Object { return &networkingv1.NetworkPolicyList{} }}
 	Ingresses                  = Kind[*networkingv1.Ingress]{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}, "Ingress", true, func() *networkingv1.Ingress { return &networkingv1.Ingress{} }, func() runtime.Object { return &networkingv1.IngressList{} }}
 	IngressClasses             = Kind[*networkingv1.IngressClass]{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingressclasses"}, "IngressClass", false, func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} }, func() runtime.Object { return &networkingv1.IngressClassList{} }}

@@ -129,11 +129,16 @@ func (w *worker) createSandbox(attempt uint32) {
 	}
 	var sb *runtimeapi.PodSandboxStatus
 	var err error
+	told := false // by an event of its own
 	w.run("sandbox", true, func(ctx context.Context) {
 		for _, id := range old {
 			if err = w.stopSandbox(ctx, id); err != nil {
 				return
 			}
+		}
+		if err = w.k.prepareClaims(ctx, pod); err != nil {
+			told = true
+			return
 		}
 		if sb, err = w.k.runSandbox(ctx, pod, attempt); err != nil {
 			// What was made of it must not be forgotten.
@@ -146,7 +151,7 @@ func (w *worker) createSandbox(attempt uint32) {
 			w.sandboxGap = 0
 			return
 		}
-		if s.EndingSince.IsZero() {
+		if s.EndingSince.IsZero() && !told {
 			w.k.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: %v", err)
 		}
 		w.sandboxGap = doubled(w.sandboxGap, retryInitial, retryMax)
@@ -358,6 +363,9 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) error {
 	}
 	if err := w.k.volumes.Unmount(pod.UID); err != nil {
 		return err
+	}
+	if err := w.k.claims.Unprepare(ctx, pod.UID); err != nil {
+		return fmt.Errorf("unprepare dynamic resources: %w", err)
 	}
 	w.k.exclusive.Release(pod.UID)
 	w.k.shareCPUs()

@@ -154,6 +154,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 	if err := k.exclusiveConfig(pod, c, cfg); err != nil {
 		return nil, err
 	}
+	k.claimConfig(pod, c, cfg)
 	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*l.StopSignal)])
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -28,6 +29,9 @@ func (k *Kubelet) newExclusive() error {
 		Dir: filepath.Join(cfg.RootDir, "device-plugins"), Changed: k.devicesChanged, Log: k.log, Clock: cfg.Clock,
 	})
 	if err != nil {
+		return fmt.Errorf("kubelet: %w", err)
+	}
+	if err := os.MkdirAll(cfg.RootDir, 0o750); err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}
 	x := &cfg.Exclusive

@@ -25,6 +25,7 @@ import (
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/cgroups"
 	"github.com/coxswain/cox/kubelet/devices"
+	"github.com/coxswain/cox/kubelet/dra"
 	"github.com/coxswain/cox/kubelet/exclusive"
 	"github.com/coxswain/cox/kubelet/probes"
 	"github.com/coxswain/cox/kubelet/volumes"
@@ -69,6 +70,7 @@ type Kubelet struct {
 
 	devices   *devices.Manager
 	exclusive *exclusive.Manager
+	claims    *dra.Manager
 	sharing   sync.Mutex    // held while containers are told which CPUs they share
 	shared    cpuset.CPUSet // what they were told
 
@@ -100,6 +102,9 @@ func New(cfg Config) (*Kubelet, error) {
 	}
 	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	if err := k.newExclusive(); err != nil {
+		return nil, err
+	}
+	if err := k.newClaims(); err != nil {
 		return nil, err
 	}
 	k.probes = probes.NewManager(probes.Config{
@@ -152,11 +157,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { k.status.run(ctx) })
 	wg.Go(func() { k.node.run(ctx) })
-	wg.Go(func() {
-		if err := k.devices.Run(ctx); err != nil {
-			k.log.Error("no device plugin can register", "error", err)
-		}
-	})
+	k.runPlugins(ctx)
 	k.informers.Start(ctx)
 
 	listed := make(chan struct{})
@@ -364,6 +365,7 @@ func (k *Kubelet) clearOrphans() {
 	}
 	k.sweep(known)
 	k.exclusive.Keep(known)
+	k.ops.Go(func() { k.dropClaims(known) })
 	k.shareCPUs()
 	k.unlinkLogs()
 }
