@@ -75,8 +75,11 @@ func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, user client.U
 		tellTurn(w.Header(), &turn)
 	}
 	defer turn.Release()
+	if lost := rec.Lost(); err == nil && lost != nil {
+		err = unrecorded(lost)
+	}
 	if err == nil {
-		err = s.authorize(r.Context(), a)
+		err = s.decide(r.Context(), a, rec)
 	}
 	if err != nil {
 		st := wire.Status(err)

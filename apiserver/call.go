@@ -180,6 +180,9 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 		}
 		c.record.End(int32(code), nil)
 	}
+	if err := c.record.Lost(); err != nil {
+		return finish, unrecorded(err)
+	}
 	if err := c.takeTurn(ctx); err != nil {
 		return finish, err
 	}
@@ -202,12 +205,12 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 
 func (c *call) authorize(ctx context.Context) error {
 	req := c.req
-	return c.srv.authorize(ctx, &authz.Attributes{
+	return c.srv.decide(ctx, &authz.Attributes{
 		User: req.User, Verb: string(req.Verb),
 		Group: req.Resource.Group, Version: req.Resource.Version, Resource: req.Resource.Resource,
 		Subresource: req.Subresource, Namespace: c.authNamespace(), Name: c.name,
 		FieldSelector: req.Options.FieldSelector, LabelSelector: req.Options.LabelSelector,
-	})
+	}, c.record)
 }
 
 // authNamespace is the namespace that a request is authorized in: for a
@@ -221,22 +224,43 @@ func (c *call) authNamespace() string {
 
 var namespaces = schema.GroupResource{Resource: "namespaces"}
 
-// authorize answers nil or a 403 in upstream's words.
+// authorize is decide for what is asked in passing, which no record shows.
 func (s *Server) authorize(ctx context.Context, a *authz.Attributes) error {
+	return s.decide(ctx, a, nil)
+}
+
+// decide answers nil, a 403 in upstream's words, or a 500 when it cannot be
+// said whether the user may. The decision is noted in rec (may be nil).
+func (s *Server) decide(ctx context.Context, a *authz.Attributes, rec *audit.Record) error {
 	if s.cfg.Authz == nil {
 		return nil
 	}
 	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
-	if decision == authz.Allow {
-		return nil
-	}
-	if err != nil {
-		s.log.Warn("authorization failed", "user", a.User.Name, "verb", a.Verb, "error", err)
-		if reason == "" {
-			reason = err.Error()
+	switch {
+	case decision == authz.Allow:
+		if rec != nil {
+			rec.Annotate("authorization.k8s.io/decision", "allow")
+			rec.Annotate("authorization.k8s.io/reason", reason)
 		}
+		return nil
+	case err != nil:
+		s.log.Warn("authorization failed", "user", a.User.Name, "verb", a.Verb, "error", err)
+		if rec != nil {
+			rec.Annotate("authorization.k8s.io/reason", "internal error")
+		}
+		// The text can name servers that are no business of the user's.
+		return apierrors.NewInternalError(errors.New("the request could not be authorized"))
+	}
+	if rec != nil {
+		rec.Annotate("authorization.k8s.io/decision", "forbid")
+		rec.Annotate("authorization.k8s.io/reason", reason)
 	}
 	return Forbidden(a, reason)
+}
+
+// unrecorded refuses a request that is not to be carried out without a record.
+func unrecorded(err error) error {
+	return apierrors.NewInternalError(fmt.Errorf("the request could not be recorded for audit: %w", err))
 }
 
 // Forbidden is the 403 that refuses a request with these attributes.

@@ -38,9 +38,6 @@ func (c *call) create(ctx context.Context) (*answer, error) {
 	if err := c.matchRequest(m); err != nil {
 		return nil, err
 	}
-	if m.GetResourceVersion() != "" {
-		return nil, errors.New("resourceVersion should not be set on objects to be created")
-	}
 	t := &transaction{call: c, ctx: ctx}
 	generated := m.GetName() == "" && m.GetGenerateName() != ""
 	c.req.Name = m.GetName()
@@ -66,6 +63,9 @@ func (t *transaction) createOnce(obj runtime.Object) (ans *answer, name string, 
 		return nil, "", err
 	}
 	m := accessor(obj)
+	if m.GetResourceVersion() != "" { // known to admission, which may say more
+		return nil, "", errors.New("resourceVersion should not be set on objects to be created")
+	}
 	key := t.res.key(m.GetNamespace(), m.GetName())
 	if t.req.Options.DryRun {
 		if _, err := t.res.store.Get(t.ctx, key, ""); err == nil {

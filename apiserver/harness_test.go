@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -174,15 +175,36 @@ type world struct {
 
 // recorder keeps audit events.
 type recorder struct {
-	mu  sync.Mutex
-	evs []*auditv1.Event
+	mu   sync.Mutex
+	evs  []*auditv1.Event
+	full bool
 }
 
 func (r *recorder) Write(ev *auditv1.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.full {
+		return errors.New("full")
+	}
 	r.evs = append(r.evs, ev)
 	return nil
+}
+
+// fail makes later writes fail or succeed.
+func (r *recorder) fail(yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.full = yes
+}
+
+// last is the newest event, nil without any.
+func (r *recorder) last() *auditv1.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.evs) == 0 {
+		return nil
+	}
+	return r.evs[len(r.evs)-1]
 }
 
 // take returns what was recorded since the last take, as lines without what

@@ -42,6 +42,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
 			}
 			s.metrics.unauthenticated()
+			s.auditRefused(r, client.User{}, f, http.StatusUnauthorized, attempted(r))
 			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
@@ -51,11 +52,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if s.cfg.Audit != nil {
 		f.uri, f.sourceIPs = r.URL.RequestURI(), sourceIPs(r)
 	}
-	user, err := s.impersonate(r, user, f)
+	as, err := s.impersonate(r, user, f)
 	if err != nil {
+		st := wire.Status(err)
+		s.auditRefused(r, user, f, st.Code, st.Message)
 		s.fail(w, r, err)
 		return
 	}
+	user = as
 	if s.elsewhere(w, r, user, f) {
 		return
 	}
@@ -296,8 +300,11 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.U
 	rec := s.beginPathAudit(a, f)
 	turn, err := s.takePathTurn(w, r, &user)
 	defer turn.Release()
+	if lost := rec.Lost(); err == nil && lost != nil {
+		err = unrecorded(lost)
+	}
 	if err == nil {
-		err = s.authorize(r.Context(), a)
+		err = s.decide(r.Context(), a, rec)
 	}
 	if err != nil {
 		st := wire.Status(err)
@@ -320,6 +327,7 @@ func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
 	r := &audit.Request{
 		ID: f.id, Received: f.received, URI: f.uri, Verb: a.Verb, User: a.User,
 		SourceIPs: f.sourceIPs, UserAgent: f.userAgent, Path: a.Path,
+		Group: a.Group, Version: a.Version, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name,
 	}
 	if f.imp != nil {
 		r.User = *f.imp

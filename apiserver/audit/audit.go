@@ -61,6 +61,15 @@ type Log struct {
 	sink   Sink
 	now    func() time.Time
 	failed func(error)
+	strict bool
+}
+
+// Strict makes a request fail whose beginning cannot be recorded (upstream's
+// mode "blocking-strict"). It is called before the log is used; l may be nil.
+func (l *Log) Strict() {
+	if l != nil {
+		l.strict = true
+	}
 }
 
 // New returns a log that writes what policy asks for to sink; nil when policy
@@ -82,6 +91,7 @@ type Record struct {
 	mu   sync.Mutex
 	ev   auditv1.Event
 	done bool
+	lost error // of the beginning, in strict mode
 }
 
 // Begin starts the record of a request once its user is known, and writes
@@ -111,7 +121,11 @@ func (l *Log) Begin(r *Request) *Record {
 			APIGroup: r.Group, APIVersion: r.Version, Subresource: r.Subresource,
 		}
 	}
-	rec.write(auditv1.StageRequestReceived)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if err := rec.writeLocked(auditv1.StageRequestReceived); l.strict {
+		rec.lost = err
+	}
 	return rec
 }
 
@@ -124,6 +138,15 @@ func userInfo(u client.User) authenticationv1.UserInfo {
 		}
 	}
 	return out
+}
+
+// Lost is the error for which the request must be refused: in strict mode,
+// that its beginning could not be recorded.
+func (r *Record) Lost() error {
+	if r == nil {
+		return nil
+	}
+	return r.lost
 }
 
 // Impersonated notes on whose behalf the request is carried out.
@@ -210,7 +233,7 @@ func (r *Record) ResponseStarted(code int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ev.ResponseStatus = &metav1.Status{Code: code}
-	r.writeLocked(auditv1.StageResponseStarted)
+	_ = r.writeLocked(auditv1.StageResponseStarted)
 }
 
 // End writes the last stage: ResponseComplete. A refusal passes its status,
@@ -245,18 +268,12 @@ func (r *Record) end(stage auditv1.Stage, code int32, refusal *metav1.Status) {
 	}
 	st.Code = code
 	r.ev.ResponseStatus = &st
-	r.writeLocked(stage)
+	_ = r.writeLocked(stage)
 }
 
-func (r *Record) write(stage auditv1.Stage) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.writeLocked(stage)
-}
-
-func (r *Record) writeLocked(stage auditv1.Stage) {
+func (r *Record) writeLocked(stage auditv1.Stage) error {
 	if r.rule.omits(stage) {
-		return
+		return nil
 	}
 	r.ev.Stage = stage
 	r.ev.StageTimestamp = metav1.NewMicroTime(r.log.now())
@@ -269,9 +286,11 @@ func (r *Record) writeLocked(stage auditv1.Stage) {
 		ref := *r.ev.ObjectRef
 		ev.ObjectRef = &ref
 	}
-	if err := r.log.sink.Write(&ev); err != nil && r.log.failed != nil {
+	err := r.log.sink.Write(&ev)
+	if err != nil && r.log.failed != nil {
 		r.log.failed(fmt.Errorf("write audit event of request %s: %w", ev.AuditID, err))
 	}
+	return err
 }
 
 func (r *Record) encode(obj runtime.Object, gvk schema.GroupVersionKind) *runtime.Unknown {

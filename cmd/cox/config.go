@@ -40,7 +40,8 @@ type config struct {
 	MaxReads, MaxWrites int
 	Fairness            bool
 
-	auth authConfig
+	auth  authConfig
+	audit auditConfig
 
 	ClusterCIDR   string
 	ServiceCIDR   string
@@ -135,6 +136,7 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.Fairness, "enable-priority-and-fairness", true, "let requests wait for their turn by the cluster's FlowSchemas and PriorityLevelConfigurations")
 	fs.IntVar(&c.MaxReads, "max-requests-inflight", 400, "how many requests are carried out at once, together with --max-mutating-requests-inflight")
 	fs.IntVar(&c.MaxWrites, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
+	c.audit.flags(fs)
 	c.auth.flags(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")

@@ -21,7 +21,6 @@ import (
 	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/actions"
-	"github.com/coxswain/cox/apiserver/audit"
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/apiserver/authz"
@@ -250,27 +249,6 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
 	return nil
-}
-
-func (cp *controlPlane) openAudit() (*audit.Log, error) {
-	c := cp.cfg
-	if c.AuditPolicyFile == "" {
-		return nil, nil
-	}
-	policy, err := audit.LoadPolicy(c.AuditPolicyFile)
-	if err != nil {
-		return nil, fmt.Errorf("--audit-policy-file: %w", err)
-	}
-	path := c.AuditLogPath
-	if path == "" {
-		path = c.dir("log", "audit.log")
-	}
-	file, err := audit.OpenFile(audit.FileOptions{Path: path, MaxBackups: 10, Now: time.Now})
-	if err != nil {
-		return nil, fmt.Errorf("--audit-log-path: %w", err)
-	}
-	cp.closers = append(cp.closers, func() { _ = file.Close() })
-	return audit.New(policy, file, time.Now, func(err error) { cp.log.Error("audit records are being lost", "error", err) }), nil
 }
 
 // listen opens the HTTPS door.

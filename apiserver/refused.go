@@ -1,0 +1,48 @@
+package apiserver
+
+import (
+	"net/http"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/client"
+)
+
+// auditRefused records a request that ended before it had a record: its user
+// is not known, or may not act as another.
+func (s *Server) auditRefused(r *http.Request, user client.User, f *front, code int32, message string) {
+	if s.cfg.Audit == nil {
+		return
+	}
+	f.uri, f.sourceIPs = r.URL.RequestURI(), sourceIPs(r)
+	a := &authz.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path}
+	if t, ok := parsePath(r.URL.Path); ok {
+		a = &authz.Attributes{
+			User: user, Verb: string(verbOf(r, &t)), Group: t.gvr.Group, Version: t.gvr.Version, Resource: t.gvr.Resource,
+			Subresource: t.subresource, Namespace: t.namespace, Name: t.name,
+		}
+	}
+	rec := s.beginPathAudit(a, f)
+	rec.End(code, &metav1.Status{Status: metav1.StatusFailure, Message: message})
+}
+
+// attempted says with which kinds of credentials a request failed to
+// authenticate, in upstream's words.
+func attempted(r *http.Request) string {
+	var with []string
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		with = append(with, "x509")
+	}
+	if kind, _, ok := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " "); ok {
+		switch kind = strings.ToLower(kind); kind {
+		case "basic", "bearer": // anything else could be a secret itself
+			with = append(with, kind)
+		}
+	}
+	if len(with) == 0 {
+		return "Authentication failed, no credentials provided"
+	}
+	return "Authentication failed, attempted: " + strings.Join(with, ", ")
+}
