@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -32,17 +33,18 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, transitions(p.Status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec, false, statusPath.Child("containerStatuses"))...)
 	errs = append(errs, transitions(p.Status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec, true, statusPath.Child("initContainerStatuses"))...)
-	podIPs, hostIPs := make([]string, len(p.Status.PodIPs)), make([]string, len(p.Status.HostIPs))
-	for i := range p.Status.PodIPs {
-		podIPs[i] = p.Status.PodIPs[i].IP
+	podIPs, hostIPs := addresses(p.Status.PodIPs, podAddress), addresses(p.Status.HostIPs, hostAddress)
+	errs = append(errs, validateStatusIPs(podIPs, addresses(old.Status.PodIPs, podAddress), statusPath.Child("podIPs"))...)
+	errs = append(errs, validateStatusIPs(hostIPs, addresses(old.Status.HostIPs, hostAddress), statusPath.Child("hostIPs"))...)
+	if len(hostIPs) > 0 && hostIPs[0] != p.Status.HostIP {
+		errs = append(errs, field.Invalid(statusPath.Child("hostIPs").Index(0).Child("ip"), hostIPs[0], "must be equal to `hostIP`"))
 	}
-	for i := range p.Status.HostIPs {
-		hostIPs[i] = p.Status.HostIPs[i].IP
-	}
-	errs = append(errs, validateStatusIPs(podIPs, statusPath.Child("podIPs"))...)
-	errs = append(errs, validateStatusIPs(hostIPs, statusPath.Child("hostIPs"))...)
 	for i, c := range p.Status.Conditions {
-		errs = append(errs, nonNegative(c.ObservedGeneration, statusPath.Child("conditions").Index(i).Child("observedGeneration"))...)
+		path := statusPath.Child("conditions").Index(i)
+		errs = append(errs, metavalidation.ValidateLabelName(string(c.Type), path.Child("Type"))...)
+		if c.ObservedGeneration < 0 {
+			errs = append(errs, field.Invalid(path.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer"))
+		}
 	}
 	return append(errs, validateClaimStatuses(p)...)
 }
@@ -77,11 +79,22 @@ func transitions(now, old []corev1.ContainerStatus, spec *corev1.PodSpec, init b
 	return errs
 }
 
+func podAddress(a corev1.PodIP) string   { return a.IP }
+func hostAddress(a corev1.HostIP) string { return a.IP }
+
+func addresses[T any](list []T, of func(T) string) []string {
+	out := make([]string, len(list))
+	for i, a := range list {
+		out[i] = of(a)
+	}
+	return out
+}
+
 // validateStatusIPs wants at most one address of each family, each once.
-func validateStatusIPs(ips []string, path *field.Path) field.ErrorList {
+func validateStatusIPs(ips, stored []string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, ip := range ips {
-		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, false, nil)...)
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, stored)...)
 	}
 	if len(errs) > 0 || len(ips) < 2 {
 		return errs

@@ -35,17 +35,21 @@ const updatableFields = "`spec.containers[*].image`,`spec.initContainers[*].imag
 // validatePodUpdate checks that a pod's spec changes only where it may: it is
 // compared with a copy in which the changes allowed are undone.
 func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
+	errs := validateMirror(p, old)
+	changed := !equal(p.Spec, old.Spec)
+	if changed {
+		errs = append(errs, validatePodWith(p, podspec.ForUpdate(&old.Spec))...)
+	}
+	const fixed = "pod updates may not add or remove containers"
 	if n, o := len(p.Spec.Containers), len(old.Spec.Containers); n != o {
-		return field.ErrorList{field.Forbidden(specPath.Child("containers"), "pod updates may not add or remove containers")}
+		return append(errs, field.Forbidden(specPath.Child("containers"), fixed))
 	}
 	if n, o := len(p.Spec.InitContainers), len(old.Spec.InitContainers); n != o {
-		return field.ErrorList{field.Forbidden(specPath.Child("initContainers"), "pod updates may not add or remove containers")}
+		return append(errs, field.Forbidden(specPath.Child("initContainers"), fixed))
 	}
-	errs := validateMirror(p, old)
-	if equal(p.Spec, old.Spec) {
+	if !changed {
 		return errs
 	}
-	errs = append(errs, validatePodWith(p, podspec.ForUpdate(&old.Spec))...)
 	errs = append(errs, validateDeadlineUpdate(p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)...)
 	errs = append(errs, validateTolerationsUpdate(p.Spec.Tolerations, old.Spec.Tolerations)...)
 	errs = append(errs, validateGatesUpdate(p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
@@ -67,7 +71,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		errs = append(errs, gatedPodUpdate(p, old, rest)...)
 	}
 	if !equal(*rest, old.Spec) {
-		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatableFields, diff.Diff(old.Spec, *rest))))
+		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatableFields, diff.Diff(podspec.Shown(&old.Spec), podspec.Shown(rest)))))
 	}
 	return errs
 }
@@ -120,7 +124,7 @@ func validateTolerationsUpdate(now, old []corev1.Toleration) field.ErrorList {
 func validateGatesUpdate(now, old []corev1.PodSchedulingGate) field.ErrorList {
 	for i, g := range now {
 		if !slices.Contains(old, g) {
-			return field.ErrorList{field.Forbidden(specPath.Child("schedulingGates").Index(i), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))}
+			return field.ErrorList{field.Forbidden(specPath.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))}
 		}
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 func isSidecar(c *corev1.Container) bool {
@@ -80,16 +82,13 @@ func (c *checker) initContainers(path *field.Path) field.ErrorList {
 func (c *checker) restartRules(ctr *corev1.Container, path *field.Path, regular bool) field.ErrorList {
 	var errs field.ErrorList
 	if p := ctr.RestartPolicy; p != nil {
-		errs = append(errs, oneOf(*p, path.Child("restartPolicy"),
+		errs = append(errs, check.OneOf(*p, path.Child("restartPolicy"),
 			corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)...)
 	}
 	if len(ctr.RestartPolicyRules) == 0 {
 		return errs
 	}
 	rules := path.Child("restartPolicyRules")
-	if !regular && isSidecar(ctr) {
-		errs = append(errs, field.Forbidden(rules, "restartPolicyRules are not allowed for init containers with restart policy Always"))
-	}
 	if ctr.RestartPolicy == nil {
 		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
 	}
@@ -98,7 +97,7 @@ func (c *checker) restartRules(ctr *corev1.Container, path *field.Path, regular 
 	}
 	for i, r := range ctr.RestartPolicyRules {
 		p := rules.Index(i)
-		errs = append(errs, oneOf(r.Action, p.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
+		errs = append(errs, check.OneOf(r.Action, p.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
 		if r.ExitCodes == nil {
 			errs = append(errs, field.Required(p.Child("exitCodes"), "must be specified"))
 			continue

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 // What the downward API offers, by where it is used.
@@ -75,9 +77,17 @@ func (c *checker) envSource(v *corev1.EnvVar, path *field.Path) field.ErrorList 
 	return errs
 }
 
+// requiredName wants the name of a ConfigMap or Secret.
+func requiredName(name string, path *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	return check.Subdomain(name, path)
+}
+
 // validateKeyRef checks a reference to one key of a ConfigMap or Secret.
 func validateKeyRef(name, key string, path *field.Path) field.ErrorList {
-	errs := required(name, path.Child("name"))
+	errs := requiredName(name, path.Child("name"))
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}
@@ -201,17 +211,17 @@ func validateEnvFrom(from []corev1.EnvFromSource, path *field.Path) field.ErrorL
 		n := 0
 		if f.ConfigMapRef != nil {
 			n++
-			errs = append(errs, required(f.ConfigMapRef.Name, p.Child("configMapRef", "name"))...)
+			errs = append(errs, requiredName(f.ConfigMapRef.Name, p.Child("configMapRef", "name"))...)
 		}
 		if f.SecretRef != nil {
 			n++
-			errs = append(errs, required(f.SecretRef.Name, p.Child("secretRef", "name"))...)
+			errs = append(errs, requiredName(f.SecretRef.Name, p.Child("secretRef", "name"))...)
 		}
 		switch {
 		case n == 0:
-			errs = append(errs, field.Invalid(p, "", "must specify one of: `configMapRef` or `secretRef`"))
+			errs = append(errs, field.Invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"))
 		case n > 1:
-			errs = append(errs, field.Invalid(p, "", "may not have more than one field specified at a time"))
+			errs = append(errs, field.Invalid(path, "", "may not have more than one field specified at a time"))
 		}
 	}
 	return errs

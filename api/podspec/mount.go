@@ -4,6 +4,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"slices"
+	"strings"
 )
 
 func (c *checker) mounts(ctr *corev1.Container, path *field.Path) field.ErrorList {
@@ -36,13 +38,13 @@ func (c *checker) mounts(ctr *corev1.Container, path *field.Path) field.ErrorLis
 			errs = append(errs, field.Invalid(p.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices"))
 		}
 		if m.SubPath != "" {
-			errs = append(errs, validateDescendingPath(m.SubPath, p.Child("subPath"))...)
+			errs = append(errs, validateDescendingPath(m.SubPath, path.Child("subPath"))...)
 		}
 		if m.SubPathExpr != "" {
 			if m.SubPath != "" {
 				errs = append(errs, field.Invalid(p.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 			}
-			errs = append(errs, validateDescendingPath(m.SubPathExpr, p.Child("subPathExpr"))...)
+			errs = append(errs, validateDescendingPath(m.SubPathExpr, path.Child("subPathExpr"))...)
 		}
 		errs = append(errs, validatePropagation(m.MountPropagation, ctr, p.Child("mountPropagation"))...)
 		errs = append(errs, validateRecursiveReadOnly(m, p.Child("recursiveReadOnly"))...)
@@ -116,7 +118,9 @@ func (c *checker) devices(ctr *corev1.Container, path *field.Path) field.ErrorLi
 		}
 		paths.Insert(d.DevicePath)
 		if d.DevicePath != "" {
-			errs = append(errs, ValidateNoBacksteps(d.DevicePath, p.Child("devicePath"))...)
+			if slices.Contains(strings.Split(d.DevicePath, "/"), "..") {
+				errs = append(errs, field.Invalid(p.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+			}
 		}
 		if mounts.Has(d.Name) {
 			errs = append(errs, field.Invalid(p.Child("name"), d.Name, "must not already exist in volumeMounts"))

@@ -86,7 +86,7 @@ func defaultPodStatus(s *corev1.PodStatus) {
 // whole pod, where set, decide alone. See the API page "Pod Quality of
 // Service Classes".
 func QOSClass(spec *corev1.PodSpec) corev1.PodQOSClass {
-	if r := spec.Resources; r != nil && len(r.Requests)+len(r.Limits) > 0 {
+	if r := spec.Resources; r != nil {
 		return qosOf([]*corev1.ResourceRequirements{r})
 	}
 	var all []*corev1.ResourceRequirements

@@ -68,20 +68,17 @@ func ValidateNonNegative(q resource.Quantity, path *field.Path) field.ErrorList 
 // a whole pod.
 func validateResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
 	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
-	if len(errs) > 0 {
-		return errs
-	}
 	if !strings.Contains(string(name), "/") {
 		switch {
 		case name == corev1.ResourceCPU, name == corev1.ResourceMemory, name == corev1.ResourceEphemeralStorage, IsHugePages(name):
-			return nil
+			return errs
 		}
-		return field.ErrorList{field.Invalid(path, name, "must be a standard resource for containers")}
+		return append(errs, field.Invalid(path, name, "must be a standard resource for containers"))
 	}
 	if !IsNative(name) && !IsExtended(name) {
-		return field.ErrorList{field.Invalid(path, name, "doesn't follow extended resource name standard")}
+		errs = append(errs, field.Invalid(path, name, "doesn't follow extended resource name standard"))
 	}
-	return nil
+	return errs
 }
 
 // validateQuantities checks a list of resources, names and values.
@@ -207,14 +204,17 @@ func (c *checker) podResources(path *field.Path) field.ErrorList {
 	if c.spec.OS != nil && c.spec.OS.Name == corev1.Windows {
 		errs = append(errs, field.Forbidden(path, "may not be set for a windows pod"))
 	}
-	supported := []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceHugePagesPrefix}
+	supported := []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceHugePagesPrefix, corev1.ResourceMemory}
 	for _, l := range []struct {
 		list corev1.ResourceList
 		name string
 	}{{r.Limits, "limits"}, {r.Requests, "requests"}} {
 		for _, name := range sets.List(sets.KeySet(l.list)) {
-			if name != corev1.ResourceCPU && name != corev1.ResourceMemory && !IsHugePages(name) {
-				errs = append(errs, field.NotSupported(path.Child(l.name).Key(string(name)), name, supported))
+			p := path.Child(l.name).Key(string(name))
+			if bad := invalid(p, name, validation.IsQualifiedName(string(name))); len(bad) > 0 {
+				errs = append(errs, bad...)
+			} else if name != corev1.ResourceCPU && name != corev1.ResourceMemory && !IsHugePages(name) {
+				errs = append(errs, field.NotSupported(p, name, supported))
 			}
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 const (
@@ -39,13 +41,13 @@ func (c *checker) podSecurityContext(s *field.Path) field.ErrorList {
 	}
 	errs = append(errs, c.sysctls(sc.Sysctls, s.Child("sysctls"))...)
 	if p := sc.FSGroupChangePolicy; p != nil {
-		errs = append(errs, oneOf(*p, s.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
+		errs = append(errs, check.OneOf(*p, s.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 	}
 	if p := sc.SupplementalGroupsPolicy; p != nil {
 		errs = append(errs, oneOf(*p, s.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
 	}
 	if p := sc.SELinuxChangePolicy; p != nil {
-		errs = append(errs, oneOf(*p, s.Child("seLinuxChangePolicy"), corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)...)
+		errs = append(errs, check.OneOf(*p, s.Child("seLinuxChangePolicy"), corev1.SELinuxChangePolicyRecursive)...)
 	}
 	errs = append(errs, validateSeccomp(sc.SeccompProfile, s.Child("seccompProfile"))...)
 	errs = append(errs, validateAppArmor(sc.AppArmorProfile, s.Child("appArmorProfile"))...)
@@ -96,7 +98,7 @@ func (c *checker) securityContext(sc *corev1.SecurityContext, s *field.Path) fie
 		errs = append(errs, invalid(s.Child("runAsGroup"), *sc.RunAsGroup, validation.IsValidGroupID(*sc.RunAsGroup))...)
 	}
 	if m := sc.ProcMount; m != nil {
-		errs = append(errs, oneOf(*m, s.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
+		errs = append(errs, check.OneOf(*m, s.Child("procMount"), corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
 		if *m == corev1.UnmaskedProcMount && (c.spec.HostUsers == nil || *c.spec.HostUsers) {
 			errs = append(errs, field.Invalid(s.Child("procMount"), *m, "`hostUsers` must be false to use `Unmasked`"))
 		}
@@ -122,6 +124,9 @@ func validateSeccomp(p *corev1.SeccompProfile, s *field.Path) field.ErrorList {
 	if p == nil {
 		return nil
 	}
+	if p.Type == "" {
+		return field.ErrorList{field.Required(s.Child("type"), "type is required when seccompProfile is set")}
+	}
 	errs := oneOf(p.Type, s.Child("type"), corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
 	local := s.Child("localhostProfile")
 	switch {
@@ -130,7 +135,7 @@ func validateSeccomp(p *corev1.SeccompProfile, s *field.Path) field.ErrorList {
 	case p.Type == corev1.SeccompProfileTypeLocalhost:
 		errs = append(errs, validateDescendingPath(*p.LocalhostProfile, local)...)
 	case p.LocalhostProfile != nil:
-		errs = append(errs, field.Invalid(local, *p.LocalhostProfile, "can only be set when seccomp type is Localhost"))
+		errs = append(errs, field.Invalid(local, check.Shown(p), "can only be set when seccomp type is Localhost"))
 	}
 	return errs
 }
@@ -190,7 +195,7 @@ func (c *checker) operatingSystem(s *field.Path) field.ErrorList {
 	if os == nil {
 		return nil
 	}
-	errs := oneOf(os.Name, s.Child("os", "name"), corev1.Linux, corev1.Windows)
+	errs := oneOf(os.Name, s.Child("os"), corev1.Linux, corev1.Windows)
 	forbid := func(set bool, text string, names ...string) {
 		if set {
 			p := s

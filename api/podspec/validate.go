@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 // checker holds what the checks of one spec need to know about the others.
@@ -39,7 +41,7 @@ func Validate(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, o
 	errs = append(errs, c.podResources(path.Child("resources"))...)
 	errs = append(errs, c.restartPolicy(path.Child("restartPolicy"))...)
 	errs = append(errs, oneOf(spec.DNSPolicy, path.Child("dnsPolicy"),
-		corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet, corev1.DNSDefault, corev1.DNSNone)...)
+		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
 	errs = append(errs, metavalidation.ValidateLabels(spec.NodeSelector, path.Child("nodeSelector"))...)
 	errs = append(errs, c.hostNamespaces(path)...)
 	errs = append(errs, c.podSecurityContext(path.Child("securityContext"))...)
@@ -57,7 +59,7 @@ func Validate(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, o
 		errs = append(errs, oneOf(*p, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	if spec.Overhead != nil {
-		errs = append(errs, validateQuantities(spec.Overhead, path.Child("overhead"))...)
+		errs = append(errs, ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: spec.Overhead}, path.Child("overhead"))...)
 	}
 	return append(errs, c.operatingSystem(path)...)
 }
@@ -188,7 +190,7 @@ func (c *checker) resourceClaims(path *field.Path) field.ErrorList {
 		case r.ResourceClaimName != nil && r.ResourceClaimTemplateName != nil:
 			errs = append(errs, field.Invalid(p, r, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"))
 		case r.ResourceClaimName == nil && r.ResourceClaimTemplateName == nil:
-			errs = append(errs, field.Invalid(p, r, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"))
+			errs = append(errs, field.Invalid(p, check.Shown(r), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"))
 		}
 		if n := r.ResourceClaimName; n != nil {
 			errs = append(errs, invalid(p.Child("resourceClaimName"), *n, validation.IsDNS1123Subdomain(*n))...)
@@ -213,8 +215,8 @@ func (c *checker) hostNamespaces(path *field.Path) field.ErrorList {
 			for i, ctr := range list.containers {
 				for j, port := range ctr.Ports {
 					if port.HostPort != port.ContainerPort && (port.HostPort != 0 || !c.opts.Template) {
-						errs = append(errs, field.Invalid(path.Child(list.name).Index(i).Child("ports").Index(j).Child("containerPort"),
-							port.ContainerPort, "must match `hostPort` when `hostNetwork` is true"))
+						errs = append(errs, field.Invalid(path.Child(list.name).Index(i).Child("ports").Index(j).Child("hostPort"),
+							port.HostPort, "must match `containerPort` when `hostNetwork` is true"))
 					}
 				}
 			}
@@ -252,7 +254,7 @@ func (c *checker) hostAliases(path *field.Path) field.ErrorList {
 				stored = append(stored, o.IP)
 			}
 		}
-		errs = append(errs, validation.IsValidIPForLegacyField(p.Child("ip"), a.IP, false, stored)...)
+		errs = append(errs, validation.IsValidIPForLegacyField(p.Child("ip"), a.IP, true, stored)...)
 		for j, name := range a.Hostnames {
 			errs = append(errs, invalid(p.Child("hostnames").Index(j), name, validation.IsDNS1123Subdomain(name))...)
 		}
@@ -284,8 +286,12 @@ func (c *checker) dnsConfig(path *field.Path) field.ErrorList {
 	if len(d.Nameservers) > maxNameservers {
 		errs = append(errs, field.Invalid(path.Child("nameservers"), d.Nameservers, fmt.Sprintf("must not have more than %v nameservers", maxNameservers)))
 	}
+	var stored []string
+	if c.opts.Old != nil && c.opts.Old.DNSConfig != nil {
+		stored = c.opts.Old.DNSConfig.Nameservers
+	}
 	for i, ns := range d.Nameservers {
-		errs = append(errs, validation.IsValidIPForLegacyField(path.Child("nameservers").Index(i), ns, false, nil)...)
+		errs = append(errs, validation.IsValidIPForLegacyField(path.Child("nameservers").Index(i), ns, true, stored)...)
 	}
 	searches := path.Child("searches")
 	if len(d.Searches) > maxSearches {

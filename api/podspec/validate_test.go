@@ -115,7 +115,7 @@ func TestSpecFields(t *testing.T) {
 		{"preemption", func(p *corev1.Pod, c *corev1.Container) { p.Spec.PreemptionPolicy = ptr(corev1.PreemptionPolicy("x")) },
 			`spec.preemptionPolicy: Unsupported value: "x": supported values: "Never", "PreemptLowerPriority"`},
 		{"overhead", func(p *corev1.Pod, c *corev1.Container) { p.Spec.Overhead = list("cpu", "-1") },
-			`spec.overhead[cpu]: Invalid value: "-1": must be greater than or equal to 0`},
+			`spec.overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0`},
 		{"host alias ip", func(p *corev1.Pod, c *corev1.Container) { p.Spec.HostAliases = []corev1.HostAlias{{IP: "x"}} },
 			`spec.hostAliases[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
 		{"host alias name", func(p *corev1.Pod, c *corev1.Container) {
@@ -131,7 +131,7 @@ func TestSpecFields(t *testing.T) {
 			p.Spec.SchedulingGates, p.Spec.NodeName = []corev1.PodSchedulingGate{{Name: "a"}}, "n"
 		}, `spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared`},
 		{"os", func(p *corev1.Pod, c *corev1.Container) { p.Spec.OS = &corev1.PodOS{Name: "plan9"} },
-			`spec.os.name: Unsupported value: "plan9": supported values: "linux", "windows"`},
+			`spec.os: Unsupported value: "plan9": supported values: "linux", "windows"`},
 		{"windows options on linux", func(p *corev1.Pod, c *corev1.Container) {
 			p.Spec.OS = &corev1.PodOS{Name: "linux"}
 			p.Spec.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}
@@ -145,7 +145,7 @@ func TestSpecFields(t *testing.T) {
 		{"host network port", func(p *corev1.Pod, c *corev1.Container) {
 			p.Spec.HostNetwork = true
 			c.Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 81, Protocol: "TCP"}}
-		}, "spec.containers[0].ports[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true"},
+		}, "spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true"},
 		{"host users", func(p *corev1.Pod, c *corev1.Container) { p.Spec.HostUsers, p.Spec.HostNetwork = ptr(false), true },
 			"spec.hostNetwork: Forbidden: when `hostUsers` is false"},
 		{"claim name", func(p *corev1.Pod, c *corev1.Container) {
@@ -153,7 +153,7 @@ func TestSpecFields(t *testing.T) {
 		}, `spec.resourceClaims[0].name: Required value`},
 		{"claim pod resources", func(p *corev1.Pod, c *corev1.Container) {
 			p.Spec.Resources = &corev1.ResourceRequirements{Limits: list("nvidia.com/gpu", "1")}
-		}, `spec.resources.limits[nvidia.com/gpu]: Unsupported value: "nvidia.com/gpu": supported values: "cpu", "memory", "hugepages-"`},
+		}, `spec.resources.limits[nvidia.com/gpu]: Unsupported value: "nvidia.com/gpu": supported values: "cpu", "hugepages-", "memory"`},
 		{"pod requests too small", func(p *corev1.Pod, c *corev1.Container) {
 			c.Resources.Requests = list("cpu", "2")
 			p.Spec.Resources = &corev1.ResourceRequirements{Requests: list("cpu", "1")}

@@ -19,7 +19,8 @@ func (c *checker) validateVolumes(p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i := range c.spec.Volumes {
 		v, vp := &c.spec.Volumes[i], p.Index(i)
-		errs = append(errs, c.volumeSource(&v.VolumeSource, v.Name, vp)...)
+		source := c.volumeSource(&v.VolumeSource, v.Name, vp)
+		errs = append(errs, source...)
 		switch {
 		case v.Name == "":
 			errs = append(errs, field.Required(vp.Child("name"), ""))
@@ -32,7 +33,9 @@ func (c *checker) validateVolumes(p *field.Path) field.ErrorList {
 			errs = append(errs, invalid(vp.Child("name"), v.Name, msgs)...)
 			continue
 		}
-		c.volumes[v.Name] = &v.VolumeSource
+		if len(source) == 0 { // upstream's mounts do not find a wrong volume
+			c.volumes[v.Name] = &v.VolumeSource
+		}
 	}
 	return errs
 }
@@ -45,12 +48,18 @@ type exactlyOne struct {
 	errs field.ErrorList
 }
 
+// oddNames are the names under which upstream refuses a further source.
+var oddNames = map[string]string{"cephfs": "cephFS", "downwardAPI": "downwarAPI"}
+
 func (o *exactlyOne) source(set bool, name string, check func(p *field.Path) field.ErrorList) {
 	if !set {
 		return
 	}
 	p := o.path.Child(name)
 	if o.n++; o.n > 1 {
+		if odd, ok := oddNames[name]; ok {
+			p = o.path.Child(odd)
+		}
 		o.errs = append(o.errs, field.Forbidden(p, "may not specify more than 1 volume type"))
 		return
 	}
@@ -73,6 +82,7 @@ func (c *checker) volumeSource(s *corev1.VolumeSource, name string, p *field.Pat
 		errs := required(s.GitRepo.Repository, p.Child("repository"))
 		return append(errs, validateDescendingPath(s.GitRepo.Directory, p.Child("directory"))...)
 	})
+	cloudDisks(o, s)
 	o.source(s.Secret != nil, "secret", func(p *field.Path) field.ErrorList {
 		errs := required(s.Secret.SecretName, p.Child("secretName"))
 		errs = append(errs, validateMode(s.Secret.DefaultMode, p.Child("defaultMode"))...)

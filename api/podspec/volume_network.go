@@ -7,17 +7,24 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
-// networkVolumes checks the sources that older storage systems bring, most of
-// which CSI drivers serve today.
-func networkVolumes(o *exactlyOne, s *corev1.VolumeSource) {
+// cloudDisks checks the disks of the first clouds.
+func cloudDisks(o *exactlyOne, s *corev1.VolumeSource) {
 	o.source(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(p *field.Path) field.ErrorList {
+		p = o.path.Child("persistentDisk") // so upstream calls it
 		return ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, p)
 	})
 	o.source(s.AWSElasticBlockStore != nil, "awsElasticBlockStore", func(p *field.Path) field.ErrorList {
 		return ValidateDisk(s.AWSElasticBlockStore.VolumeID, "volumeID", s.AWSElasticBlockStore.Partition, p)
 	})
+}
+
+// networkVolumes checks the sources that older storage systems bring, most of
+// which CSI drivers serve today.
+func networkVolumes(o *exactlyOne, s *corev1.VolumeSource) {
 	o.source(s.NFS != nil, "nfs", func(p *field.Path) field.ErrorList { return ValidateNFS(s.NFS, p) })
 	o.source(s.ISCSI != nil, "iscsi", func(p *field.Path) field.ErrorList {
 		v := s.ISCSI
@@ -179,7 +186,7 @@ func ValidateAzureDisk(d *corev1.AzureDiskVolumeSource, p *field.Path) field.Err
 	errs := required(d.DiskName, p.Child("diskName"))
 	errs = append(errs, required(d.DataDiskURI, p.Child("diskURI"))...)
 	if d.CachingMode != nil {
-		errs = append(errs, oneOf(*d.CachingMode, p.Child("cachingMode"),
+		errs = append(errs, check.OneOf(*d.CachingMode, p.Child("cachingMode"),
 			corev1.AzureDataDiskCachingNone, corev1.AzureDataDiskCachingReadOnly, corev1.AzureDataDiskCachingReadWrite)...)
 	}
 	if d.Kind == nil {
@@ -214,7 +221,10 @@ func ValidateFlex(driver string, options map[string]string, p *field.Path) field
 
 // ValidateQuobyte checks a Quobyte volume.
 func ValidateQuobyte(q *corev1.QuobyteVolumeSource, p *field.Path) field.ErrorList {
-	errs := required(q.Registry, p.Child("registry"))
+	var errs field.ErrorList
+	if q.Registry == "" {
+		errs = append(errs, field.Required(p.Child("registry"), "must be a host:port pair or multiple pairs separated by commas"))
+	}
 	if len(q.Tenant) >= 65 {
 		errs = append(errs, field.Required(p.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters"))
 	}

@@ -57,7 +57,7 @@ func TestVolumeSources(t *testing.T) {
 		{"ephemeral", src{Ephemeral: &corev1.EphemeralVolumeSource{}}, `v[0].ephemeral.volumeClaimTemplate: Required value`},
 		{"image", src{Image: &corev1.ImageVolumeSource{}}, `v[0].image.reference: Required value`},
 		{"gitRepo", src{GitRepo: &corev1.GitRepoVolumeSource{}}, `v[0].gitRepo.repository: Required value`},
-		{"gce", src{GCEPersistentDisk: &corev1.GCEPersistentDiskVolumeSource{}}, `v[0].gcePersistentDisk.pdName: Required value`},
+		{"gce", src{GCEPersistentDisk: &corev1.GCEPersistentDiskVolumeSource{}}, `v[0].persistentDisk.pdName: Required value`},
 		{"aws partition", src{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{VolumeID: "x", Partition: 256}},
 			`v[0].awsElasticBlockStore.partition: Invalid value: 256: must be between 1 and 255, inclusive`},
 		{"nfs server", src{NFS: &corev1.NFSVolumeSource{Path: "/x"}}, `v[0].nfs.server: Required value`},
@@ -117,7 +117,7 @@ func TestMountsAndEnv(t *testing.T) {
 		{"no path", mount(corev1.VolumeMount{Name: "data"}), at + `volumeMounts[0].mountPath: Required value`},
 		{"path twice", mount(corev1.VolumeMount{Name: "data", MountPath: "/x"}, corev1.VolumeMount{Name: "claim", MountPath: "/x"}),
 			at + `volumeMounts[1].mountPath: Invalid value: "/x": must be unique`},
-		{"sub path", mount(corev1.VolumeMount{Name: "data", MountPath: "/x", SubPath: "../y"}), at + `volumeMounts[0].subPath: Invalid value: "../y": must not contain '..'`},
+		{"sub path", mount(corev1.VolumeMount{Name: "data", MountPath: "/x", SubPath: "../y"}), at + `volumeMounts.subPath: Invalid value: "../y": must not contain '..'`},
 		{"both sub paths", mount(corev1.VolumeMount{Name: "data", MountPath: "/x", SubPath: "y", SubPathExpr: "z"}),
 			at + `volumeMounts[0].subPathExpr: Invalid value: "z": subPathExpr and subPath are mutually exclusive`},
 		{"propagation", mount(corev1.VolumeMount{Name: "data", MountPath: "/x", MountPropagation: ptr(corev1.MountPropagationBidirectional)}),
@@ -147,7 +147,7 @@ func TestMountsAndEnv(t *testing.T) {
 		{"file volume", from(corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{VolumeName: "claim", Path: "p", Key: "K"}}),
 			at + `env[0].valueFrom.fileKeyRef.volumeName: Invalid value: "claim": referenced volume must be of type emptyDir`},
 		{"envFrom none", func(_ *corev1.Pod, c *corev1.Container) { c.EnvFrom = []corev1.EnvFromSource{{}} },
-			at + "envFrom[0]: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`"},
+			at + "envFrom: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`"},
 		{"envFrom name", func(_ *corev1.Pod, c *corev1.Container) {
 			c.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{}}}
 		}, at + `envFrom[0].secretRef.name: Required value`},

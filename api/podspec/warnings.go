@@ -68,7 +68,7 @@ func (w *warner) spec(s *corev1.PodSpec) {
 	names := sets.New[string]()
 	for i, r := range s.ImagePullSecrets {
 		if r.Name == "" {
-			w.warn(p.Child("imagePullSecrets").Index(i), "invalid empty name %q", r.Name)
+			w.warn(p.Child("imagePullSecrets").Index(i).Child("name"), "invalid empty name %q", r.Name)
 		}
 	}
 	for i, a := range s.HostAliases {
@@ -93,8 +93,36 @@ func (w *warner) spec(s *corev1.PodSpec) {
 			w.warn(p.Child("topologySpreadConstraints").Index(i).Child("topologyKey"), "%s is %s", c.TopologyKey, text)
 		}
 		if c.LabelSelector == nil {
-			w.warn(p.Child("topologySpreadConstraints").Index(i).Child("labelSelector"), "a null labelSelector results in matching no pod")
+			w.warn(p.Child("topologySpreadConstraints").Index(i).Child("labelSelector"), nullSelector)
 		}
+	}
+	w.podAffinity(s.Affinity, p.Child("affinity"))
+}
+
+const nullSelector = "a null labelSelector results in matching no pod"
+
+// podAffinity tells of terms that select nothing.
+func (w *warner) podAffinity(a *corev1.Affinity, p *field.Path) {
+	if a == nil {
+		return
+	}
+	terms := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, p *field.Path) {
+		for i := range required {
+			if required[i].LabelSelector == nil {
+				w.warn(p.Child("requiredDuringSchedulingIgnoredDuringExecution").Index(i).Child("labelSelector"), nullSelector)
+			}
+		}
+		for i := range preferred {
+			if preferred[i].PodAffinityTerm.LabelSelector == nil {
+				w.warn(p.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("podAffinityTerm", "labelSelector"), nullSelector)
+			}
+		}
+	}
+	if t := a.PodAffinity; t != nil {
+		terms(t.RequiredDuringSchedulingIgnoredDuringExecution, t.PreferredDuringSchedulingIgnoredDuringExecution, p.Child("podAffinity"))
+	}
+	if t := a.PodAntiAffinity; t != nil {
+		terms(t.RequiredDuringSchedulingIgnoredDuringExecution, t.PreferredDuringSchedulingIgnoredDuringExecution, p.Child("podAntiAffinity"))
 	}
 }
 
