@@ -127,6 +127,9 @@ type View struct {
 	// FieldNames are this version's, in place of the kind's (not nil, but may
 	// be empty).
 	FieldNames []string
+	// Fields returns the values of FieldNames in an object of the view, where
+	// the hub's cannot tell them; nil: Kind.Fields does.
+	Fields func(obj runtime.Object) fields.Set
 
 	// The rest is for kinds made at run time, whose Go type does not tell
 	// their versions apart.

@@ -35,6 +35,9 @@ func (c *call) list(ctx context.Context) (*answer, error) {
 		return nil, err
 	}
 	o := &c.req.Options
+	if c.res.selectsShown(o) {
+		return c.listShown(ctx)
+	}
 	l, err := c.res.store.List(ctx, c.prefix(), store.ListOptions{
 		ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
 		Predicate: c.res.predicate(o), Limit: o.Limit, Continue: o.Continue,
@@ -73,6 +76,9 @@ func (c *call) openWatch(ctx context.Context) (store.Watcher, error) {
 		return nil, err
 	}
 	o := &c.req.Options
+	if c.res.selectsShown(o) {
+		return c.watchShown(ctx)
+	}
 	return c.res.store.Watch(ctx, c.prefix(), store.WatchOptions{
 		ResourceVersion: o.ResourceVersion, SendInitialEvents: o.SendInitialEvents,
 		Predicate: c.res.predicate(o), Bookmarks: o.AllowWatchBookmarks,

@@ -150,14 +150,20 @@ const (
 )
 
 // Event is one event of a watch. Entry is shared and read only; for Deleted it is
-// the last state that matched with Revision being that of the change.
+// the last state that matched with Revision being that of the change. Before is
+// the state before a change; nil where there was none.
 type Event struct {
 	Type             EventType
 	Entry            *Entry
+	Before           *Entry
 	Revision         int64
 	InitialEventsEnd bool
 	Err              error
 }
+
+// Last is the state before a change, under the change's revision: what a watch
+// sends of an object that it selects no more.
+func (ev *Event) Last() *Entry { return ev.Before.at(ev.Revision) }
 
 // Watcher is an open watch. Events is closed after Stop, after the end of the
 // watch's context, or after an Error event.

@@ -101,7 +101,7 @@ func (w *watcher) event(ch *change) (ev Event, ok bool) {
 			was = was && w.pred.Matches(ch.prev.Object)
 		}
 	}
-	ev = Event{Entry: ch.entry, Revision: ch.rev}
+	ev = Event{Entry: ch.entry, Before: ch.prev, Revision: ch.rev}
 	switch {
 	case is && was:
 		ev.Type = Modified

@@ -154,6 +154,53 @@ func TestWebhookConversion(t *testing.T) {
 	w.until(definitionsPath+"/hosts.stable.example.com", func(u *unstructured.Unstructured) bool { return u == nil })
 }
 
+// TestFieldsAfterConversion: objects are selected by what the requested version
+// shows, in lists and in watches.
+func TestFieldsAfterConversion(t *testing.T) {
+	w, h := newWorld(t), newWebhook(t)
+	w.define(strings.Replace(strings.Replace(twoVersions, "CONVERSION", h.conversion(), 1),
+		"    additionalPrinterColumns: [{name: Host,", "    selectableFields: [{jsonPath: .host}]\n    additionalPrinterColumns: [{name: Host,", 1))
+	w.ok("POST", hostsV1, host("v1", "a", "hostPort: one:1"))
+	w.ok("POST", hostsV1, host("v1", "b", "hostPort: two:1"))
+	w.refused(400, []string{"field label not supported: host"}, "GET", hostsV1+"?fieldSelector=host%3Done", "")
+	l := w.ok("GET", hostsV2+"?fieldSelector=host%3Dtwo", "")
+	if items := get(l, "items").([]any); len(items) != 1 || items[0].(map[string]any)["host"] != "two" {
+		t.Errorf("list: %v", items)
+	}
+	if l := w.ok("GET", hostsV2+"?fieldSelector=host%3Dtwo,metadata.name%3Da", ""); len(get(l, "items").([]any)) != 0 {
+		t.Errorf("both: %v", l)
+	}
+	rv := l.GetResourceVersion()
+	req, _ := http.NewRequestWithContext(t.Context(), "GET", w.url+hostsV2+"?watch=1&fieldSelector=host%3Dtwo&resourceVersion="+rv, nil)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	patch := func(name, value string) {
+		w.ok("PATCH", hostsV1+"/"+name, `{"hostPort":"`+value+`"}`, "Content-Type: application/merge-patch+json")
+	}
+	patch("a", "three:1") // never matches
+	patch("a", "two:1")
+	patch("b", "two:9")
+	patch("b", "four:1")
+	w.ok("DELETE", hostsV1+"/a", "")
+	events := json.NewDecoder(resp.Body)
+	for _, want := range []string{"ADDED a two 1", "MODIFIED b two 9", "DELETED b two 9", "DELETED a two 1"} {
+		var ev struct {
+			Type   string
+			Object map[string]any
+		}
+		if err := events.Decode(&ev); err != nil {
+			t.Fatal(err)
+		}
+		u := unstructured.Unstructured{Object: ev.Object}
+		if got := fmt.Sprint(ev.Type, " ", u.GetName(), " ", ev.Object["host"], " ", ev.Object["port"]); got != want {
+			t.Errorf("event %s, want %s", got, want)
+		}
+	}
+}
+
 func TestStorageVersionChanges(t *testing.T) {
 	w, h := newWorld(t), newWebhook(t)
 	w.define(strings.Replace(twoVersions, "CONVERSION", h.conversion(), 1))

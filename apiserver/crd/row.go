@@ -54,15 +54,18 @@ func (d *definition) row() *api.Kind {
 	}
 	if len(k.FieldNames) > 0 {
 		names := k.FieldNames
-		k.Fields = func(o runtime.Object) fields.Set {
-			set := make(fields.Set, len(names))
-			for _, n := range names {
-				set[n] = text(nested(o.(*unstructured.Unstructured).Object, n))
-			}
-			return set
-		}
+		k.Fields = func(o runtime.Object) fields.Set { return fieldsOf(o, names) }
 	}
 	return k
+}
+
+// fieldsOf reads the fields with the given paths, as selectors see them.
+func fieldsOf(o runtime.Object, names []string) fields.Set {
+	set := make(fields.Set, len(names)+2)
+	for _, n := range names {
+		set[n] = text(nested(o.(*unstructured.Unstructured).Object, n))
+	}
+	return set
 }
 
 // empty makes an object of the version with nothing but its kind.
@@ -93,11 +96,15 @@ func (d *definition) view(v *version) api.View {
 
 		FieldNames: []string{},
 	}
-	if d.convert != nil {
-		out.FromHubList = func(list []runtime.Object) ([]runtime.Object, error) { return d.convert.all(d, v, list) }
-	}
 	for _, f := range v.SelectableFields {
 		out.FieldNames = append(out.FieldNames, strings.TrimPrefix(f.JSONPath, "."))
+	}
+	if d.convert != nil {
+		out.FromHubList = func(list []runtime.Object) ([]runtime.Object, error) { return d.convert.all(d, v, list) }
+		if len(out.FieldNames) > 0 {
+			names := out.FieldNames
+			out.Fields = func(o runtime.Object) fields.Set { return fieldsOf(o, names) }
+		}
 	}
 	out.Columns, out.Cells = columns(v.AdditionalPrinterColumns)
 	return out
