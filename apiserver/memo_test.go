@@ -7,13 +7,20 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/randfill"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/builtin"
+	"github.com/coxswain/cox/apiserver/wire"
+	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
 )
 
@@ -92,6 +99,101 @@ func compareMemo(t *testing.T, r *resource, tr *tracker, rounds int) (hits int) 
 		}
 	}
 	return hits
+}
+
+// TestAppliesAreTheLibrary applies configurations of a few fields to
+// ConfigMaps and Pods with changing values, and holds object and owners against
+// the library's.
+func TestAppliesAreTheLibrary(t *testing.T) {
+	table, err := builtin.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{cfg: Config{Table: table, Store: func(*api.Kind) store.Interface { return nil }}, log: slog.New(slog.DiscardHandler), now: time.Now}
+	rnd := rand.New(rand.NewPCG(3, 4))
+	known, hits := 0, 0
+	for _, k := range table.Kinds {
+		if k.GR().Resource != "configmaps" && k.GR() != (schema.GroupResource{Resource: "pods"}) {
+			continue
+		}
+		r := newResource(s, newKind(s, k), &k.Views[0])
+		for range 400 {
+			fast, hit := applyBoth(t, r, rnd)
+			if fast {
+				known++
+			}
+			if hit {
+				hits++
+			}
+		}
+	}
+	if known < 100 || hits < 50 {
+		t.Errorf("%d of 800 were known, %d of them by memory", known, hits)
+	}
+}
+
+func applyBoth(t *testing.T, r *resource, rnd *rand.Rand) (fast, hit bool) {
+	t.Helper()
+	tr := r.tracking("")
+	word := func() string { return []string{"a", "b", "c"}[rnd.IntN(3)] }
+	live := r.New()
+	m := accessor(live)
+	m.SetName("n")
+	m.SetLabels(map[string]string{word(): word(), word(): word()})
+	switch o := live.(type) {
+	case *corev1.ConfigMap:
+		o.Data = map[string]string{word(): word()}
+	case *corev1.Pod:
+		o.Spec.NodeSelector = map[string]string{word(): word(), word(): word()} // atomic
+		o.Spec.Containers = []corev1.Container{{Name: "c", Image: "i"}}
+	}
+	m.SetManagedFields(created(r, tr, live, "creator"))
+	m.SetUID("x")
+	config := func() *unstructured.Unstructured {
+		u := &unstructured.Unstructured{Object: map[string]any{}}
+		u.SetGroupVersionKind(r.view.GroupVersionKind)
+		u.SetName("n")
+		u.SetLabels(map[string]string{word(): word()})
+		switch {
+		case rnd.IntN(2) == 0:
+		case r.Resource == "pods":
+			_ = unstructured.SetNestedStringMap(u.Object, map[string]string{word(): word()}, "spec", "nodeSelector")
+		default:
+			_ = unstructured.SetNestedStringMap(u.Object, map[string]string{word(): word()}, "data")
+		}
+		return u
+	}
+	for range 3 {
+		conf, manager, force := config(), word(), rnd.IntN(2) == 0
+		req := &client.Request{Options: client.Options{FieldManager: manager, Force: force}}
+		u := &updating{transaction: &transaction{call: &call{srv: r.srv, res: r, req: req}}}
+		was := live.DeepCopyObject()
+		kinded(r, was)
+		want, err := tr.fm.Apply(was, conf.DeepCopy(), manager, force)
+		size := tr.memo.Size()
+		got, ok := u.applyTyped(live, conf)
+		if err != nil {
+			if ok {
+				t.Fatalf("applied what the library refuses: %v", err)
+			}
+			continue
+		}
+		wire.ClearKind(want)
+		if ok {
+			fast, hit = true, hit || size == tr.memo.Size()
+			if !sameEntries(accessor(got).GetManagedFields(), accessor(want).GetManagedFields()) {
+				t.Fatalf("%v applied to %v:\n%v, want\n%v", conf, live, accessor(got).GetManagedFields(), accessor(want).GetManagedFields())
+			}
+			a, b := got.DeepCopyObject(), want.DeepCopyObject()
+			accessor(a).SetManagedFields(nil)
+			accessor(b).SetManagedFields(nil)
+			if !apiequality.Semantic.DeepEqual(a, b) {
+				t.Fatalf("%v applied to %v gives\n%v, want\n%v", conf, live, a, b)
+			}
+		}
+		live = want
+	}
+	return fast, hit
 }
 
 func sameEntries(a, b []metav1.ManagedFieldsEntry) bool {

@@ -3,7 +3,10 @@ package apiserver
 import (
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -11,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 
+	"github.com/coxswain/cox/apiserver/fields"
 	"github.com/coxswain/cox/apiserver/patch"
 	"github.com/coxswain/cox/apiserver/wire"
 )
@@ -69,13 +73,13 @@ func (t *transaction) patcher(head *wire.Head, make func() runtime.Object) *patc
 func (p *patcher) apply(obj runtime.Object) (runtime.Object, error) {
 	out := p.make()
 	var strict []error
-	var shown string // what an error shows as the patch
 	var err error
+	shown := string(p.t.req.Patch) // in errors
 	if p.t.req.PatchType == types.JSONPatchType {
-		shown = string(p.t.req.Patch)
 		strict, err = p.applyJSON(obj, out)
+	} else if typed, dups, ok := p.applyTyped(obj); ok {
+		out, strict = typed, dups
 	} else {
-		shown = string(p.t.req.Patch)
 		strict, err = p.applyMap(obj, out)
 	}
 	if err != nil {
@@ -121,6 +125,36 @@ func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
 		return nil, badPatch(string(changed), err)
 	}
 	return strict, nil
+}
+
+// applyTyped applies a patch that only sets and clears fields. It answers most
+// patches at a fraction of the cost of applyMap, to which it leaves the rest.
+func (p *patcher) applyTyped(obj runtime.Object) (out runtime.Object, strict []error, ok bool) {
+	if _, custom := obj.(*unstructured.Unstructured); custom {
+		return nil, nil, false
+	}
+	doc, strict, err := patch.Decode(p.t.req.Patch)
+	if err != nil {
+		return nil, nil, false
+	}
+	out = copyToWrite(obj)
+	out.GetObjectKind().SetGroupVersionKind(p.head.GVK)
+	return out, strict, patch.Onto(out, doc, p.t.req.PatchType == types.StrategicMergePatchType)
+}
+
+// copyToWrite copies obj but for its managedFields, which are replaced and
+// never changed, and so can be shared.
+func copyToWrite(obj runtime.Object) runtime.Object {
+	bare := wire.Shallow(obj)
+	m, ok := bare.(metav1.Object)
+	if !ok {
+		return obj.DeepCopyObject()
+	}
+	entries := m.GetManagedFields()
+	m.SetManagedFields(nil)
+	out := bare.DeepCopyObject()
+	out.(metav1.Object).SetManagedFields(entries)
+	return out
 }
 
 func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
@@ -197,6 +231,11 @@ func (u *updating) prepareApply() error {
 }
 
 func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, error) {
+	if cur != nil {
+		if obj, ok := u.applyTyped(cur, conf); ok {
+			return obj, nil
+		}
+	}
 	live := cur
 	if live == nil {
 		live = u.res.New()
@@ -213,6 +252,56 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 	}
 	wire.ClearKind(obj)
 	return obj, nil
+}
+
+// applyTyped applies a configuration that only sets fields, to which its owner
+// has a known right, as applyTo would.
+func (u *updating) applyTyped(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, bool) {
+	t, manager := u.res.tracking(u.req.Subresource), u.fieldManager()
+	if t.memo == nil || u.res.custom || conf.GroupVersionKind() != u.res.view.GroupVersionKind {
+		return nil, false
+	}
+	if _, migrates := accessor(cur).GetAnnotations()[corev1.LastAppliedConfigAnnotation]; migrates {
+		return nil, false // of kubectl's two ways to apply, one continues the other
+	}
+	obj := copyToWrite(cur)
+	change, ok := patch.Apply(obj, conf.Object)
+	if !ok {
+		return nil, false
+	}
+	obj.GetObjectKind().SetGroupVersionKind(u.res.view.GroupVersionKind)
+	(&viewConverter{u.res.kind}).Default(obj)
+	live, before := wire.Shallow(cur), accessor(cur).GetManagedFields()
+	live.GetObjectKind().SetGroupVersionKind(u.res.Hub)
+	after, ok := t.memo.Apply(live, change, before, manager, u.req.Options.Force, u.now(), t.compute(live, live, manager),
+		func(before []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, bool) {
+			return t.applied(live, obj, conf, before, manager, u.req.Options.Force)
+		})
+	if !ok {
+		return nil, false
+	}
+	accessor(obj).SetManagedFields(after)
+	wire.ClearKind(obj)
+	return obj, true
+}
+
+// applied has the library apply a configuration to live with the entries
+// before. ok says that the result is obj and that the manager gives no field
+// up, which could go with it.
+func (t *tracker) applied(live, obj runtime.Object, conf *unstructured.Unstructured, before []metav1.ManagedFieldsEntry, manager string, force bool) ([]metav1.ManagedFieldsEntry, bool) {
+	was := wire.Shallow(live)
+	accessor(was).SetManagedFields(before)
+	got, err := t.fm.Apply(was, conf.DeepCopy(), manager, force)
+	if err != nil {
+		return nil, false
+	}
+	after := accessor(got).GetManagedFields()
+	a, b := wire.Shallow(got), wire.Shallow(obj)
+	for _, o := range []runtime.Object{a, b} {
+		accessor(o).SetManagedFields(nil)
+		o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return after, apiequality.Semantic.DeepEqual(a, b) && fields.Keeps(before, after)
 }
 
 // sharesWith says that nothing was applied and obj may be a view of cur.

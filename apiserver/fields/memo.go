@@ -1,6 +1,7 @@
 package fields
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"reflect"
@@ -10,6 +11,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/coxswain/cox/apiserver/fields/shape"
 )
@@ -57,22 +59,80 @@ type Compute func(before []metav1.ManagedFieldsEntry, same bool) []metav1.Manage
 // changes that cannot be remembered. live and obj, of one type, are only read;
 // the entries that are returned share memory and are read only.
 func (m *Memo) Update(live, obj runtime.Object, before []metav1.ManagedFieldsEntry, manager string, now metav1.Time, compute Compute) (after []metav1.ManagedFieldsEntry, ok bool) {
-	key, n, ok := m.key(live, obj, before, manager)
-	if !ok {
+	key, ok := m.start(before, manager)
+	if !ok || !m.sound(live, before, compute) {
+		return nil, false
+	}
+	if live.(metav1.Object).GetUID() == "" {
+		key = append(key, byNew)
+	} else {
+		key = append(key, byUpdate)
+	}
+	old, is := reflect.ValueOf(live), reflect.ValueOf(obj)
+	if old.Type() != is.Type() || old.Kind() != reflect.Pointer {
+		return nil, false
+	}
+	if key, _, ok = shape.Append(key, old.Elem(), is.Elem()); !ok {
 		return nil, false
 	}
 	owners, found := m.get(key)
 	if !found {
-		if !m.sound(key[:n], before, compute) {
-			return nil, false
-		}
-		owners = trace(before, func(e []metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry { return compute(e, false) })
+		owners, _ = trace(before, func(e []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, bool) {
+			return compute(e, false), true
+		})
 		m.put(string(key), owners)
 	}
-	if len(owners) == 0 {
-		return nil, true
+	return stamp(owners, before, now), true
+}
+
+// Apply is Update for a server-side apply: change describes what the
+// configuration does to the object, and apply works the result out, or says
+// that the description is not all that the result depends on. live is the
+// object before, compute what Update would ask.
+func (m *Memo) Apply(live runtime.Object, change []byte, before []metav1.ManagedFieldsEntry, manager string, force bool, now metav1.Time, compute Compute,
+	apply func(before []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, bool)) (after []metav1.ManagedFieldsEntry, ok bool) {
+	key, ok := m.start(before, manager)
+	if !ok || len(before) == 0 || !m.sound(live, before, compute) {
+		return nil, false
 	}
-	after = make([]metav1.ManagedFieldsEntry, len(owners))
+	if force {
+		key = append(key, byForce)
+	} else {
+		key = append(key, byApply)
+	}
+	key = append(key, change...)
+	owners, found := m.get(key)
+	if !found {
+		if owners, ok = trace(before, apply); !ok {
+			owners = doubt
+		}
+		m.put(string(key), owners)
+	}
+	if len(owners) == 1 && owners[0].from == doubtful {
+		return nil, false
+	}
+	return stamp(owners, before, now), true
+}
+
+// Ways in which an object changes.
+const (
+	byNew = iota
+	byUpdate
+	byApply
+	byForce
+)
+
+// doubtful marks what is remembered not to be known.
+const doubtful = -2
+
+var doubt = []owner{{from: doubtful}}
+
+// stamp sets the times of entries and puts them in order.
+func stamp(owners []owner, before []metav1.ManagedFieldsEntry, now metav1.Time) []metav1.ManagedFieldsEntry {
+	if len(owners) == 0 {
+		return nil
+	}
+	after := make([]metav1.ManagedFieldsEntry, len(owners))
 	for i, o := range owners {
 		after[i] = o.ManagedFieldsEntry
 		if o.from < 0 {
@@ -82,24 +142,27 @@ func (m *Memo) Update(live, obj runtime.Object, before []metav1.ManagedFieldsEnt
 		}
 	}
 	slices.SortStableFunc(after, order)
-	return after, true
+	return after
 }
 
 // sound reports whether entries stay as they are when nothing changes. Those
 // of an older schema are adapted to what is in the object, which the
 // description of a change does not say.
-func (m *Memo) sound(key []byte, before []metav1.ManagedFieldsEntry, compute Compute) bool {
+func (m *Memo) sound(live runtime.Object, before []metav1.ManagedFieldsEntry, compute Compute) bool {
 	if len(before) == 0 {
 		return true
 	}
-	key = append(slices.Clone(key), "sound"...)
+	key, ok := m.start(before, "")
+	if !ok {
+		return false
+	}
 	verdict, found := m.get(key)
 	if !found {
 		after := compute(before, true)
 		if !slices.EqualFunc(before, after, func(a, b metav1.ManagedFieldsEntry) bool {
 			return b.FieldsV1 != nil && string(a.FieldsV1.Raw) == string(b.FieldsV1.Raw) && order(a, b) == 0
 		}) {
-			verdict = []owner{{}}
+			verdict = doubt
 		}
 		m.put(string(key), verdict)
 	}
@@ -107,14 +170,15 @@ func (m *Memo) sound(key []byte, before []metav1.ManagedFieldsEntry, compute Com
 }
 
 // trace runs compute on entries whose times tell where they come from.
-func trace(before []metav1.ManagedFieldsEntry, compute func([]metav1.ManagedFieldsEntry) []metav1.ManagedFieldsEntry) []owner {
+func trace(before []metav1.ManagedFieldsEntry, compute func([]metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, bool)) ([]owner, bool) {
 	marked := slices.Clone(before)
 	for i := range marked {
 		t := metav1.NewTime(time.Unix(int64(i)+1, 0))
 		marked[i].Time = &t
 	}
+	after, ok := compute(marked)
 	var out []owner
-	for _, e := range compute(marked) {
+	for _, e := range after {
 		o := owner{ManagedFieldsEntry: e, from: -1}
 		if e.Time != nil {
 			if i := e.Time.Unix() - 1; i >= 0 && i < int64(len(before)) {
@@ -124,7 +188,34 @@ func trace(before []metav1.ManagedFieldsEntry, compute func([]metav1.ManagedFiel
 		o.Time = nil
 		out = append(out, o)
 	}
-	return out
+	return out, ok
+}
+
+// Keeps says that no one who has applied fields before has fewer after.
+func Keeps(before, after []metav1.ManagedFieldsEntry) bool {
+	for i := range before {
+		if before[i].Operation != metav1.ManagedFieldsOperationApply {
+			continue
+		}
+		kept := false
+		for j := range after {
+			a, b := &before[i], &after[j]
+			kept = kept || a.Manager == b.Manager && a.Operation == b.Operation && a.Subresource == b.Subresource && within(a, b)
+		}
+		if !kept {
+			return false
+		}
+	}
+	return true
+}
+
+// within says that all fields of a are b's.
+func within(a, b *metav1.ManagedFieldsEntry) bool {
+	var x, y fieldpath.Set
+	if x.FromJSON(bytes.NewReader(a.FieldsV1.Raw)) != nil || y.FromJSON(bytes.NewReader(b.FieldsV1.Raw)) != nil {
+		return false
+	}
+	return x.Difference(&y).Empty()
 }
 
 // order is that of managedFields: by operation, then by time.
@@ -140,38 +231,36 @@ func unix(t *metav1.Time) int64 {
 	return t.Unix()
 }
 
-// key describes the change and all else that the owners depend on; its first n
-// bytes are about the entries before.
-func (m *Memo) key(live, obj runtime.Object, before []metav1.ManagedFieldsEntry, manager string) (key []byte, n int, ok bool) {
-	old, is := reflect.ValueOf(live), reflect.ValueOf(obj)
-	if len(before) >= capped || old.Type() != is.Type() || old.Kind() != reflect.Pointer {
-		return nil, 0, false
+// start begins a key with who makes a change and the entries before it.
+func (m *Memo) start(before []metav1.ManagedFieldsEntry, manager string) (key []byte, ok bool) {
+	if len(before) >= capped {
+		return nil, false
 	}
 	key = make([]byte, 0, 1024)
 	add := func(s string) {
 		key = binary.AppendUvarint(key, uint64(len(s)))
 		key = append(key, s...)
 	}
+	add(manager)
 	key = append(key, byte(len(before)))
 	for i := range before {
 		e := &before[i]
 		if e.APIVersion != m.version || e.FieldsV1 == nil || e.FieldsType != "FieldsV1" || e.Time == nil {
-			return nil, 0, false // of another version, or not ours
+			return nil, false // of another version, or not ours
 		}
 		add(e.Manager)
 		add(string(e.Operation))
 		add(e.Subresource)
 		add(string(e.FieldsV1.Raw))
 	}
-	n = len(key)
-	add(manager)
-	if live.(metav1.Object).GetUID() == "" { // a new object
-		key = append(key, 1)
-	} else {
-		key = append(key, 0)
-	}
-	key, _, ok = shape.Append(key, old.Elem(), is.Elem())
-	return key, n, ok
+	return key, true
+}
+
+// Size is about how many bytes are remembered.
+func (m *Memo) Size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.size
 }
 
 func (m *Memo) get(key []byte) ([]owner, bool) {
