@@ -31,9 +31,11 @@ func (k *Kubelet) newClaims() error {
 func (k *Kubelet) runPlugins(ctx context.Context) {
 	run := func(what string, f func() error) {
 		k.ops.Go(func() {
-			if err := f(); err != nil && ctx.Err() == nil {
-				k.log.Error("a service of the kubelet ended", "service", what, "error", err)
-			}
+			k.guard(what, func() {
+				if err := f(); err != nil && ctx.Err() == nil {
+					k.log.Error("a service of the kubelet ended", "service", what, "error", err)
+				}
+			})
 		})
 	}
 	run("device plugins", func() error { return k.devices.Run(ctx) })

@@ -175,10 +175,23 @@ func (m *Manager) ensure(group string, r Resources) error {
 	return nil
 }
 
-// RemovePod deletes a pod's group.
+// RemovePod deletes a pod's group. Processes that are still in it are killed:
+// the runtime says that there are none, so nobody else will, and the caller's
+// next try finds them gone.
 func (m *Manager) RemovePod(c Class, pod string) error {
-	if err := m.a.remove(m.Group(c, pod)); err != nil {
-		return fmt.Errorf("remove cgroup %s: %w", m.Group(c, pod), err)
+	group := m.Group(c, pod)
+	err := m.a.remove(group)
+	if errors.Is(err, unix.EBUSY) {
+		pids, perr := cgroup.Procs(group)
+		err = errors.Join(err, perr)
+		for _, pid := range pids {
+			if kerr := unix.Kill(pid, unix.SIGKILL); kerr != nil && kerr != unix.ESRCH {
+				err = errors.Join(err, fmt.Errorf("kill left-over process %d: %w", pid, kerr))
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("remove cgroup %s: %w", group, err)
 	}
 	return nil
 }

@@ -170,7 +170,9 @@ func (m *Manager) connect(ctx context.Context, name, socket string, options *plu
 
 func (e *endpoint) close() {
 	e.cancel()
-	e.conn.Close()
+	if e.conn != nil { // one of the checkpoint has none
+		e.conn.Close()
+	}
 }
 
 // follow takes in what a plugin lists until it goes.

@@ -180,6 +180,11 @@ func TestPlugin(t *testing.T) {
 		t.Errorf("without its plugin: %d devices, %d healthy", all, ok)
 	}
 	stop()
+	restarted, _, end := manager(t, dir)
+	if all, ok := amounts(restarted); all != 4 || ok != 0 {
+		t.Errorf("after a restart: %d devices, %d healthy", all, ok)
+	}
+	end()
 	again, err := New(Config{Dir: dir, Changed: func() {}, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{}})
 	if err != nil {
 		t.Fatal(err)

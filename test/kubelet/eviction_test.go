@@ -49,7 +49,9 @@ func TestNodePressure(t *testing.T) {
 	w.until("small", "ready", isReady)
 	w.stop()
 	w.change = func(c *kubelet.Config) {
-		c.Eviction = kubelet.Thresholds{NodeFS: 0.9999, Transition: time.Hour}
+		c.Eviction = kubelet.Eviction{
+			Thresholds: []kubelet.Threshold{{Signal: kubelet.SignalNodeFS, Limit: kubelet.Amount{Share: 0.9999}}}, Transition: time.Hour,
+		}
 		c.ContainerLogDir = links
 	}
 	w.startKubelet()

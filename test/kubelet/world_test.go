@@ -357,3 +357,30 @@ func (w *world) podLog(p *corev1.Pod, container string, attempt int) string {
 	}
 	return out.String()
 }
+
+// eventually waits until something is so.
+func (w *world) eventually(what string, so func() bool) {
+	w.t.Helper()
+	for range 400 {
+		if so() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Fatalf("waited in vain: %s", what)
+}
+
+// containerFile reads a file of the cgroup of a pod's first container.
+func (w *world) containerFile(p *corev1.Pod, controller, name string) string {
+	w.t.Helper()
+	_, id, _ := strings.Cut(p.Status.ContainerStatuses[0].ContainerID, "://")
+	var b []byte
+	for _, mount := range []string{"/sys/fs/cgroup/" + controller, "/sys/fs/cgroup"} {
+		var err error
+		if b, err = os.ReadFile(filepath.Join(mount, w.kubelet.ContainerGroup(p, id), name)); err == nil {
+			return string(b)
+		}
+	}
+	w.t.Errorf("the container's cgroup has no file %s", name)
+	return ""
+}
