@@ -9,7 +9,6 @@ import (
 	"os"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
-	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin"
 	"github.com/containerd/containerd/v2/pkg/shim"
 
 	"github.com/coxswain/cox/cni"
@@ -20,5 +19,6 @@ func main() {
 		cni.Main()
 		return
 	}
-	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+	registerTasks()
+	shim.RunShim(context.Background(), whole{manager.NewShimManager("io.containerd.runc.v2")})
 }

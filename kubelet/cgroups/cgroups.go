@@ -13,6 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/coxswain/cox/internal/cgroup"
 )
 
 // Class is a quality-of-service class.

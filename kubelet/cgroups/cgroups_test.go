@@ -3,9 +3,12 @@ package cgroups
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/coxswain/cox/internal/cgroup"
 )
 
 func TestParseMounts(t *testing.T) {
@@ -133,6 +136,20 @@ func TestReal(t *testing.T) {
 	pods, err := m.Pods()
 	if err != nil || fmt.Sprint(pods) != "map[0:[poda]]" {
 		t.Errorf("pods %v, %v", pods, err)
+	}
+	// A process that the runtime has lost does not keep the group.
+	lost := exec.Command("sleep", "1000")
+	if err := lost.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cgroup.Enter(m.Group(Guaranteed, "poda"), lost.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	if err := m.RemovePod(Guaranteed, "poda"); err == nil {
+		t.Error("a group with a process in it was removed")
+	}
+	if err := lost.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the process in the group ended with %v", err)
 	}
 	for range 2 {
 		if err := m.RemovePod(Guaranteed, "poda"); err != nil {

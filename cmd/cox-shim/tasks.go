@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// registerTasks makes the shim serve its pod's containers.
+func registerTasks() {
+	registry.Register(&plugin.Registration{
+		Type: plugins.TTRPCPlugin, ID: "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+			if err != nil {
+				return nil, err
+			}
+			down, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+			if err != nil {
+				return nil, err
+			}
+			inner, err := task.NewTaskService(ic.Context, publisher.(shim.Publisher), down.(shutdown.Service))
+			if err != nil {
+				return nil, err
+			}
+			return &tasks{TTRPCTaskService: inner, end: down.(shutdown.Service).Shutdown}, nil
+		},
+	})
+}
+
+// tasks serves containerd's task API and ends the shim with its last
+// container. containerd itself asks for that only when it deletes the sandbox's
+// own container, and in vain while others are left: so a shim whose sandbox
+// died first would run for ever.
+type tasks struct {
+	taskapi.TTRPCTaskService
+	end func()
+
+	mu   sync.Mutex
+	here map[string]bool // the containers, by ID
+	// refused says that the shim was asked to end while containers were left.
+	refused bool
+}
+
+// RegisterTTRPC serves the tasks.
+func (t *tasks) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, t)
+	return nil
+}
+
+// Create makes a container.
+func (t *tasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	res, err := t.TTRPCTaskService.Create(ctx, r)
+	if err == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.here == nil {
+			t.here = map[string]bool{}
+		}
+		t.here[r.ID] = true
+	}
+	return res, err
+}
+
+// answerTime is what the answer to the last request gets to leave.
+const answerTime = 100 * time.Millisecond
+
+// Delete deletes a container, or a further process of one.
+func (t *tasks) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	res, err := t.TTRPCTaskService.Delete(ctx, r)
+	if err == nil && r.ExecID == "" {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.here, r.ID)
+		if t.refused && len(t.here) == 0 {
+			time.AfterFunc(answerTime, t.end)
+		}
+	}
+	return res, err
+}
+
+// Shutdown ends the shim unless containers are left; then the deletion of the
+// last one does.
+func (t *tasks) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*emptypb.Empty, error) {
+	t.mu.Lock()
+	t.refused = len(t.here) > 0
+	t.mu.Unlock()
+	return t.TTRPCTaskService.Shutdown(ctx, r)
+}
