@@ -20,8 +20,9 @@ type custom struct {
 	routes  sync.Map // schema.GroupVersionResource -> func() *resource
 	changes atomic.Int64
 
-	mu    sync.Mutex
-	kinds map[schema.GroupResource]*api.Kind
+	mu     sync.Mutex
+	kinds  map[schema.GroupResource]*api.Kind
+	hidden map[schema.GroupResource]bool // from discovery
 }
 
 func (c *custom) find(gvr schema.GroupVersionResource) (*resource, bool) {
@@ -41,16 +42,18 @@ func (c *custom) shown() []*api.Kind {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]*api.Kind, 0, len(c.kinds))
-	for _, k := range c.kinds {
-		out = append(out, k)
+	for gr, k := range c.kinds {
+		if !c.hidden[gr] {
+			out = append(out, k)
+		}
 	}
 	return out
 }
 
 // AddKind serves a kind that is not in the table from now on, in place of the
 // row that had its resource before. hook runs in its writes. Who makes the rows
-// ends the old one's watches (store.Forget). A resource of the table cannot be
-// replaced: false.
+// ends the old one's watches (store.Forget). A new resource is not in discovery
+// before ShowKind. A resource of the table cannot be replaced: false.
 func (s *Server) AddKind(k *api.Kind, hook Hook) bool {
 	for i := range k.Views {
 		if _, taken := s.routes[k.Views[i].GroupVersion().WithResource(k.Resource)]; taken {
@@ -71,7 +74,10 @@ func (s *Server) AddKind(k *api.Kind, hook Hook) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.kinds == nil {
-		c.kinds = map[schema.GroupResource]*api.Kind{}
+		c.kinds, c.hidden = map[schema.GroupResource]*api.Kind{}, map[schema.GroupResource]bool{}
+	}
+	if c.kinds[k.GR()] == nil {
+		c.hidden[k.GR()] = true
 	}
 	c.dropRoutes(c.kinds[k.GR()], k)
 	c.kinds[k.GR()] = k
@@ -89,6 +95,20 @@ func (s *Server) AddKind(k *api.Kind, hook Hook) bool {
 	return true
 }
 
+// ShowKind lets discovery tell of a resource that AddKind has added; it says
+// whether that is news.
+func (s *Server) ShowKind(gr schema.GroupResource) bool {
+	c := &s.custom
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news := c.hidden[gr]
+	delete(c.hidden, gr)
+	if news {
+		c.changes.Add(1)
+	}
+	return news
+}
+
 // RemoveKind ends the serving of a kind that AddKind has added.
 func (s *Server) RemoveKind(gr schema.GroupResource) {
 	c := &s.custom
@@ -97,6 +117,7 @@ func (s *Server) RemoveKind(gr schema.GroupResource) {
 	if k := c.kinds[gr]; k != nil {
 		c.dropRoutes(k, nil)
 		delete(c.kinds, gr)
+		delete(c.hidden, gr)
 		c.changes.Add(1)
 	}
 }

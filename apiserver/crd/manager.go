@@ -143,7 +143,8 @@ func (m *Manager) reconcile(ctx context.Context, name string) (time.Duration, er
 	next := d.DeepCopy()
 	changed := judgeNames(next, takenBy(others))
 	if apiextensions.Is(next, extv1.Established) {
-		// Served before it says so: who waits for the condition may go on.
+		// Served before it says so: who waits for the condition may go on. Listed
+		// after it says so: who waits for discovery finds the definition settled.
 		m.serve(next)
 	}
 	if changed {
@@ -166,6 +167,7 @@ func (m *Manager) serve(d *extv1.CustomResourceDefinition) {
 	defer m.mu.Unlock()
 	old := m.served[d.Name]
 	if old != nil && sameRow(old.crd, d) {
+		m.show(old.row, d)
 		return
 	}
 	var webhook *converter
@@ -183,10 +185,19 @@ func (m *Manager) serve(d *extv1.CustomResourceDefinition) {
 		return
 	}
 	m.served[d.Name] = &serving{def, row}
+	m.show(row, d)
 	if old != nil {
 		m.cfg.Forget(old.row)
 	}
 	m.tell()
+}
+
+// show lists a row in discovery once the store has its definition as
+// established.
+func (m *Manager) show(row *api.Kind, d *extv1.CustomResourceDefinition) {
+	if known, ok := m.all.Get("", d.Name); ok && apiextensions.Is(known, extv1.Established) && m.cfg.Server.ShowKind(row.GR()) {
+		m.tell()
+	}
 }
 
 // sameRow says that two states of a definition make the same row.

@@ -3,6 +3,7 @@ package crd_test
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"strings"
@@ -107,6 +108,26 @@ func TestDefinitionIsEstablished(t *testing.T) {
 	_, all, _ := w.do("GET", "/apis", "", "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
 	if !strings.Contains(all, `"stable.example.com"`) {
 		t.Errorf("aggregated discovery lacks the group: %.300s", all)
+	}
+}
+
+// TestDiscoverySettled: who finds a resource in discovery finds its definition
+// settled: established, and not about to be written again.
+func TestDiscoverySettled(t *testing.T) {
+	w := newWorld(t)
+	for i := range 20 {
+		name := fmt.Sprintf("settled%ds", i)
+		w.ok("POST", definitionsPath, strings.NewReplacer("crontabs", name, "crontab", name[:len(name)-1], "CronTab", fmt.Sprintf("Settled%d", i), "[ct]", "[]").Replace(cronTabs))
+		w.until("/apis/stable.example.com/v1", func(u *unstructured.Unstructured) bool {
+			text, _ := json.Marshal(u)
+			return strings.Contains(string(text), `"`+name+`"`)
+		})
+		d := w.ok("GET", definitionsPath+"/"+name+".stable.example.com", "")
+		if got := condition(d, "Established"); got != "True InitialNamesAccepted" {
+			t.Fatalf("%s is listed, but established: %q", name, got)
+		}
+		text, _ := json.Marshal(d)
+		w.ok("PUT", definitionsPath+"/"+d.GetName(), string(text), "Content-Type: application/json")
 	}
 }
 
