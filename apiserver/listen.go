@@ -120,6 +120,9 @@ func (s *Server) leaving(h http.Header, r *http.Request) {
 	}
 }
 
+// lastWord is how long it may take to tell a client that its time is over.
+const lastWord = 5 * time.Second
+
 // unstick keeps a client that sends or reads too slowly from holding a request
 // for longer than its time: when ctx ends, what waits for the client fails.
 // Call stop before ctx is cancelled for another reason.
@@ -127,7 +130,7 @@ func unstick(ctx context.Context, w http.ResponseWriter) (stop func() bool) {
 	return context.AfterFunc(ctx, func() {
 		rc, now := http.NewResponseController(w), time.Now()
 		_ = rc.SetReadDeadline(now)
-		_ = rc.SetWriteDeadline(now)
+		_ = rc.SetWriteDeadline(now.Add(lastWord))
 	})
 }
 
