@@ -339,3 +339,58 @@ func TestUnionDoesNotChangeSharedGroups(t *testing.T) {
 		t.Error("a bad credential became anonymous")
 	}
 }
+
+// A token in a secret is good as long as the secret holds it and its account
+// is the one it was made for.
+func TestLegacyTokens(t *testing.T) {
+	w, other := newWorld(t), newWorld(t)
+	legacy := satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot", UID: string(w.sa.UID)}
+	mint := func(w *world, l satoken.Legacy) string {
+		t.Helper()
+		tok, err := w.issuer.SignLegacy(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tok
+	}
+	token := mint(w, legacy)
+	put := func(change func(*corev1.Secret)) {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s", Labels: map[string]string{labelLastUsed: w.now.UTC().Format(time.DateOnly)}},
+			Type: corev1.SecretTypeServiceAccountToken, Data: map[string][]byte{"token": []byte(token)}}
+		if change != nil {
+			change(s)
+		}
+		doortest.Put(&w.door, client.Secrets, s)
+	}
+	try := func(token string) (client.User, error) {
+		u, _, err := w.auth.Authenticate(bearer(token))
+		return u, err
+	}
+	if _, err := try(token); err == nil || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("without its secret: %v", err)
+	}
+	put(nil)
+	u, err := try(token)
+	if err != nil || u.Name != "system:serviceaccount:ns:bot" || u.UID != string(w.sa.UID) || !slices.Contains(u.Groups, "system:serviceaccounts:ns") || u.Extra != nil {
+		t.Errorf("got %+v, %v", u, err)
+	}
+	for name, tc := range map[string]struct {
+		change func(*corev1.Secret)
+		token  string
+		why    string
+	}{
+		"another token":   {func(s *corev1.Secret) { s.Data["token"] = []byte("x") }, token, "no longer holds"},
+		"of another type": {func(s *corev1.Secret) { s.Type = "Opaque" }, token, "no longer holds"},
+		"ending":          {func(s *corev1.Secret) { s.DeletionTimestamp = &metav1.Time{Time: w.now} }, token, "no longer holds"},
+		"withdrawn":       {func(s *corev1.Secret) { s.Labels[labelInvalid] = "2026-01-01" }, token, "2026-01-01"},
+		"another account": {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot", UID: "old"}), "another one"},
+		"no account":      {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "joe", UID: "u"}), "gone"},
+		"lacks the uid":   {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot"}), "lacks"},
+		"another cluster": {nil, mint(other, legacy), "unknown key"},
+	} {
+		put(tc.change)
+		if u, err := try(tc.token); err == nil || !strings.Contains(err.Error(), tc.why) {
+			t.Errorf("%s: got %+v, %v", name, u, err)
+		}
+	}
+}

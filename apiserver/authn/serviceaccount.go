@@ -55,7 +55,7 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 		var err error
 		claims, err = s.issuer.Verify(token)
 		if errors.Is(err, satoken.ErrForeign) {
-			return nil, false, nil
+			return s.legacy(ctx, token, audiences)
 		}
 		if err != nil {
 			return nil, false, err

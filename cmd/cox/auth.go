@@ -140,6 +140,11 @@ func (cp *controlPlane) openUsers(issuer *satoken.Issuer, audiences []string) (*
 	return &users{tokens: authn.TokenUnion(all...), anonymous: configured.Anonymous(), run: configured.Run}, nil
 }
 
+// mint makes the token of a secret of a service account.
+func (cp *controlPlane) mint(namespace, secret, account, uid string) (string, error) {
+	return cp.issuer.SignLegacy(satoken.Legacy{Namespace: namespace, Secret: secret, Account: account, UID: uid})
+}
+
 // openOIDC reads what the file or the flags say of issuers and of anonymous
 // users.
 func (cp *controlPlane) openOIDC(issuer *satoken.Issuer, audiences []string) (*oidc.Authenticator, error) {

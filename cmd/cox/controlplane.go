@@ -85,6 +85,7 @@ type controlPlane struct {
 	store   *store.Store
 	table   *api.Table
 	crypt   *encryption.Encryption // nil: nothing is encrypted at rest
+	issuer  *satoken.Issuer
 	server  *apiserver.Server
 	rbac    *rbac.Authorizer
 	nodes   *node.Authorizer
@@ -153,6 +154,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	if err != nil {
 		return fmt.Errorf("service account tokens: %w", err)
 	}
+	cp.issuer = issuer
 	audiences := []string{issuerURL}
 	users, err := cp.openUsers(issuer, audiences)
 	if err != nil {

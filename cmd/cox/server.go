@@ -299,6 +299,8 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
 			RootCA:       bundle.CA.PEM(),
+			Mint:         cp.mint,
+			Tokens:       door,
 			Signing:      signing,
 			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
 			Log:          s.log.With("component", "controller-manager"),

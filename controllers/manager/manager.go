@@ -39,6 +39,7 @@ import (
 	"github.com/coxswain/cox/controllers/resourcequota"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
+	"github.com/coxswain/cox/controllers/serviceaccounttoken"
 	"github.com/coxswain/cox/controllers/statefulset"
 	"github.com/coxswain/cox/controllers/tainteviction"
 	"github.com/coxswain/cox/controllers/volumebinder"
@@ -68,6 +69,11 @@ type Config struct {
 	// NodeMaskIPv6 are the sizes of the parts; 0 is 24 and 64.
 	ClusterCIDRs               []netip.Prefix
 	NodeMaskIPv4, NodeMaskIPv6 int
+	// Mint makes the tokens of secrets that ask for a service account's; nil
+	// leaves such secrets alone. Tokens is the door for that, which needs the
+	// rights of system:kube-controller-manager.
+	Mint   serviceaccounttoken.Mint
+	Tokens client.Interface
 	// Nodes are the settings of the node lifecycle; the zero value means
 	// upstream's defaults.
 	Nodes nodelifecycle.Settings
@@ -140,6 +146,12 @@ func parts(cfg *Config) ([]part, error) {
 	if cfg.RootCA != nil {
 		out = append(out, part{"rootca", "root-ca-cert-publisher", as(func(env controllers.Env) (*rootca.Controller, error) {
 			return rootca.New(env, cfg.RootCA)
+		})})
+	}
+	if cfg.Mint != nil {
+		out = append(out, part{"serviceaccount-token-controller", "service-account-token-controller", as(func(env controllers.Env) (*serviceaccounttoken.Controller, error) {
+			env.Client = cfg.Tokens // it has no service account of its own
+			return serviceaccounttoken.New(env, cfg.RootCA, cfg.Mint)
 		})})
 	}
 	if cfg.Discovery != nil {

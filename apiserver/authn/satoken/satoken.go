@@ -186,6 +186,24 @@ func (i *Issuer) Verify(token string) (*Claims, error) {
 	if err != nil {
 		return nil, errors.New("malformed service-account token")
 	}
+	verified, err := i.verified(jws)
+	if err != nil {
+		return nil, err
+	}
+	c := &Claims{}
+	if err := json.Unmarshal(verified, c); err != nil {
+		return nil, errors.New("malformed claims in service-account token")
+	}
+	k := &c.Kubernetes
+	if k.Namespace == "" || k.ServiceAccount.Name == "" || k.ServiceAccount.UID == "" ||
+		c.Subject != "system:serviceaccount:"+k.Namespace+":"+k.ServiceAccount.Name {
+		return nil, errors.New("service-account token lacks required claims")
+	}
+	return c, nil
+}
+
+// verified returns the payload that one of the issuer's keys has signed.
+func (i *Issuer) verified(jws *jose.JSONWebSignature) ([]byte, error) {
 	keys := i.keys
 	if id := jws.Signatures[0].Header.KeyID; id != "" {
 		k, ok := i.byID[id]
@@ -198,20 +216,9 @@ func (i *Issuer) Verify(token string) (*Claims, error) {
 		if jws.Signatures[0].Header.Algorithm != k.Algorithm {
 			continue
 		}
-		verified, err := jws.Verify(k.Key)
-		if err != nil {
-			continue
+		if payload, err := jws.Verify(k.Key); err == nil {
+			return payload, nil
 		}
-		c := &Claims{}
-		if err := json.Unmarshal(verified, c); err != nil {
-			return nil, errors.New("malformed claims in service-account token")
-		}
-		k := &c.Kubernetes
-		if k.Namespace == "" || k.ServiceAccount.Name == "" || k.ServiceAccount.UID == "" ||
-			c.Subject != "system:serviceaccount:"+k.Namespace+":"+k.ServiceAccount.Name {
-			return nil, errors.New("service-account token lacks required claims")
-		}
-		return c, nil
 	}
 	return nil, errors.New("invalid signature of service-account token")
 }
