@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,6 +61,14 @@ func (h *httpCall) watch() {
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
+// gather is how long after a write events are gathered before the next one. An
+// event by itself is sent at once; a burst goes out in few writes, each of which
+// costs more than the events in it.
+const gather = 4 * time.Millisecond
+
+// frames are the buffers that streams write from; an idle stream holds none.
+var frames = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
 // stream writes events as they come. What has gathered meanwhile is written
 // and flushed at once.
 func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
@@ -68,8 +77,8 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 		return
 	}
 	f := &framer{h: h}
-	var buf []byte
 	slow := stickiness{w: h.w}
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -77,40 +86,25 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 		case <-h.srv.away.Done():
 			return
 		case ev, ok := <-w.Events():
-			buf = buf[:0]
-			for more := true; more; {
-				if !ok {
-					break
-				}
-				if buf, ok = f.append(buf, ev), ev.Type != store.Error; !ok {
-					break
-				}
-				if len(buf) > 64<<10 {
-					break
-				}
-				select {
-				case ev, ok = <-w.Events():
-				default:
-					more = false
-				}
-			}
-			if len(buf) > 0 {
-				slow.begin()
-				_, err := h.w.Write(buf)
-				if err == nil {
-					err = rc.Flush()
-				}
-				slow.end()
-				if err != nil {
-					return
-				}
-			}
 			if !ok {
 				return
 			}
-			if cap(buf) > 1<<20 {
-				buf = nil
+			buf := frames.Get().(*[]byte)
+			more := f.drain(ctx, buf, ev, w.Events(), gather-time.Since(last))
+			slow.begin()
+			_, err := h.w.Write(*buf)
+			if err == nil {
+				err = rc.Flush()
 			}
+			slow.end()
+			if cap(*buf) <= 256<<10 {
+				*buf = (*buf)[:0]
+				frames.Put(buf)
+			}
+			if err != nil || !more {
+				return
+			}
+			last = time.Now()
 		}
 	}
 }
@@ -120,6 +114,44 @@ type framer struct {
 	h      *httpCall
 	tabled bool // columns have been sent
 	head   *wire.Head
+}
+
+// drain appends ev, what comes within wait unless it becomes much, and what
+// else is at hand; false says that no more will come.
+func (f *framer) drain(ctx context.Context, buf *[]byte, ev store.Event, more <-chan store.Event, wait time.Duration) bool {
+	var over <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		over = t.C
+	}
+	for {
+		*buf = f.append(*buf, ev)
+		if ev.Type == store.Error {
+			return false
+		}
+		if len(*buf) > 64<<10 {
+			return true
+		}
+		var ok bool
+		select {
+		case ev, ok = <-more:
+		default:
+			if over == nil || len(*buf) > 16<<10 {
+				return true
+			}
+			select {
+			case ev, ok = <-more:
+			case <-over:
+				return true
+			case <-ctx.Done():
+				return true
+			}
+		}
+		if !ok {
+			return false
+		}
+	}
 }
 
 func (f *framer) append(buf []byte, ev store.Event) []byte {
