@@ -121,6 +121,11 @@ func (d *documents) V3(path string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		if p.v.Subresources != nil && p.v.Subresources.Scale != nil {
+			if err := d.from.addScale(schemas); err != nil {
+				return nil, err
+			}
+		}
 		for path, op := range ops {
 			paths[path] = op
 		}
@@ -201,10 +206,12 @@ func (d *documents) makeV2() (*v2Parts, error) {
 }
 
 const (
-	docAPIVersion = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"
-	docKind       = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
-	docMeta       = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
-	docListMeta   = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+	docAPIVersion      = "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"
+	docKind            = "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+	docMeta            = "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+	docEmbeddedVersion = "apiVersion defines the versioned schema of this representation of an object. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"
+	docEmbeddedKind    = "kind is a string value representing the type of this object. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
+	docListMeta        = "Standard list metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"
 )
 
 func described(s *spec.Schema, text string) spec.Schema {
@@ -215,14 +222,9 @@ func described(s *spec.Schema, text string) spec.Schema {
 // models are the published schemas of the object and of its list.
 func (p published) models(prefix string, old bool) map[string]*spec.Schema {
 	s := &spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"object"}}}
-	if p.v.schema != nil {
+	keeps := p.v.schema == nil || p.v.schema.XPreserveUnknownFields || p.d.crd.Spec.PreserveUnknownFields
+	if p.v.schema != nil && !(old && keeps) { // v2 cannot say that more is allowed, so it says nothing
 		s = p.v.schema.ToKubeOpenAPI()
-	}
-	if p.d.crd.Spec.PreserveUnknownFields || p.v.schema == nil {
-		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
-	}
-	if old {
-		eachSchema(s, simplify)
 	}
 	ref := func(name, text string) spec.Schema {
 		r := *spec.RefSchema(prefix + name)
@@ -232,14 +234,33 @@ func (p published) models(prefix string, old bool) map[string]*spec.Schema {
 		}
 		return spec.Schema{SchemaProps: spec.SchemaProps{Description: text, AllOf: []spec.Schema{r}}}
 	}
-	if s.Properties == nil {
-		s.Properties = map[string]spec.Schema{}
+	eachSchema(s, func(s *spec.Schema) {
+		if embeds, _ := s.Extensions["x-kubernetes-embedded-resource"].(bool); embeds {
+			typed(s, docEmbeddedVersion, docEmbeddedKind, ref(metaModel, docMeta))
+			s.Required = append(s.Required, "kind", "apiVersion")
+		}
+		if old {
+			simplify(s)
+		} else {
+			alternativesOf(s)
+		}
+	})
+	if !(old && keeps) {
+		typed(s, docAPIVersion, docKind, ref(metaModel, docMeta))
 	}
-	s.Properties["apiVersion"] = described(spec.StringProperty(), docAPIVersion)
-	s.Properties["kind"] = described(spec.StringProperty(), docKind)
-	s.Properties["metadata"] = ref(metaModel, docMeta)
+	if keeps && !old {
+		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
+	}
 	named := func(s *spec.Schema, kind string) {
 		s.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": p.v.gvk.Group, "version": p.v.gvk.Version, "kind": kind}})
+		if len(p.v.SelectableFields) == 0 {
+			return
+		}
+		var selectable []any
+		for _, f := range p.v.SelectableFields {
+			selectable = append(selectable, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
+		}
+		s.AddExtension("x-kubernetes-selectable-fields", selectable)
 	}
 	named(s, p.v.gvk.Kind)
 	name, listKind := p.v.modelName(), p.n.row.HubListKind
@@ -257,8 +278,32 @@ func (p published) models(prefix string, old bool) map[string]*spec.Schema {
 	return map[string]*spec.Schema{name: s, strings.TrimSuffix(name, p.v.gvk.Kind) + listKind: list}
 }
 
-// simplify drops what v2 does not have.
+// typed gives a schema the fields that every object has.
+func typed(s *spec.Schema, aboutVersion, aboutKind string, meta spec.Schema) {
+	if s.Properties == nil {
+		s.Properties = map[string]spec.Schema{}
+	}
+	s.Properties["apiVersion"] = described(spec.StringProperty(), aboutVersion)
+	s.Properties["kind"] = described(spec.StringProperty(), aboutKind)
+	s.Properties["metadata"] = meta
+}
+
+// alternativesOf says in v3 what a value that may be a number or a text is.
+func alternativesOf(s *spec.Schema) {
+	if either, _ := s.Extensions["x-kubernetes-int-or-string"].(bool); either && len(s.AnyOf) == 0 && len(s.AllOf) == 0 {
+		s.AnyOf = []spec.Schema{
+			{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"integer"}}},
+			{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"string"}}},
+		}
+	}
+}
+
+// simplify drops what v2 does not have; clients would take what is left of a
+// nullable value's type for a promise.
 func simplify(s *spec.Schema) {
+	if s.Nullable {
+		s.Type, s.Properties, s.Items = nil, nil, nil
+	}
 	s.Nullable, s.Default = false, nil
 	s.AllOf, s.AnyOf, s.OneOf, s.Not = nil, nil, nil, nil
 	if keep, _ := s.Extensions["x-kubernetes-preserve-unknown-fields"].(bool); keep {

@@ -1,14 +1,19 @@
 package crd_test
 
 import (
+	_ "embed"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestOpenAPI(t *testing.T) {
@@ -108,4 +113,58 @@ func checkRefs(t *testing.T, text, prefix string, models func(map[string]any) ma
 		}
 	}
 	walk(doc)
+}
+
+// published are definitions, and what Kubernetes 1.36.2 publishes of them
+// (recorded from its API server).
+//
+//go:embed testdata/published.json
+var published []byte
+
+func TestPublishedAsRecorded(t *testing.T) {
+	var want struct {
+		Definitions []json.RawMessage
+		V2, V3      map[string]any
+		Operations  []string
+	}
+	if err := json.Unmarshal(published, &want); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	for _, d := range want.Definitions {
+		w.define(string(d))
+	}
+	var v2 struct{ Definitions map[string]any }
+	var v3 struct {
+		Paths      map[string]map[string]any
+		Components struct{ Schemas map[string]any }
+	}
+	for path, into := range map[string]any{"/openapi/v2": &v2, "/openapi/v3/apis/oa.example.com/v1": &v3} {
+		_, text, _ := w.do("GET", path, "")
+		if err := json.Unmarshal([]byte(text), into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range want.V2 {
+		if diff := cmp.Diff(want, v2.Definitions[name]); diff != "" {
+			t.Errorf("v2 %s (-want +got):\n%s", name, diff)
+		}
+	}
+	for name, want := range want.V3 {
+		if diff := cmp.Diff(want, v3.Components.Schemas[name]); diff != "" {
+			t.Errorf("v3 %s (-want +got):\n%s", name, diff)
+		}
+	}
+	var ops []string
+	for path, item := range v3.Paths {
+		for method, op := range item {
+			if op, ok := op.(map[string]any); ok && op["operationId"] != nil && !strings.Contains(path, "emptyps") {
+				ops = append(ops, fmt.Sprint(method, " ", path, " ", op["operationId"], ": ", op["description"]))
+			}
+		}
+	}
+	slices.Sort(ops)
+	if diff := cmp.Diff(want.Operations, ops); diff != "" {
+		t.Errorf("operations (-want +got):\n%s", diff)
+	}
 }

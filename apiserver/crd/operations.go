@@ -25,6 +25,7 @@ type sources struct {
 	mu    sync.Mutex
 	paths map[string]string // by document ("v2", "v3") and template
 	meta  map[string]json.RawMessage
+	scale map[string]json.RawMessage
 }
 
 // of returns the template's paths in a document's form, as JSON.
@@ -74,10 +75,51 @@ func (s *sources) take(doc, path string, t template) error {
 	if doc == "v3" && s.meta == nil {
 		s.meta = map[string]json.RawMessage{}
 		for name, schema := range parsed.Components.Schemas {
-			if strings.HasPrefix(name, "io.k8s.apimachinery.") {
+			if strings.HasPrefix(name, "io.k8s.apimachinery.") && !unused[name] {
 				s.meta[name] = schema
 			}
 		}
+	}
+	return nil
+}
+
+// unused are models of built-in groups that no custom resource has.
+var unused = map[string]bool{
+	"io.k8s.apimachinery.pkg.apis.meta.v1.APIResource":     true,
+	"io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList": true,
+	"io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime":       true,
+	"io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent":      true,
+	"io.k8s.apimachinery.pkg.runtime.RawExtension":         true,
+}
+
+const scaleModel = "io.k8s.api.autoscaling.v1.Scale"
+
+// addScale adds the models of a scale.
+func (s *sources) addScale(to map[string]any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.scale == nil {
+		text, err := openapi.Document("v3/apis/apps/v1")
+		if err != nil {
+			return err
+		}
+		var parsed struct {
+			Components struct {
+				Schemas map[string]json.RawMessage `json:"schemas"`
+			} `json:"components"`
+		}
+		if err := json.Unmarshal(text, &parsed); err != nil {
+			return fmt.Errorf("OpenAPI document of apps/v1: %w", err)
+		}
+		s.scale = map[string]json.RawMessage{}
+		for name, schema := range parsed.Components.Schemas {
+			if strings.HasPrefix(name, scaleModel) {
+				s.scale[name] = schema
+			}
+		}
+	}
+	for name, schema := range s.scale {
+		to[name] = schema
 	}
 	return nil
 }
@@ -130,30 +172,85 @@ func (p published) operations(from *sources, doc string) (map[string]any, error)
 		short+"_v1", tag,
 		`"group":"`+t.group+`"`, `"group":"`+p.v.gvk.Group+`"`,
 		`"version":"v1"`, `"version":"`+p.v.gvk.Version+`"`,
+		"a "+t.kind, article(p.v.gvk.Kind)+" "+p.v.gvk.Kind,
 		t.kind, p.v.gvk.Kind,
 	).Replace(source)
 	var paths map[string]any
 	if err := json.Unmarshal([]byte(text), &paths); err != nil {
 		return nil, err
 	}
+	prefix := map[string]string{"v2": "#/definitions/", "v3": "#/components/schemas/"}[doc]
+	revision := revisionParameter(paths)
 	for path, item := range paths {
+		item := item.(map[string]any)
 		withoutForms(item)
+		asCustom(item, strings.HasSuffix(path, "/{name}"), revision)
 		if !strings.HasSuffix(path, "/{name}") {
 			continue
 		}
-		for name := range p.n.row.Subresources {
-			if name == "status" { // a scale is no custom object, and its schema is another group's
-				paths[path+"/status"] = subresource(item.(map[string]any))
-			}
+		if sub := p.v.Subresources; sub != nil && sub.Status != nil {
+			paths[path+"/status"] = subresource(item, "status", "", "")
+		}
+		if sub := p.v.Subresources; sub != nil && sub.Scale != nil {
+			paths[path+"/scale"] = subresource(item, "scale", prefix+p.v.modelName(), prefix+scaleModel)
 		}
 	}
 	return paths, nil
 }
 
-// withoutForms drops the formats that custom resources do not have.
+// article is "a" or "an".
+func article(word string) string {
+	if strings.ContainsAny(word[:1], "AEIOUaeiou") {
+		return "an"
+	}
+	return "a"
+}
+
+// revisionParameter finds how lists name the parameter resourceVersion.
+func revisionParameter(paths map[string]any) []any {
+	for _, item := range paths {
+		get, _ := item.(map[string]any)["get"].(map[string]any)
+		list, _ := get["parameters"].([]any)
+		for _, p := range list {
+			p, _ := p.(map[string]any)
+			ref, _ := p["$ref"].(string)
+			if p["name"] == "resourceVersion" || strings.HasPrefix(ref, "#/parameters/resourceVersion-") {
+				return []any{p}
+			}
+		}
+	}
+	return nil
+}
+
+// asCustom changes the operations of a built-in resource's path to those of a
+// custom one's: an object is read at a revision, a list is only listed, and
+// what is deleted of a list is said like what is listed.
+func asCustom(item map[string]any, named bool, revision []any) {
+	list, _ := item["get"].(map[string]any)
+	if list == nil {
+		return
+	}
+	if named {
+		list["parameters"] = revision
+	} else if text, ok := list["description"].(string); ok {
+		list["description"] = strings.Replace(text, "list or watch", "list", 1)
+	}
+	if remove, ok := item["delete"].(map[string]any); ok && !named {
+		remove["parameters"] = list["parameters"]
+		delete(remove, "requestBody")
+	}
+	if patch, ok := item["patch"].(map[string]any); ok {
+		if answers, ok := patch["responses"].(map[string]any); ok {
+			delete(answers, "201")
+		}
+	}
+}
+
+// withoutForms drops the formats that custom resources do not have, and names
+// those that stand for any.
 func withoutForms(v any) {
 	drop := func(form string) bool {
-		return strings.HasPrefix(form, "application/vnd.kubernetes.protobuf") || form == "application/strategic-merge-patch+json" || strings.Contains(form, "cbor")
+		return strings.HasPrefix(form, "application/vnd.kubernetes.protobuf") || form == "application/strategic-merge-patch+json" || strings.Contains(form, "cbor") || form == "application/json;stream=watch"
 	}
 	switch v := v.(type) {
 	case map[string]any:
@@ -162,8 +259,16 @@ func withoutForms(v any) {
 				delete(v, k)
 				continue
 			}
+			if k == "*/*" {
+				v["application/json"], v["application/yaml"] = child, child
+				delete(v, k)
+				continue
+			}
 			if list, ok := child.([]any); ok && (k == "consumes" || k == "produces") {
 				var kept []any
+				if len(list) == 1 && list[0] == "*/*" {
+					list = []any{"application/json", "application/yaml"}
+				}
 				for _, form := range list {
 					if s, ok := form.(string); !ok || !drop(s) {
 						kept = append(kept, form)
@@ -181,8 +286,9 @@ func withoutForms(v any) {
 	}
 }
 
-// subresource is an object's path item as its status has it.
-func subresource(item map[string]any) map[string]any {
+// subresource is an object's path item as its subresource has it. Where the
+// subresource is another kind, refs to the object's model become refs to its.
+func subresource(item map[string]any, name, model, other string) map[string]any {
 	out := map[string]any{}
 	for k, v := range item {
 		op, isOp := v.(map[string]any)
@@ -191,18 +297,38 @@ func subresource(item map[string]any) map[string]any {
 		case !isOp:
 			out[k] = v
 		default:
-			changed := map[string]any{}
-			for name, value := range op {
-				changed[name] = value
-			}
+			changed := replaceRefs(op, model, other).(map[string]any)
 			if id, ok := op["operationId"].(string); ok {
-				changed["operationId"] = id + "Status"
+				changed["operationId"] = id + strings.ToUpper(name[:1]) + name[1:]
 			}
 			if text, ok := op["description"].(string); ok {
-				changed["description"] = strings.Replace(text, "the specified", "status of the specified", 1)
+				changed["description"] = strings.Replace(text, "the specified", name+" of the specified", 1)
 			}
 			out[k] = changed
 		}
 	}
 	return out
+}
+
+// replaceRefs copies a part of a document with other references; maps are new,
+// all else is shared.
+func replaceRefs(v any, from, to string) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k, child := range v {
+			if k == "$ref" && child == from {
+				child = to
+			}
+			out[k] = replaceRefs(child, from, to)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, child := range v {
+			out[i] = replaceRefs(child, from, to)
+		}
+		return out
+	}
+	return v
 }
