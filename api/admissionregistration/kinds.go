@@ -43,6 +43,8 @@ func paramRef(r *admissionv1.ParamRef) string {
 	switch {
 	case r == nil:
 		return "<unset>"
+	case r.Selector != nil:
+		return r.Selector.String()
 	case r.Name == "":
 		return "*/*"
 	case r.Namespace == "":
@@ -53,8 +55,8 @@ func paramRef(r *admissionv1.ParamRef) string {
 
 // bindingColumns are those of both kinds of bindings.
 func bindingColumns() []metav1.TableColumnDefinition {
-	doc := admissionv1.ValidatingAdmissionPolicyBindingSpec{}.SwaggerDoc()
 	return []metav1.TableColumnDefinition{
-		printing.Name(), printing.String("PolicyName", doc["policyName"]), printing.String("ParamRef", doc["paramRef"]), printing.AgeColumn(),
+		printing.Name(), printing.String("PolicyName", "PolicyName indicates the policy definition which the policy binding binded to"),
+		printing.String("ParamRef", "ParamRef indicates the param resource which sets the configuration param"), printing.AgeColumn(),
 	}
 }

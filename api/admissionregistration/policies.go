@@ -32,15 +32,16 @@ func validatingPolicyKind() *api.Kind {
 			return validateStatus(&p.Status)
 		}),
 	}}}
-	doc := admissionv1.ValidatingAdmissionPolicySpec{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
-		printing.Name(), printing.Integer("Validations", doc["validations"]), printing.String("ParamKind", doc["paramKind"]), printing.AgeColumn(),
+		printing.Name(), printing.Integer("Validations", "Validations indicates the number of validation rules defined in this configuration"), printing.String("ParamKind", paramKindDoc), printing.AgeColumn(),
 	}
 	k.Cells = api.Cells(func(p *admissionv1.ValidatingAdmissionPolicy) []any {
 		return []any{p.Name, int64(len(p.Spec.Validations)), paramKind(p.Spec.ParamKind), printing.Age(p.CreationTimestamp)}
 	})
 	return k
 }
+
+const paramKindDoc = "ParamKind specifies the kind of resources used to parameterize this policy"
 
 func validatingBindingKind() *api.Kind {
 	k := row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybinding")
@@ -79,9 +80,8 @@ func mutatingPolicyKind() *api.Kind {
 			return validateMutatingPolicy(p, old)
 		}),
 	}
-	doc := admissionv1.MutatingAdmissionPolicySpec{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
-		printing.Name(), printing.Integer("Mutations", doc["mutations"]), printing.String("ParamKind", doc["paramKind"]), printing.AgeColumn(),
+		printing.Name(), printing.Integer("Mutations", "Mutation indicates the number of mutations rules defined in this configuration"), printing.String("ParamKind", paramKindDoc), printing.AgeColumn(),
 	}
 	k.Cells = api.Cells(func(p *admissionv1.MutatingAdmissionPolicy) []any {
 		return []any{p.Name, int64(len(p.Spec.Mutations)), paramKind(p.Spec.ParamKind), printing.Age(p.CreationTimestamp)}

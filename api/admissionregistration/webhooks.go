@@ -9,8 +9,8 @@ import (
 	"github.com/coxswain/cox/api/printing"
 )
 
-func webhookColumns(doc map[string]string) []metav1.TableColumnDefinition {
-	return []metav1.TableColumnDefinition{printing.Name(), printing.Integer("Webhooks", doc["webhooks"]), printing.AgeColumn()}
+func webhookColumns() []metav1.TableColumnDefinition {
+	return []metav1.TableColumnDefinition{printing.Name(), printing.Integer("Webhooks", "Webhooks indicates the number of webhooks registered in this configuration"), printing.AgeColumn()}
 }
 
 func mutatingWebhookKind() *api.Kind {
@@ -29,7 +29,7 @@ func mutatingWebhookKind() *api.Kind {
 			return validateWebhooks(mutating(c), mutating(old))
 		}),
 	}
-	k.Columns = webhookColumns(admissionv1.MutatingWebhookConfiguration{}.SwaggerDoc())
+	k.Columns = webhookColumns()
 	k.Cells = api.Cells(func(c *admissionv1.MutatingWebhookConfiguration) []any {
 		return []any{c.Name, int64(len(c.Webhooks)), printing.Age(c.CreationTimestamp)}
 	})
@@ -52,7 +52,7 @@ func validatingWebhookKind() *api.Kind {
 			return validateWebhooks(validating(c), validating(old))
 		}),
 	}
-	k.Columns = webhookColumns(admissionv1.ValidatingWebhookConfiguration{}.SwaggerDoc())
+	k.Columns = webhookColumns()
 	k.Cells = api.Cells(func(c *admissionv1.ValidatingWebhookConfiguration) []any {
 		return []any{c.Name, int64(len(c.Webhooks)), printing.Age(c.CreationTimestamp)}
 	})

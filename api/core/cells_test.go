@@ -75,7 +75,7 @@ func TestCells(t *testing.T) {
 		{"endpoints", `{metadata: {name: e}}`, "e|<none>|<unknown>"},
 		{"configmaps", `{metadata: {name: c}, data: {a: b}, binaryData: {c: eA==}}`, "c|2|<unknown>"},
 		{"secrets", `{metadata: {name: s}, type: Opaque, data: {a: eA==}}`, "s|Opaque|1|<unknown>"},
-		{"serviceaccounts", `{metadata: {name: s}, secrets: [{name: a}]}`, "s|1|<unknown>"},
+		{"serviceaccounts", `{metadata: {name: s}, secrets: [{name: a}]}`, "s|<unknown>"},
 		{"events", `{metadata: {name: e}, type: Normal, reason: R, message: " m ", involvedObject: {kind: Pod, name: p, fieldPath: fp}, source: {component: kubelet, host: h}}`, "<unknown>|Normal|R|pod/p|fp|kubelet, h|m|<unknown>|1|e"},
 		{"persistentvolumes", `{metadata: {name: v}, spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteMany, ReadWriteOnce], persistentVolumeReclaimPolicy: Retain, claimRef: {namespace: ns, name: c}, storageClassName: fast, volumeMode: Filesystem}, status: {phase: Bound}}`,
 			"v|1Gi|RWO,RWX|Retain|Bound|ns/c|fast|<unset>||<unknown>|Filesystem"},

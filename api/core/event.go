@@ -46,7 +46,7 @@ func event() *api.Kind {
 		printing.String("Type", doc["type"]),
 		printing.String("Reason", doc["reason"]),
 		printing.String("Object", doc["involvedObject"]),
-		printing.Wide(printing.String("Subobject", doc["involvedObject"])),
+		printing.Wide(printing.String("Subobject", corev1.ObjectReference{}.SwaggerDoc()["fieldPath"])),
 		printing.Wide(printing.String("Source", doc["source"])),
 		printing.String("Message", doc["message"]),
 		printing.Wide(printing.String("First Seen", doc["firstTimestamp"])),

@@ -20,7 +20,7 @@ func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 		item, path := &l.Spec.Limits[i], specPath.Child("limits").Index(i)
 		errs = append(errs, validateLimitType(item.Type, path.Child("type"))...)
 		if types.Has(item.Type) {
-			errs = append(errs, field.Duplicate(path.Child("type"), ""))
+			errs = append(errs, field.Duplicate(path.Child("type"), item.Type))
 		}
 		types.Insert(item.Type)
 		errs = append(errs, validateLimits(item, path)...)
@@ -60,7 +60,7 @@ func validateLimits(item *corev1.LimitRangeItem, path *field.Path) field.ErrorLi
 			names.Insert(name)
 			p := path.Child(l.name).Key(string(name))
 			errs = append(errs, validateLimitName(item.Type, name, p)...)
-			errs = append(errs, podspec.ValidateQuantity(name, l.list[name], p)...)
+			errs = append(errs, podspec.ValidateInteger(name, l.list[name], p)...)
 		}
 	}
 	if item.Type == corev1.LimitTypePersistentVolumeClaim {
@@ -77,19 +77,17 @@ func validateLimits(item *corev1.LimitRangeItem, path *field.Path) field.ErrorLi
 }
 
 func validateLimitName(t corev1.LimitType, name corev1.ResourceName, path *field.Path) field.ErrorList {
-	if errs := invalid(path, name, validation.IsQualifiedName(string(name))); len(errs) > 0 || strings.Contains(string(name), "/") {
+	switch t {
+	case corev1.LimitTypePod, corev1.LimitTypeContainer:
+		return podspec.ValidateResourceName(name, path)
+	}
+	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
+	if len(errs) > 0 || strings.Contains(string(name), "/") || t != corev1.LimitTypePersistentVolumeClaim {
 		return errs
 	}
 	standard := name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage || podspec.IsHugePages(name)
-	switch t {
-	case corev1.LimitTypePod, corev1.LimitTypeContainer:
-		if !standard {
-			return field.ErrorList{field.Invalid(path, name, "must be a standard resource for containers")}
-		}
-	case corev1.LimitTypePersistentVolumeClaim:
-		if name != corev1.ResourceStorage && !standard {
-			return field.ErrorList{field.Invalid(path, name, "must be a standard resource type or fully qualified")}
-		}
+	if name != corev1.ResourceStorage && !standard {
+		return field.ErrorList{field.Invalid(path, name, "must be a standard resource type or fully qualified")}
 	}
 	return nil
 }
@@ -105,8 +103,11 @@ func validateLimit(item *corev1.LimitRangeItem, name corev1.ResourceName, path *
 			return
 		}
 		value := a
-		if child != "min" && loWord == "min" {
+		if child != "min" && loWord == "min" || child == "default" {
 			value = b
+		}
+		if child == "default" && loWord == "min" {
+			value = a
 		}
 		errs = append(errs, field.Invalid(path.Child(child).Key(string(name)), value, fmt.Sprintf("%s value %s is greater than %s value %s", loWord, a.String(), hiWord, b.String())))
 	}

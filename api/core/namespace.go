@@ -82,7 +82,7 @@ func validateFinalizerNames(names []corev1.FinalizerName, path *field.Path) fiel
 			errs = append(errs, field.Invalid(p, string(n), msg))
 		}
 		if len(errs) == 0 && n != corev1.FinalizerKubernetes && !qualified(string(n)) {
-			errs = append(errs, field.Invalid(p, string(n), "name is neither a standard finalizer name nor is it fully qualified"))
+			errs = append(errs, field.Invalid(path, string(n), "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}
 	return errs

@@ -64,7 +64,7 @@ func defaultNode(n *corev1.Node) {
 	}
 	// podCIDR is the first of podCIDRs, for clients of either.
 	switch s := &n.Spec; {
-	case len(s.PodCIDRs) == 0 && s.PodCIDR != "":
+	case s.PodCIDR != "" && (len(s.PodCIDRs) == 0 || s.PodCIDRs[0] != s.PodCIDR):
 		s.PodCIDRs = []string{s.PodCIDR}
 	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
 		s.PodCIDR = s.PodCIDRs[0]
@@ -96,9 +96,16 @@ func nodeCells(n *corev1.Node) []any {
 	return []any{
 		n.Name, state, printing.Or(strings.Join(nodeRoles(n), ","), printing.None), printing.Age(n.CreationTimestamp),
 		info.KubeletVersion, nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
-		printing.Or(info.OSImage, printing.Unknown), printing.Or(info.KernelVersion, printing.Unknown),
+		printing.Or(info.OSImage, printing.Unknown), kernel(&info),
 		printing.Or(info.ContainerRuntimeVersion, printing.Unknown),
 	}
+}
+
+func kernel(info *corev1.NodeSystemInfo) string {
+	if info.KernelVersion != "" && info.Architecture != "" {
+		return info.KernelVersion + " (" + info.Architecture + ")"
+	}
+	return printing.Or(info.KernelVersion, printing.Unknown)
 }
 
 // nodeRoles reads the roles from the labels that name them.

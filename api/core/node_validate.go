@@ -13,11 +13,12 @@ import (
 
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/podspec"
 )
 
 func validateNode(n *corev1.Node) field.ErrorList {
-	errs := validateTaints(n.Spec.Taints, specPath.Child("taints"))
+	errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
 	errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs)...)
 	return append(errs, validateNodeResources(n)...)
 }
@@ -42,7 +43,7 @@ func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 		}
 		k := key{t.Effect, t.Key}
 		if seen.Has(k) {
-			e := field.Duplicate(p, t)
+			e := field.Duplicate(p, check.Shown(t))
 			e.Detail = "taints must be unique by key and effect pair"
 			errs = append(errs, e)
 		}
@@ -54,13 +55,8 @@ func validateTaints(taints []corev1.Taint, path *field.Path) field.ErrorList {
 func validatePodCIDRs(cidrs []string) field.ErrorList {
 	var errs field.ErrorList
 	path := specPath.Child("podCIDRs")
-	seen := sets.New[string]()
 	for i, c := range cidrs {
-		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, false, nil)...)
-		if seen.Has(c) {
-			errs = append(errs, field.Duplicate(path.Index(i), c))
-		}
-		seen.Insert(c)
+		errs = append(errs, validation.IsValidCIDRForLegacyField(path.Index(i), c, true, nil)...)
 	}
 	if len(errs) > 0 || len(cidrs) < 2 {
 		return errs
@@ -87,12 +83,12 @@ func validateNodeResources(n *corev1.Node) field.ErrorList {
 // validateNodeUpdate lets taints, cordoning and the status change; addresses
 // and identity are given once.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := validateTaints(n.Spec.Taints, specPath.Child("taints"))
+	errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
 	errs = append(errs, validateNodeResources(n)...)
 	seen := sets.New[corev1.NodeAddress]()
 	for i, a := range n.Status.Addresses {
 		if seen.Has(a) {
-			errs = append(errs, field.Duplicate(statusPath.Child("addresses").Index(i), a))
+			errs = append(errs, field.Duplicate(statusPath.Child("addresses").Index(i), check.Shown(a)))
 		}
 		seen.Insert(a)
 	}

@@ -33,19 +33,17 @@ func validateQuotaList(l corev1.ResourceList, path *field.Path) field.ErrorList 
 // and limits of them, kinds of objects (count/... for any), storage by class,
 // and extended resources.
 func validateQuotaName(name corev1.ResourceName, path *field.Path) field.ErrorList {
-	if errs := invalid(path, name, validation.IsQualifiedName(string(name))); len(errs) > 0 {
-		return errs
-	}
+	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
 	if strings.Contains(string(name), "/") || slices.Contains(quotaNames(), name) ||
 		podspec.IsHugePages(name) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix) {
-		return nil
+		return errs
 	}
 	for _, suffix := range []string{corev1.ResourceClaimsPerClass, ".storageclass.storage.k8s.io/requests.storage"} {
 		if strings.HasSuffix(string(name), suffix) {
-			return nil
+			return errs
 		}
 	}
-	return field.ErrorList{field.Invalid(path, name, "must be a standard resource for quota")}
+	return append(errs, field.Invalid(path, name, "must be a standard resource for quota"))
 }
 
 func quotaNames() []corev1.ResourceName {
@@ -118,7 +116,7 @@ func validateScopeSelector(s *corev1.ScopeSelector) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
 		valued := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
-		if !valued && r.Operator != corev1.ScopeSelectorOpExists {
+		if !valued && slices.Contains(knownScopes(), r.ScopeName) && r.Operator != corev1.ScopeSelectorOpExists {
 			errs = append(errs, field.Invalid(path.Child("operator"), r.Operator,
 				"must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 		}

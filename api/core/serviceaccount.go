@@ -39,11 +39,10 @@ func serviceAccount() *api.Kind {
 	}}
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.Name(),
-		printing.String("Secrets", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
 		printing.AgeColumn(),
 	}
 	k.Cells = api.Cells(func(s *corev1.ServiceAccount) []any {
-		return []any{s.Name, int64(len(s.Secrets)), printing.Age(s.CreationTimestamp)}
+		return []any{s.Name, printing.Age(s.CreationTimestamp)}
 	})
 	return k
 }

@@ -62,9 +62,11 @@ const shown = 3
 func portsCell(ports []discoveryv1.EndpointPort) string {
 	var list []string
 	for _, p := range ports {
-		if p.Port == nil {
-			list = append(list, "*")
-		} else {
+		switch {
+		case p.Port == nil && p.Name == nil:
+		case p.Port == nil:
+			list = append(list, *p.Name)
+		default:
 			list = append(list, strconv.Itoa(int(*p.Port)))
 		}
 	}

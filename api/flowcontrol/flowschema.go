@@ -37,7 +37,7 @@ func flowSchemaKind() *api.Kind {
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("PriorityLevel", flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"]),
-			printing.Integer("MatchingPrecedence", flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()["matchingPrecedence"]),
+			printing.String("MatchingPrecedence", flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()["matchingPrecedence"]),
 			printing.String("DistinguisherMethod", flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()["distinguisherMethod"]),
 			printing.AgeColumn(),
 			printing.String("MissingPL", "references a broken or non-existent PriorityLevelConfiguration"),

@@ -48,13 +48,13 @@ func priorityLevelConfigurationKind() *api.Kind {
 			printing.AgeColumn(),
 		},
 		Cells: api.Cells(func(p *flowcontrolv1.PriorityLevelConfiguration) []any {
-			shares, queues, hand, length := printing.None, printing.None, printing.None, printing.None
+			var shares, queues, hand, length any = printing.None, printing.None, printing.None, printing.None
 			if l := p.Spec.Limited; l != nil {
 				if l.NominalConcurrencyShares != nil {
-					shares = strconv.Itoa(int(*l.NominalConcurrencyShares))
+					shares = int64(*l.NominalConcurrencyShares)
 				}
 				if q := l.LimitResponse.Queuing; q != nil {
-					queues, hand, length = strconv.Itoa(int(q.Queues)), strconv.Itoa(int(q.HandSize)), strconv.Itoa(int(q.QueueLengthLimit))
+					queues, hand, length = int64(q.Queues), int64(q.HandSize), int64(q.QueueLengthLimit)
 				}
 			}
 			return []any{p.Name, string(p.Spec.Type), shares, queues, hand, length, printing.Age(p.CreationTimestamp)}

@@ -2,6 +2,7 @@ package networking
 
 import (
 	"net/netip"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
@@ -56,8 +57,11 @@ func ipAddressKind() *api.Kind {
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("ParentRef", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
+			printing.AgeColumn(),
 		},
-		Cells: api.Cells(func(a *networkingv1.IPAddress) []any { return []any{a.Name, parentCell(a.Spec.ParentRef)} }),
+		Cells: api.Cells(func(a *networkingv1.IPAddress) []any {
+			return []any{a.Name, parentCell(a.Spec.ParentRef), printing.Age(a.CreationTimestamp)}
+		}),
 	}
 }
 
@@ -65,7 +69,7 @@ func parentCell(r *networkingv1.ParentReference) string {
 	if r == nil {
 		return printing.None
 	}
-	out := r.Resource
+	out := strings.ToLower(r.Resource)
 	if r.Group != "" {
 		out += "." + r.Group
 	}

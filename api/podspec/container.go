@@ -125,7 +125,7 @@ func (c *checker) container(ctr *corev1.Container, path *field.Path) field.Error
 	case !c.opts.Template && strings.TrimSpace(ctr.Image) != ctr.Image:
 		errs = append(errs, field.Invalid(path.Child("image"), ctr.Image, "must not have leading or trailing whitespace"))
 	}
-	errs = append(errs, oneOf(ctr.TerminationMessagePolicy, path.Child("terminationMessagePolicy"),
+	errs = append(errs, check.OneOf(ctr.TerminationMessagePolicy, path.Child("terminationMessagePolicy"),
 		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)...)
 	errs = append(errs, ValidateContainerPorts(ctr.Ports, path.Child("ports"))...)
 	errs = append(errs, c.env(ctr.Env, path.Child("env"))...)

@@ -49,11 +49,15 @@ func overcommits(name corev1.ResourceName) bool { return IsNative(name) && !IsHu
 // ValidateQuantity checks the value of a resource: not negative, and whole
 // where it counts things.
 func ValidateQuantity(name corev1.ResourceName, q resource.Quantity, path *field.Path) field.ErrorList {
-	errs := ValidateNonNegative(q, path)
+	return append(ValidateNonNegative(q, path), ValidateInteger(name, q, path)...)
+}
+
+// ValidateInteger wants whole numbers of what is counted.
+func ValidateInteger(name corev1.ResourceName, q resource.Quantity, path *field.Path) field.ErrorList {
 	if isIntegerResource(name) && q.MilliValue()%1000 != 0 {
-		errs = append(errs, field.Invalid(path, q, notInteger))
+		return field.ErrorList{field.Invalid(path, q, notInteger)}
 	}
-	return errs
+	return nil
 }
 
 // ValidateNonNegative checks that a quantity is not below zero.
@@ -64,9 +68,9 @@ func ValidateNonNegative(q resource.Quantity, path *field.Path) field.ErrorList 
 	return nil
 }
 
-// validateResourceName checks the name of a resource of a container, or of
+// ValidateResourceName checks the name of a resource of a container, or of
 // a whole pod.
-func validateResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
+func ValidateResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
 	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
 	if !strings.Contains(string(name), "/") {
 		switch {
@@ -86,7 +90,7 @@ func validateQuantities(l corev1.ResourceList, path *field.Path) field.ErrorList
 	var errs field.ErrorList
 	for _, name := range sets.List(sets.KeySet(l)) {
 		p := path.Key(string(name))
-		errs = append(errs, validateResourceName(name, p)...)
+		errs = append(errs, ValidateResourceName(name, p)...)
 		errs = append(errs, ValidateQuantity(name, l[name], p)...)
 		if q := l[name]; IsHugePages(name) {
 			errs = append(errs, validateHugePages(name, q, p)...)
@@ -114,7 +118,7 @@ func ValidateResourceRequirements(r *corev1.ResourceRequirements, path *field.Pa
 	errs := validateQuantities(r.Limits, limits)
 	for _, name := range sets.List(sets.KeySet(r.Requests)) {
 		q, p := r.Requests[name], requests.Key(string(name))
-		errs = append(errs, validateResourceName(name, p)...)
+		errs = append(errs, ValidateResourceName(name, p)...)
 		errs = append(errs, ValidateQuantity(name, q, p)...)
 		limit, limited := r.Limits[name]
 		switch {

@@ -40,7 +40,7 @@ func Validate(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, o
 	errs = append(errs, c.ephemeralContainers(path.Child("ephemeralContainers"))...)
 	errs = append(errs, c.podResources(path.Child("resources"))...)
 	errs = append(errs, c.restartPolicy(path.Child("restartPolicy"))...)
-	errs = append(errs, oneOf(spec.DNSPolicy, path.Child("dnsPolicy"),
+	errs = append(errs, check.OneOf(spec.DNSPolicy, path.Child("dnsPolicy"),
 		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)...)
 	errs = append(errs, metavalidation.ValidateLabels(spec.NodeSelector, path.Child("nodeSelector"))...)
 	errs = append(errs, c.hostNamespaces(path)...)
@@ -56,7 +56,7 @@ func Validate(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, o
 	errs = append(errs, ValidateTolerations(spec.Tolerations, path.Child("tolerations"))...)
 	errs = append(errs, c.hostAliases(path.Child("hostAliases"))...)
 	if p := spec.PreemptionPolicy; p != nil {
-		errs = append(errs, oneOf(*p, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
+		errs = append(errs, check.OneOf(*p, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	if spec.Overhead != nil {
 		errs = append(errs, ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: spec.Overhead}, path.Child("overhead"))...)

@@ -86,7 +86,7 @@ func TestSpecFields(t *testing.T) {
 		{"restart policy", func(p *corev1.Pod, c *corev1.Container) { p.Spec.RestartPolicy = "Sometimes" },
 			`spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"`},
 		{"dns policy", func(p *corev1.Pod, c *corev1.Container) { p.Spec.DNSPolicy = "x" },
-			`spec.dnsPolicy: Unsupported value: "x": supported values: "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"`},
+			`spec.dnsPolicy: Unsupported value: "x": supported values: "ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"`},
 		{"dns none", func(p *corev1.Pod, c *corev1.Container) { p.Spec.DNSPolicy = "None" },
 			"spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"},
 		{"dns none without servers", func(p *corev1.Pod, c *corev1.Container) {
@@ -113,7 +113,7 @@ func TestSpecFields(t *testing.T) {
 		{"deadline", func(p *corev1.Pod, c *corev1.Container) { p.Spec.ActiveDeadlineSeconds = ptr(int64(0)) },
 			`spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive`},
 		{"preemption", func(p *corev1.Pod, c *corev1.Container) { p.Spec.PreemptionPolicy = ptr(corev1.PreemptionPolicy("x")) },
-			`spec.preemptionPolicy: Unsupported value: "x": supported values: "Never", "PreemptLowerPriority"`},
+			`spec.preemptionPolicy: Unsupported value: "x": supported values: "PreemptLowerPriority", "Never"`},
 		{"overhead", func(p *corev1.Pod, c *corev1.Container) { p.Spec.Overhead = list("cpu", "-1") },
 			`spec.overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0`},
 		{"host alias ip", func(p *corev1.Pod, c *corev1.Container) { p.Spec.HostAliases = []corev1.HostAlias{{IP: "x"}} },
@@ -172,7 +172,7 @@ func TestContainers(t *testing.T) {
 		{"pull policy", func(p *corev1.Pod, c *corev1.Container) { c.ImagePullPolicy = "x" },
 			`spec.containers[0].imagePullPolicy: Unsupported value: "x": supported values: "Always", "IfNotPresent", "Never"`},
 		{"termination message", func(p *corev1.Pod, c *corev1.Container) { c.TerminationMessagePolicy = "x" },
-			`spec.containers[0].terminationMessagePolicy: Unsupported value: "x": supported values: "FallbackToLogsOnError", "File"`},
+			`spec.containers[0].terminationMessagePolicy: Unsupported value: "x": supported values: "File", "FallbackToLogsOnError"`},
 		{"no port", func(p *corev1.Pod, c *corev1.Container) { c.Ports = []corev1.ContainerPort{{Protocol: "TCP"}} }, `spec.containers[0].ports[0].containerPort: Required value`},
 		{"port", func(p *corev1.Pod, c *corev1.Container) {
 			c.Ports = []corev1.ContainerPort{{ContainerPort: 65536, Protocol: "TCP"}}

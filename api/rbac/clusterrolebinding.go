@@ -27,7 +27,7 @@ func clusterRoleBindingKind() *api.Kind {
 			ValidateName:        validateName,
 			AllowCreateOnUpdate: true,
 		},
-		Columns: bindingColumns(),
+		Columns: bindingColumns("clusterRoleBinding", rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"]),
 		Cells:   api.Cells(func(b *rbacv1.ClusterRoleBinding) []any { return bindingCells(&b.ObjectMeta, b.RoleRef, b.Subjects) }),
 	}
 }

@@ -27,7 +27,7 @@ func roleBindingKind() *api.Kind {
 			ValidateName:        validateName,
 			AllowCreateOnUpdate: true,
 		},
-		Columns: bindingColumns(),
+		Columns: bindingColumns("roleBinding", "RoleRef can reference a Role in the current namespace or a ClusterRole in the global namespace. If the RoleRef cannot be resolved, the Authorizer must return an error."),
 		Cells:   api.Cells(func(b *rbacv1.RoleBinding) []any { return bindingCells(&b.ObjectMeta, b.RoleRef, b.Subjects) }),
 	}
 }

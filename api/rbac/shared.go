@@ -28,14 +28,16 @@ func roleColumns() []metav1.TableColumnDefinition {
 
 func createdAt(t metav1.Time) string { return t.UTC().Format(time.RFC3339) }
 
-func bindingColumns() []metav1.TableColumnDefinition {
+// bindingColumns are those of a binding whose kind is named so, beginning
+// small.
+func bindingColumns(kind, roleRef string) []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
 		printing.Name(),
-		printing.String("Role", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+		printing.String("Role", roleRef),
 		printing.AgeColumn(),
-		printing.Wide(printing.String("Users", "Users in the roleBinding")),
-		printing.Wide(printing.String("Groups", "Groups in the roleBinding")),
-		printing.Wide(printing.String("ServiceAccounts", "ServiceAccounts in the roleBinding")),
+		printing.Wide(printing.String("Users", "Users in the "+kind)),
+		printing.Wide(printing.String("Groups", "Groups in the "+kind)),
+		printing.Wide(printing.String("ServiceAccounts", "ServiceAccounts in the "+kind)),
 	}
 }
 

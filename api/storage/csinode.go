@@ -30,7 +30,7 @@ func csiNodeKind() *api.Kind {
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
-			printing.Integer("Drivers", storagev1.CSINodeSpec{}.SwaggerDoc()["drivers"]),
+			printing.Integer("Drivers", "Drivers indicates the number of CSI drivers registered on the node"),
 			printing.AgeColumn(),
 		},
 		Cells: api.Cells(func(n *storagev1.CSINode) []any {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/check"
-	"github.com/coxswain/cox/api/printing"
 )
 
 func csiStorageCapacityKind() *api.Kind {
@@ -28,18 +27,6 @@ func csiStorageCapacityKind() *api.Kind {
 				return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
 			}),
 		},
-		Columns: []metav1.TableColumnDefinition{
-			printing.Name(),
-			printing.String("StorageClassName", storagev1.CSIStorageCapacity{}.SwaggerDoc()["storageClassName"]),
-			printing.String("Capacity", storagev1.CSIStorageCapacity{}.SwaggerDoc()["capacity"]),
-		},
-		Cells: api.Cells(func(c *storagev1.CSIStorageCapacity) []any {
-			capacity := printing.Unset
-			if c.Capacity != nil {
-				capacity = c.Capacity.String()
-			}
-			return []any{c.Name, c.StorageClassName, capacity}
-		}),
 	}
 }
 

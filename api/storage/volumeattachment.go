@@ -47,7 +47,7 @@ func volumeAttachmentKind() *api.Kind {
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
-			printing.String("Attacher", storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["attacher"]),
+			{Name: "Attacher", Type: "string", Format: "name", Description: storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["attacher"]},
 			printing.String("PV", storagev1.VolumeAttachmentSource{}.SwaggerDoc()["persistentVolumeName"]),
 			printing.String("Node", storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["nodeName"]),
 			{Name: "Attached", Type: "boolean", Description: storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"]},
