@@ -173,7 +173,13 @@ func (w *worker) start(a startAction) {
 	}
 	pod := s.Pod
 	var err error
-	w.run("start/"+name, true, func(ctx context.Context) { err = w.k.launch(ctx, w, pod, a, sb) }, func() {
+	w.run("start/"+name, true, func(ctx context.Context) {
+		if err = w.k.launch(ctx, w, pod, a, sb); err != nil {
+			// What there is of it, maybe from before a restart, must be known
+			// before the next try, in whose way it is.
+			w.relist(context.WithoutCancel(ctx))
+		}
+	}, func() {
 		delete(s.Starting, name)
 		if err == nil {
 			m.Resized = false

@@ -61,6 +61,9 @@ func (t *tasks) RegisterTTRPC(server *ttrpc.Server) error {
 
 // Create makes a container.
 func (t *tasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if err := note(r.ID); err != nil {
+		return nil, err
+	}
 	res, err := t.TTRPCTaskService.Create(ctx, r)
 	if err == nil {
 		t.mu.Lock()

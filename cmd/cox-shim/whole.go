@@ -2,17 +2,33 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/process"
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	gorunc "github.com/containerd/go-runc"
 )
 
-// sandboxOf is the annotation by which containerd's CRI service marks a
-// container's sandbox.
-const sandboxOf = "io.kubernetes.cri.sandbox-id"
+// ledger is a file in the sandbox's bundle with the IDs of all containers that
+// its shim was ever told to make.
+const ledger = "containers"
+
+// note puts a container into the ledger of the shim's own bundle, in which the
+// shim runs.
+func note(id string) error {
+	f, err := os.OpenFile(ledger, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("note container %s: %w", id, err)
+	}
+	_, err = f.WriteString(id + "\n")
+	return errors.Join(err, f.Close())
+}
 
 // whole cleans up after a shim that was killed for the whole pod. containerd
 // asks only for the sandbox's own container, and the others would run on
@@ -22,39 +38,51 @@ type whole struct{ shim.Shim }
 // Stop removes what is left of a container, and of a sandbox's containers with
 // the sandbox. It runs in the container's bundle.
 func (w whole) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	problem := stopOthers(ctx, id)
 	status, err := w.Shim.Stop(ctx, id)
-	cwd, cerr := os.Getwd()
-	if cerr != nil {
-		return status, errors.Join(err, cerr)
-	}
-	bundles := filepath.Dir(cwd)
-	entries, rerr := os.ReadDir(bundles)
-	if rerr != nil {
-		return status, errors.Join(err, rerr)
-	}
-	for _, e := range entries {
-		if e.Name() == id || sandbox(filepath.Join(bundles, e.Name())) != id {
-			continue
-		}
-		if _, serr := w.Shim.Stop(ctx, e.Name()); serr != nil {
-			err = errors.Join(err, serr)
-		}
-	}
-	return status, err
+	return status, errors.Join(err, problem)
 }
 
-// sandbox reads from a bundle which sandbox the container belongs to, "" for
-// none.
-func sandbox(bundle string) string {
-	raw, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+func stopOthers(ctx context.Context, id string) error {
+	cwd, err := os.Getwd()
 	if err != nil {
-		return ""
+		return err
 	}
-	var spec struct {
-		Annotations map[string]string `json:"annotations"`
+	bundle := filepath.Join(filepath.Dir(cwd), id)
+	raw, err := os.ReadFile(filepath.Join(bundle, ledger))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // no sandbox's
 	}
-	if json.Unmarshal(raw, &spec) != nil {
-		return ""
+	if err != nil {
+		return err
 	}
-	return spec.Annotations[sandboxOf]
+	// The others' bundles may be gone by now; they were made with the same
+	// program and root.
+	ns, err := namespaces.NamespaceRequired(ctx)
+	if err != nil {
+		return err
+	}
+	program, err := runc.ReadRuntime(bundle)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	opts, err := runc.ReadOptions(bundle)
+	if err != nil {
+		return err
+	}
+	root := process.RuncRoot
+	if opts != nil && opts.Root != "" {
+		root = opts.Root
+	}
+	if opts != nil && opts.BinaryName != "" {
+		program = opts.BinaryName
+	}
+	r := process.NewRunc(root, bundle, ns, program, false)
+	for _, other := range strings.Fields(string(raw)) {
+		if other != id {
+			// One that ended long ago is not known any more.
+			_ = r.Delete(ctx, other, &gorunc.DeleteOpts{Force: true})
+		}
+	}
+	return nil
 }
