@@ -77,7 +77,8 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 		return
 	}
 	f := &framer{h: h}
-	slow := stickiness{w: h.w}
+	slow := stickiness{stuck: stuck{w: h.w}}
+	defer slow.finish()
 	var last time.Time
 	for {
 		select {

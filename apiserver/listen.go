@@ -123,36 +123,72 @@ func (s *Server) leaving(h http.Header, r *http.Request) {
 // lastWord is how long it may take to tell a client that its time is over.
 const lastWord = 5 * time.Second
 
+// stuck ends what waits for a client that sends or reads too slowly. An
+// answer's writer must not be touched once the request is over, hence the lock.
+type stuck struct {
+	w    http.ResponseWriter
+	more time.Duration // for what is yet to be written
+	mu   sync.Mutex
+	over bool
+}
+
+func (s *stuck) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	rc, now := http.NewResponseController(s.w), time.Now()
+	_ = rc.SetReadDeadline(now)
+	_ = rc.SetWriteDeadline(now.Add(s.more))
+}
+
+func (s *stuck) finish() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+}
+
 // unstick keeps a client that sends or reads too slowly from holding a request
 // for longer than its time: when ctx ends, what waits for the client fails.
-// Call stop before ctx is cancelled for another reason.
-func unstick(ctx context.Context, w http.ResponseWriter) (stop func() bool) {
-	return context.AfterFunc(ctx, func() {
-		rc, now := http.NewResponseController(w), time.Now()
-		_ = rc.SetReadDeadline(now)
-		_ = rc.SetWriteDeadline(now.Add(lastWord))
-	})
+// done is called before the request's end.
+func unstick(ctx context.Context, w http.ResponseWriter) (done func()) {
+	s := &stuck{w: w, more: lastWord}
+	stop := context.AfterFunc(ctx, s.end)
+	return func() {
+		if !stop() {
+			s.finish()
+		}
+	}
 }
 
 // patience is how long a watcher may take to read what is sent to it.
 const patience = time.Minute
 
-// stickiness ends a stream whose client does not read.
+// stickiness ends a stream whose client does not read. Its methods are called
+// by the stream's goroutine.
 type stickiness struct {
-	w     http.ResponseWriter
+	stuck stuck
 	timer *time.Timer
 }
 
 // begin is called before a write and a flush, end after.
 func (s *stickiness) begin() {
 	if s.timer == nil {
-		s.timer = time.AfterFunc(patience, func() { _ = http.NewResponseController(s.w).SetWriteDeadline(time.Now()) })
+		s.timer = time.AfterFunc(patience, s.stuck.end)
 		return
 	}
 	s.timer.Reset(patience)
 }
 
 func (s *stickiness) end() { s.timer.Stop() }
+
+// finish is called before the request's end.
+func (s *stickiness) finish() {
+	if s.timer != nil && !s.timer.Stop() {
+		s.stuck.finish()
+	}
+}
 
 // untilAway is the context of a stream, which ends when the door closes: else
 // it would keep the door from doing so.

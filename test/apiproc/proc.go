@@ -61,8 +61,10 @@ func (p *Proc) Start() {
 	p.cmd = exec.Command(os.Args[0])
 	p.cmd.Env = append(os.Environ(), variable+"="+string(text))
 	p.cmd.Stderr = p.stderr
-	// A test that dies takes its servers along.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// Its end tells the server that the test has died.
+	if _, err := p.cmd.StdinPipe(); err != nil {
+		p.t.Fatal(err)
+	}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		p.t.Fatal(err)

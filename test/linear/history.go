@@ -1,0 +1,396 @@
+// Package linear holds what an API server did against what it promises: a
+// recorded history of operations and watch events goes in, the first promise
+// that it breaks comes out.
+//
+// The promises: per object there is one order of writes, that of their
+// revisions, in which every operation takes effect at one moment between its
+// call and its answer (linearizability); a write that names a version replaces
+// exactly that one; and every watcher sees each change after its start once,
+// in order, as what it was.
+//
+// Since answers carry revisions, no order has to be searched for: it is known,
+// and only has to be possible.
+package linear
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+)
+
+// Kind is what an operation did.
+type Kind int
+
+// The kinds of operations.
+const (
+	Create Kind = iota
+	Update      // of the version Prev
+	Patch       // of whatever version there is
+	Delete      // of the version Prev
+	Read
+)
+
+// Outcome is how an operation ended.
+type Outcome int
+
+// The outcomes.
+const (
+	OK       Outcome = iota
+	Unknown          // no answer, or one that says nothing
+	Conflict         // Update, Delete: another version; Create: there already
+	NotFound
+)
+
+// Op is one operation on one object.
+type Op struct {
+	Key        string
+	Kind       Kind
+	Outcome    Outcome
+	Value      string // written or read; each write's is its own
+	Prev       int64  // the version that Update and Delete name
+	Revision   int64  // of what was written (not known of a Delete) or read
+	Start, End time.Duration
+}
+
+// EventType is what a watcher is told.
+type EventType string
+
+// The types of events.
+const (
+	Added    EventType = "ADDED"
+	Modified EventType = "MODIFIED"
+	Deleted  EventType = "DELETED"
+)
+
+// Event is one change as a watcher saw it. Value is the object's, for Deleted
+// its last one.
+type Event struct {
+	Type     EventType
+	Key      string
+	Value    string
+	Revision int64
+}
+
+// Stream is what one watcher saw of all objects, over any number of
+// connections: everything after Start up to the last event.
+type Stream struct {
+	Start  int64
+	Events []Event
+}
+
+// History is what happened.
+type History struct {
+	Ops     []Op
+	Streams []Stream
+}
+
+// version is one state of an object from a revision on.
+type version struct {
+	revision int64
+	value    string
+	deleted  bool
+	// inferred says that no watcher was there to see the deletion: its
+	// revision is one between those of its neighbours.
+	inferred bool
+	// When it was written: at the earliest and at the latest.
+	from, to time.Duration
+}
+
+const never = time.Duration(math.MaxInt64)
+
+// Check returns the first promise that the history breaks, or nil.
+func (h *History) Check() error {
+	objects, err := h.versions()
+	if err != nil {
+		return err
+	}
+	for i, s := range h.Streams {
+		if err := s.check(objects); err != nil {
+			return fmt.Errorf("watcher %d: %w", i, err)
+		}
+	}
+	byKey := map[string][]Op{}
+	for _, op := range h.Ops {
+		byKey[op.Key] = append(byKey[op.Key], op)
+	}
+	for _, key := range slices.Sorted(maps.Keys(byKey)) {
+		if err := checkObject(objects[key], byKey[key]); err != nil {
+			return fmt.Errorf("object %s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+// versions gathers every object's states, in order, from what all saw.
+func (h *History) versions() (map[string][]version, error) {
+	found := map[string]map[int64]version{}
+	add := func(who, key string, v version) error {
+		if found[key] == nil {
+			found[key] = map[int64]version{}
+		}
+		if old, ok := found[key][v.revision]; ok && old != v {
+			return fmt.Errorf("%s: object %s at revision %d is %q (deleted: %t), others saw %q (deleted: %t)",
+				who, key, v.revision, v.value, v.deleted, old.value, old.deleted)
+		}
+		found[key][v.revision] = v
+		return nil
+	}
+	for i, s := range h.Streams {
+		for _, e := range s.Events {
+			v := version{revision: e.Revision, value: e.Value}
+			if e.Type == Deleted {
+				v.deleted, v.value = true, ""
+			}
+			if err := add(fmt.Sprintf("watcher %d", i), e.Key, v); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, op := range h.Ops {
+		if op.Outcome == OK && op.Kind != Delete {
+			if err := add("an answer", op.Key, version{revision: op.Revision, value: op.Value}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	out := map[string][]version{}
+	for key, at := range found {
+		for _, rev := range slices.Sorted(maps.Keys(at)) {
+			out[key] = append(out[key], at[rev])
+		}
+	}
+	h.infer(out)
+	return out, nil
+}
+
+// infer adds the deletions that nobody saw, since all watchers had to begin
+// anew, but which there must have been: somebody deleted the version, and
+// afterwards it was created again, or was absent in the end.
+func (h *History) infer(objects map[string][]version) {
+	type at struct {
+		key      string
+		revision int64
+	}
+	deletes := map[at]bool{}
+	created, final := map[string]bool{}, map[string]Op{}
+	for _, op := range h.Ops {
+		switch {
+		case op.Kind == Delete && op.Outcome <= Unknown:
+			deletes[at{op.Key, op.Prev}] = true
+		case op.Kind == Create && op.Outcome <= Unknown:
+			created[op.Value] = true
+		case op.Kind == Read && op.Outcome != Unknown && op.End < never && op.Start >= final[op.Key].Start:
+			final[op.Key] = op
+		}
+	}
+	for key, versions := range objects {
+		var out []version
+		for i, v := range versions {
+			out = append(out, v)
+			if v.deleted || !deletes[at{key, v.revision}] {
+				continue
+			}
+			if i+1 == len(versions) && final[key].Outcome == NotFound ||
+				i+1 < len(versions) && !versions[i+1].deleted && created[versions[i+1].value] {
+				out = append(out, version{revision: v.revision + 1, deleted: true, inferred: true})
+			}
+		}
+		objects[key] = out
+	}
+}
+
+// check holds what a watcher saw against what there was to be seen.
+func (s *Stream) check(objects map[string][]version) error {
+	last := s.Start
+	seen := map[int64]Event{}
+	for _, e := range s.Events {
+		if e.Revision <= last {
+			return fmt.Errorf("event %s %s at revision %d comes after one at %d", e.Type, e.Key, e.Revision, last)
+		}
+		last = e.Revision
+		seen[e.Revision] = e
+	}
+	for key, versions := range objects {
+		exists, value := false, ""
+		for i, v := range versions {
+			if v.inferred {
+				exists = false
+				if before := versions[i-1].revision; s.Start <= before && i+1 < len(versions) && last >= versions[i+1].revision {
+					return fmt.Errorf("missed the deletion of %s after revision %d", key, before)
+				}
+				continue
+			}
+			want := Event{Type: Modified, Key: key, Value: v.value, Revision: v.revision}
+			switch {
+			case v.deleted:
+				want.Type, want.Value = Deleted, value
+			case !exists:
+				want.Type = Added
+			}
+			exists, value = !v.deleted, v.value
+			if v.revision <= s.Start || v.revision > last {
+				continue
+			}
+			got, ok := seen[v.revision]
+			if !ok {
+				return fmt.Errorf("missed %s %s at revision %d", want.Type, key, v.revision)
+			}
+			if got != want {
+				return fmt.Errorf("saw %+v, want %+v", got, want)
+			}
+		}
+	}
+	return nil
+}
+
+// checkObject sees whether the object's operations can have happened in the
+// order of its versions.
+func checkObject(versions []version, ops []Op) error {
+	index := map[int64]int{}
+	byValue := map[string]int{}
+	for i := range versions {
+		index[versions[i].revision] = i
+		if !versions[i].deleted {
+			byValue[versions[i].value] = i
+		}
+		versions[i].from, versions[i].to = 0, never
+	}
+	reads := make([][]Op, len(versions))
+	written := map[int]bool{}
+	ops = slices.Clone(ops)
+	slices.SortStableFunc(ops, func(a, b Op) int { return int(a.Outcome) - int(b.Outcome) }) // what is known first
+	for _, op := range ops {
+		i, ok := -1, false
+		switch {
+		case op.Kind == Read:
+			if op.Outcome == OK {
+				reads[index[op.Revision]] = append(reads[index[op.Revision]], op)
+			}
+			continue
+		case op.Outcome == Conflict || op.Outcome == NotFound:
+			if j, done := byValue[op.Value]; done && op.Kind != Delete {
+				return fmt.Errorf("a refused write took effect at revision %d: %+v", versions[j].revision, op)
+			}
+			continue
+		case op.Kind == Delete:
+			if j, known := index[op.Prev]; known && j+1 < len(versions) && versions[j+1].deleted {
+				i, ok = j+1, true
+			}
+			if !ok && op.Outcome == OK {
+				return fmt.Errorf("an acknowledged delete had no effect: %+v", op)
+			}
+		default:
+			i, ok = byValue[op.Value]
+		}
+		if !ok {
+			continue // of an unknown outcome, without effect
+		}
+		if op.Outcome == Unknown && op.Kind == Delete && written[i] {
+			continue // another one's
+		}
+		if written[i] {
+			return fmt.Errorf("two writes made revision %d: %+v", versions[i].revision, op)
+		}
+		written[i] = true
+		if err := follows(versions, i, &op); err != nil {
+			return err
+		}
+		versions[i].from = op.Start
+		if op.Outcome == OK {
+			versions[i].to = op.End
+		}
+	}
+	if err := order(versions, reads); err != nil {
+		return err
+	}
+	return refusals(versions, ops)
+}
+
+// follows sees whether a write replaced what it said it did.
+func follows(versions []version, i int, op *Op) error {
+	exists := i > 0 && !versions[i-1].deleted
+	switch op.Kind {
+	case Create:
+		if exists {
+			return fmt.Errorf("created at revision %d while it existed: %+v", versions[i].revision, *op)
+		}
+	case Patch:
+		if !exists {
+			return fmt.Errorf("patched at revision %d while it did not exist: %+v", versions[i].revision, *op)
+		}
+	default:
+		if !exists || versions[i-1].revision != op.Prev {
+			return fmt.Errorf("a write of version %d replaced another: %+v", op.Prev, *op)
+		}
+	}
+	return nil
+}
+
+// order gives every write the earliest moment it can have, in the order of
+// revisions, and fails where one is after its answer, or a read cannot lie
+// between its version and the next. It leaves in from and to the earliest and
+// latest moments.
+func order(versions []version, reads [][]Op) error {
+	now := time.Duration(0)
+	for i := range versions {
+		v := &versions[i]
+		now = max(now, v.from)
+		if now > v.to {
+			return fmt.Errorf("revision %d was answered before %v, but what came before it was seen only after", v.revision, now)
+		}
+		v.from = now
+		for _, r := range reads[i] { // in any order among each other
+			if r.End < v.from {
+				return fmt.Errorf("read revision %d before it was written: %+v", v.revision, r)
+			}
+			now = max(now, r.Start)
+		}
+	}
+	replaced := never
+	for i := len(versions) - 1; i >= 0; i-- {
+		v := &versions[i]
+		latest := min(v.to, replaced)
+		for _, r := range reads[i] {
+			if r.Start > replaced {
+				return fmt.Errorf("read revision %d after it was replaced: %+v", v.revision, r)
+			}
+			latest = min(latest, r.End)
+		}
+		v.to, replaced = latest, latest
+	}
+	return nil
+}
+
+// refusals sees whether there was a moment for every refusal at which the
+// object was in a state to refuse it for.
+func refusals(versions []version, ops []Op) error {
+	for _, op := range ops {
+		var fits func(exists bool, v *version) bool
+		switch {
+		case op.Outcome == NotFound:
+			fits = func(exists bool, _ *version) bool { return !exists }
+		case op.Outcome == Conflict && op.Kind == Create:
+			fits = func(exists bool, _ *version) bool { return exists }
+		case op.Outcome == Conflict:
+			fits = func(exists bool, v *version) bool { return exists && v.revision != op.Prev || !exists }
+		default:
+			continue
+		}
+		possible := fits(false, nil) && (len(versions) == 0 || op.Start <= versions[0].to)
+		for i := range versions {
+			end := never
+			if i+1 < len(versions) {
+				end = versions[i+1].to
+			}
+			if fits(!versions[i].deleted, &versions[i]) && versions[i].from <= op.End && op.Start <= end {
+				possible = true
+			}
+		}
+		if !possible {
+			return fmt.Errorf("refused without a reason at any moment: %+v", op)
+		}
+	}
+	return nil
+}
