@@ -294,6 +294,7 @@ func (r *Record) writeLocked(stage auditv1.Stage) error {
 }
 
 func (r *Record) encode(obj runtime.Object, gvk schema.GroupVersionKind) *runtime.Unknown {
+	obj = withoutToken(obj)
 	if r.rule.omitManaged {
 		obj = withoutManagedFields(obj)
 	}
@@ -309,6 +310,26 @@ func (r *Record) encode(obj runtime.Object, gvk schema.GroupVersionKind) *runtim
 		raw = append([]byte(head), raw[1:]...)
 	}
 	return &runtime.Unknown{Raw: raw, ContentType: runtime.ContentTypeJSON}
+}
+
+// withoutToken leaves out the bearer tokens that the API hands out or is asked
+// about: who reads the records must not become their users.
+func withoutToken(obj runtime.Object) runtime.Object {
+	switch o := obj.(type) {
+	case *authenticationv1.TokenRequest:
+		if o.Status.Token != "" {
+			o = o.DeepCopy()
+			o.Status.Token = ""
+			return o
+		}
+	case *authenticationv1.TokenReview:
+		if o.Spec.Token != "" {
+			o = o.DeepCopy()
+			o.Spec.Token = ""
+			return o
+		}
+	}
+	return obj
 }
 
 func withoutManagedFields(obj runtime.Object) runtime.Object {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -249,5 +250,25 @@ func TestFile(t *testing.T) {
 	}
 	if f.Write(&auditv1.Event{}) == nil {
 		t.Error("written after the end")
+	}
+}
+
+// Tokens are not for those who read the records.
+func TestTokensAreLeftOut(t *testing.T) {
+	var got []*auditv1.Event
+	policy := mustPolicy(t, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: RequestResponse}]")
+	log := New(policy, SinkFunc(func(ev *auditv1.Event) error { got = append(got, ev); return nil }), time.Now, nil)
+	made := &authenticationv1.TokenRequest{Status: authenticationv1.TokenRequestStatus{Token: "hush"}}
+	asked := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: "hush", Audiences: []string{"a"}}}
+	rec := log.Begin(&Request{Resource: "serviceaccounts", Subresource: "token", Verb: "create"})
+	rec.RequestObject(asked, schema.GroupVersionKind{})
+	rec.ResponseObject(made, schema.GroupVersionKind{})
+	rec.End(201, nil)
+	if made.Status.Token != "hush" || asked.Spec.Token != "hush" {
+		t.Error("the answer itself was changed")
+	}
+	text, err := json.Marshal(got)
+	if err != nil || strings.Contains(string(text), "hush") || !strings.Contains(string(text), `"audiences":["a"]`) {
+		t.Errorf("recorded %s, %v", text, err)
 	}
 }
