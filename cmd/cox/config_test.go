@@ -127,3 +127,21 @@ func TestPortInUse(t *testing.T) {
 		t.Error("a port in use counts as free")
 	}
 }
+
+func TestHelpOfClusterCommandsIsShort(t *testing.T) {
+	for _, args := range [][]string{{"down"}, {"status"}, {"image", "import"}, {"node", "drain"}, {"token", "create"}} {
+		cmd, _, err := rootCommand().Find(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := 0
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				shown++
+			}
+		})
+		if cmd.Flags().Lookup("cluster-cidr") == nil || shown < 3 || shown > 10 {
+			t.Errorf("%v: %d flags are shown, want the few that matter; all settings are to be taken", args, shown)
+		}
+	}
+}

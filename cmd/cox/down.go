@@ -34,7 +34,7 @@ func downCommand() *cobra.Command {
 			return c.down(cmd.Context(), cmd.OutOrStdout(), purge, keep)
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "write-kubeconfig")
 	cmd.Flags().BoolVar(&purge, "purge", false, "remove every trace: processes, mounts, links, nftables tables, cgroups and all data")
 	cmd.Flags().BoolVar(&keep, "keep-pods", false, "leave the containers running, to be found again by the next cox up")
 	return cmd

@@ -112,7 +112,7 @@ func imageImport() *cobra.Command {
 			})
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	cmd.Flags().StringVar(&as, "as", "", "name for an archive that names its image not or only by a tag")
 	return cmd
 }
@@ -159,7 +159,7 @@ func imageList() *cobra.Command {
 			})
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	return cmd
 }
 
@@ -179,6 +179,6 @@ func imageRemove() *cobra.Command {
 			})
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	return cmd
 }

@@ -55,7 +55,7 @@ func imagePull() *cobra.Command {
 			})
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	cmd.Flags().StringVar(&user, "username", "", "user at the registry")
 	cmd.Flags().BoolVar(&secret, "password-stdin", false, "read the user's password from standard input")
 	return cmd
@@ -77,7 +77,7 @@ func imageExport() *cobra.Command {
 			})
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	cmd.Flags().StringVarP(&to, "output", "o", "", "the archive (- is standard output)")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
 		panic(err) // the flag is right above

@@ -14,6 +14,13 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "kubectl" {
 		os.Exit(kubectl(os.Args[2:]))
 	}
+	if err := rootCommand().ExecuteContext(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, "cox: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "cox",
 		Short:         "Kubernetes in one binary",
@@ -22,8 +29,5 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(upCommand(), downCommand(), statusCommand(), serverCommand(), agentCommand(), tokenCommand(), nodeCommand(), imageCommand(), simCommand(), kubectlCommand())
-	if err := root.ExecuteContext(context.Background()); err != nil {
-		fmt.Fprintln(os.Stderr, "cox: "+err.Error())
-		os.Exit(1)
-	}
+	return root
 }

@@ -40,7 +40,7 @@ func nodeDrain() *cobra.Command {
 			return c.drain(args[0], timeout)
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "write-kubeconfig")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for the pods' end; 0 is for ever")
 	return cmd
 }
@@ -89,7 +89,7 @@ func nodeRemove() *cobra.Command {
 			return nil
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "write-kubeconfig")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait for the pods' end; 0 is for ever")
 	cmd.Flags().BoolVar(&force, "force", false, "do not drain it first")
 	return cmd

@@ -104,7 +104,7 @@ func tokenCreate() *cobra.Command {
 			return nil
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "advertise-address", "https-listen-port")
 	cmd.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token can be used; 0 is for ever")
 	cmd.Flags().StringVar(&description, "description", "", "what the token is for")
 	return cmd
@@ -146,7 +146,7 @@ func tokenList() *cobra.Command {
 			return w.Flush()
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "advertise-address", "https-listen-port")
 	return cmd
 }
 
@@ -169,7 +169,7 @@ func tokenDelete() *cobra.Command {
 			return errors.Join(problems...)
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags(), "advertise-address", "https-listen-port")
 	return cmd
 }
 

@@ -192,7 +192,7 @@ func statusCommand() *cobra.Command {
 			return nil
 		},
 	}
-	c.flags(cmd.Flags())
+	c.clusterFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
