@@ -51,10 +51,12 @@ type Manager struct {
 	ready chan struct{}
 	once  sync.Once // closes ready
 
-	mu    sync.Mutex // held while hooks are compiled
-	dirty [2]atomic.Bool
-	hooks [2]atomic.Pointer[[]*hook]
-	known [2]map[types.UID]*compiled
+	mu sync.Mutex // held while hooks are compiled
+	// changes counts what was seen of the configurations, compiled is up to
+	// where hooks are made of them: only then are they used without the lock.
+	changes, compiled [2]atomic.Uint64
+	hooks             [2]atomic.Pointer[[]*hook]
+	known             [2]map[types.UID]*compiled
 }
 
 const (
@@ -110,13 +112,13 @@ func New(c Config) *Manager {
 // Run follows the configurations until ctx ends. Call it once.
 func (m *Manager) Run(ctx context.Context) error {
 	for i, inf := range m.lists {
-		changed := func(any) { m.dirty[i].Store(true) }
+		changed := func(any) { m.changes[i].Add(1) }
 		if _, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
 			AddFunc: changed, DeleteFunc: changed, UpdateFunc: func(_, o any) { changed(o) },
 		}); err != nil {
 			return err
 		}
-		m.dirty[i].Store(true)
+		m.changes[i].Add(1)
 	}
 	m.infs.Start(ctx)
 	if !m.infs.WaitForSync(ctx) {
@@ -147,14 +149,16 @@ func (m *Manager) wait(ctx context.Context, a *admission.Attributes) error {
 // current returns the webhooks of one sort in the order in which they are
 // asked, compiling what has changed.
 func (m *Manager) current(sort int) []*hook {
-	if !m.dirty[sort].Load() {
-		return *m.hooks[sort].Load()
+	if hooks := m.hooks[sort].Load(); hooks != nil && m.compiled[sort].Load() == m.changes[sort].Load() {
+		return *hooks
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.dirty[sort].Swap(false) {
+	n := m.changes[sort].Load()
+	if m.hooks[sort].Load() == nil || m.compiled[sort].Load() != n {
 		hooks := m.compileAll(sort)
 		m.hooks[sort].Store(&hooks)
+		m.compiled[sort].Store(n)
 	}
 	return *m.hooks[sort].Load()
 }
