@@ -11,8 +11,11 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/cel/library"
@@ -200,6 +203,21 @@ func userInfo(u client.User) user.Info {
 	return &user.DefaultInfo{Name: u.Name, UID: u.UID, Groups: u.Groups, Extra: u.Extra}
 }
 
+func fieldSelector(reqs fields.Requirements) fields.Selector {
+	var all []fields.Selector
+	for _, r := range reqs {
+		if r.Operator == selection.NotEquals {
+			all = append(all, fields.OneTermNotEqualSelector(r.Field, r.Value))
+		} else {
+			all = append(all, fields.OneTermEqualSelector(r.Field, r.Value))
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return fields.AndSelectors(all...)
+}
+
 // asker carries CEL's questions to our authorizer.
 type asker struct{ authz authz.Authorizer }
 
@@ -214,6 +232,14 @@ func (a *asker) Authorize(ctx context.Context, q authorizer.Attributes) (authori
 	if q.IsResourceRequest() {
 		attrs.Group, attrs.Version, attrs.Resource, attrs.Subresource = q.GetAPIGroup(), q.GetAPIVersion(), q.GetResource(), q.GetSubresource()
 		attrs.Namespace, attrs.Name = q.GetNamespace(), q.GetName()
+		// A selector that cannot be read is left out: the question is then a
+		// wider one.
+		if reqs, err := q.GetFieldSelector(); err == nil {
+			attrs.FieldSelector = fieldSelector(reqs)
+		}
+		if reqs, err := q.GetLabelSelector(); err == nil && len(reqs) > 0 {
+			attrs.LabelSelector = labels.NewSelector().Add(reqs...)
+		}
 	} else {
 		attrs.Path = q.GetPath()
 	}
