@@ -7,6 +7,7 @@ package crd
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
@@ -44,8 +45,9 @@ type version struct {
 	av        string
 	preserves bool // spec.preserveUnknownFields of old definitions
 
-	once sync.Once
-	err  error
+	once     sync.Once
+	compiled atomic.Bool // once is over
+	err      error
 	// schema is nil where the version has none.
 	schema    *structural.Structural
 	openapi   *spec.Schema
@@ -89,6 +91,7 @@ func (d *definition) of(u *unstructured.Unstructured) *version {
 // the error of one that does not is returned at each use.
 func (v *version) compile() error {
 	v.once.Do(func() {
+		defer v.compiled.Store(true)
 		if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
 			return
 		}
@@ -106,6 +109,22 @@ func (v *version) compile() error {
 		})
 	})
 	return v.err
+}
+
+// structural is the form of the schema: what compile keeps if it has run, else
+// one for the caller only.
+func (v *version) structural() (*structural.Structural, error) {
+	if v.compiled.Load() {
+		return v.schema, v.err
+	}
+	if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
+		return nil, nil
+	}
+	s, err := apiextensions.Structural(v.Schema.OpenAPIV3Schema)
+	if err != nil {
+		return nil, fmt.Errorf("schema of %s: %w", v.gvk, err)
+	}
+	return s, nil
 }
 
 // alternatives lets the validator know what x-kubernetes-int-or-string means.

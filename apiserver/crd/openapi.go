@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -24,12 +25,6 @@ type documents struct {
 	mu     sync.Mutex
 	hashes map[string]string // by "apis/group/version"; nil: to be made anew
 	made   map[string][]byte
-	v2     *v2Parts
-}
-
-type v2Parts struct {
-	hash               string
-	paths, definitions map[string]json.RawMessage
 }
 
 // mostMade is how many documents are kept.
@@ -40,7 +35,7 @@ func newDocuments(m *Manager) *documents { return &documents{m: m} }
 func (d *documents) changed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.hashes, d.made, d.v2 = nil, nil, nil
+	d.hashes, d.made = nil, nil
 }
 
 // OpenAPI serves the OpenAPI documents of built-in and custom kinds.
@@ -109,30 +104,29 @@ func (d *documents) V3(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths := map[string]any{}
+	var paths objects
 	for _, p := range list {
-		if err := p.v.compile(); err != nil {
+		models, err := p.models("#/components/schemas/", false)
+		if err != nil {
 			return nil, err
 		}
-		for name, s := range p.models("#/components/schemas/", false) {
+		for name, s := range models {
 			schemas[name] = s
 		}
 		ops, err := p.operations(&d.from, "v3")
 		if err != nil {
 			return nil, err
 		}
+		paths.add(ops)
 		if p.v.Subresources != nil && p.v.Subresources.Scale != nil {
 			if err := d.from.addScale(schemas); err != nil {
 				return nil, err
 			}
 		}
-		for path, op := range ops {
-			paths[path] = op
-		}
 	}
 	text, err = json.Marshal(map[string]any{
 		"openapi": "3.0.0", "info": map[string]string{"title": "Kubernetes CRD Swagger", "version": "v0.1.0"},
-		"paths": paths, "components": map[string]any{"schemas": schemas},
+		"paths": json.RawMessage(paths.text()), "components": map[string]any{"schemas": schemas},
 	})
 	if err != nil {
 		return nil, err
@@ -146,63 +140,62 @@ func (d *documents) V3(path string) ([]byte, error) {
 	return text, nil
 }
 
-// V2 makes what the v2 document gets.
-func (d *documents) V2() (string, map[string]json.RawMessage, map[string]json.RawMessage, error) {
-	d.mu.Lock()
-	have := d.v2
-	d.mu.Unlock()
-	if have == nil {
-		var err error
-		if have, err = d.makeV2(); err != nil {
-			return "", nil, nil, err
-		}
-		d.mu.Lock()
-		d.v2 = have
-		d.mu.Unlock()
-	}
-	return have.hash, have.paths, have.definitions, nil
-}
-
-func (d *documents) makeV2() (*v2Parts, error) {
-	out := &v2Parts{paths: map[string]json.RawMessage{}, definitions: map[string]json.RawMessage{}}
-	h := sha256.New()
-	for _, list := range d.published() {
-		for _, p := range list {
-			if err := p.v.compile(); err != nil {
-				return nil, err
-			}
-			for name, s := range p.models("#/definitions/", true) {
-				text, err := json.Marshal(s)
-				if err != nil {
-					return nil, err
-				}
-				out.definitions[name] = text
-			}
-			ops, err := p.operations(&d.from, "v2")
-			if err != nil {
-				return nil, err
-			}
-			for path, op := range ops {
-				if out.paths[path], err = json.Marshal(op); err != nil {
-					return nil, err
-				}
-			}
-		}
-	}
-	if len(out.definitions) == 0 {
-		return out, nil
-	}
+// V2Hash is one over the definitions' states.
+func (d *documents) V2Hash() string {
 	hashes := d.Documents()
-	names := make([]string, 0, len(hashes))
-	for name := range hashes {
-		names = append(names, name)
+	if len(hashes) == 0 {
+		return ""
 	}
-	slices.Sort(names)
-	for _, name := range names {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(hashes)) {
 		fmt.Fprintln(h, name, hashes[name])
 	}
-	out.hash = fmt.Sprintf("%X", h.Sum(nil))
-	return out, nil
+	return fmt.Sprintf("%X", h.Sum(nil))
+}
+
+// V2 makes what the v2 document gets. It is not kept: with a thousand
+// definitions it is larger than all else that they cost.
+func (d *documents) V2() ([]byte, []byte, error) {
+	var paths, definitions objects
+	for _, list := range d.published() {
+		for _, p := range list {
+			models, err := p.models("#/definitions/", true)
+			if err != nil {
+				return nil, nil, err
+			}
+			text, err := json.Marshal(models)
+			if err != nil {
+				return nil, nil, err
+			}
+			definitions.add(text)
+			ops, err := p.operations(&d.from, "v2")
+			if err != nil {
+				return nil, nil, err
+			}
+			paths.add(ops)
+		}
+	}
+	return paths.text(), definitions.text(), nil
+}
+
+// objects joins JSON objects that have no field in common.
+type objects struct{ b []byte }
+
+func (o *objects) add(text []byte) {
+	if text = text[1 : len(text)-1]; len(text) == 0 {
+		return
+	}
+	if o.b = append(o.b, ','); len(o.b) == 1 {
+		o.b[0] = '{'
+	}
+	o.b = append(o.b, text...)
+}
+
+func (o *objects) text() []byte {
+	if len(o.b) == 0 {
+		return []byte("{}")
+	}
+	return append(o.b, '}')
 }
 
 const (
@@ -219,12 +212,17 @@ func described(s *spec.Schema, text string) spec.Schema {
 	return *s
 }
 
-// models are the published schemas of the object and of its list.
-func (p published) models(prefix string, old bool) map[string]*spec.Schema {
+// models are the published schemas of the object and of its list. The schema
+// is read anew if no object has needed it yet, and not kept then.
+func (p published) models(prefix string, old bool) (map[string]*spec.Schema, error) {
+	form, err := p.v.structural()
+	if err != nil {
+		return nil, err
+	}
 	s := &spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"object"}}}
-	keeps := p.v.schema == nil || p.v.schema.XPreserveUnknownFields || p.d.crd.Spec.PreserveUnknownFields
-	if p.v.schema != nil && !(old && keeps) { // v2 cannot say that more is allowed, so it says nothing
-		s = p.v.schema.ToKubeOpenAPI()
+	keeps := form == nil || form.XPreserveUnknownFields || p.d.crd.Spec.PreserveUnknownFields
+	if form != nil && !(old && keeps) { // v2 cannot say that more is allowed, so it says nothing
+		s = form.ToKubeOpenAPI()
 	}
 	ref := func(name, text string) spec.Schema {
 		r := *spec.RefSchema(prefix + name)
@@ -275,7 +273,7 @@ func (p published) models(prefix string, old bool) map[string]*spec.Schema {
 		},
 	}}
 	named(list, listKind)
-	return map[string]*spec.Schema{name: s, strings.TrimSuffix(name, p.v.gvk.Kind) + listKind: list}
+	return map[string]*spec.Schema{name: s, strings.TrimSuffix(name, p.v.gvk.Kind) + listKind: list}, nil
 }
 
 // typed gives a schema the fields that every object has.

@@ -26,6 +26,8 @@ type sources struct {
 	paths map[string]string // by document ("v2", "v3") and template
 	meta  map[string]json.RawMessage
 	scale map[string]json.RawMessage
+	// shapes are the finished paths.
+	shapes map[shape]string
 }
 
 // of returns the template's paths in a document's form, as JSON.
@@ -149,37 +151,30 @@ func title(group, version string) string {
 	return b.String()
 }
 
-// operations are the paths of the version in a document's form.
-func (p published) operations(from *sources, doc string) (map[string]any, error) {
-	t := clusterTemplate
-	if p.n.row.Namespaced {
-		t = namespacedTemplate
-	}
-	source, err := from.of(doc, t)
+// shape is what the paths of custom resources differ in beside names.
+type shape struct {
+	doc           string
+	template      template
+	status, scale bool
+}
+
+// pathsOf are those of a custom resource of a shape, under the names of the
+// template, as JSON.
+func (s *sources) pathsOf(sh shape) (string, error) {
+	source, err := s.of(sh.doc, sh.template)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	short, _, _ := strings.Cut(t.group, ".")
-	own := title(p.v.gvk.Group, p.v.gvk.Version)
-	tag := strings.ToLower(own[:1]) + strings.TrimSuffix(own[1:], title("", p.v.gvk.Version)) + "_" + p.v.gvk.Version
-	models := strings.TrimSuffix(p.v.modelName(), p.v.gvk.Kind)
-	text := strings.NewReplacer(
-		"io.k8s.api."+short+".v1."+t.kind+"List", models+p.n.row.HubListKind,
-		"io.k8s.api."+short+".v1."+t.kind, p.v.modelName(),
-		"/apis/"+t.group+"/v1", "/apis/"+p.v.av,
-		"/"+t.resource, "/"+p.n.row.Resource,
-		strings.ToUpper(short[:1])+short[1:]+"V1", own,
-		short+"_v1", tag,
-		`"group":"`+t.group+`"`, `"group":"`+p.v.gvk.Group+`"`,
-		`"version":"v1"`, `"version":"`+p.v.gvk.Version+`"`,
-		"a "+t.kind, article(p.v.gvk.Kind)+" "+p.v.gvk.Kind,
-		t.kind, p.v.gvk.Kind,
-	).Replace(source)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text := s.shapes[sh]; text != "" {
+		return text, nil
+	}
 	var paths map[string]any
-	if err := json.Unmarshal([]byte(text), &paths); err != nil {
-		return nil, err
+	if err := json.Unmarshal([]byte(source), &paths); err != nil {
+		return "", err
 	}
-	prefix := map[string]string{"v2": "#/definitions/", "v3": "#/components/schemas/"}[doc]
+	prefix := map[string]string{"v2": "#/definitions/", "v3": "#/components/schemas/"}[sh.doc]
 	revision := revisionParameter(paths)
 	for path, item := range paths {
 		item := item.(map[string]any)
@@ -188,14 +183,59 @@ func (p published) operations(from *sources, doc string) (map[string]any, error)
 		if !strings.HasSuffix(path, "/{name}") {
 			continue
 		}
-		if sub := p.v.Subresources; sub != nil && sub.Status != nil {
+		if sh.status {
 			paths[path+"/status"] = subresource(item, "status", "", "")
 		}
-		if sub := p.v.Subresources; sub != nil && sub.Scale != nil {
-			paths[path+"/scale"] = subresource(item, "scale", prefix+p.v.modelName(), prefix+scaleModel)
+		if sh.scale {
+			paths[path+"/scale"] = subresource(item, "scale", prefix+sh.template.model(), prefix+scaleModel)
 		}
 	}
-	return paths, nil
+	text, err := json.Marshal(paths)
+	if err != nil {
+		return "", err
+	}
+	if s.shapes == nil {
+		s.shapes = map[shape]string{}
+	}
+	s.shapes[sh] = string(text)
+	return s.shapes[sh], nil
+}
+
+func (t template) short() string {
+	short, _, _ := strings.Cut(t.group, ".")
+	return short
+}
+
+// model is the name of the template's schema.
+func (t template) model() string { return "io.k8s.api." + t.short() + ".v1." + t.kind }
+
+// operations are the paths of the version in a document's form, as JSON.
+func (p published) operations(from *sources, doc string) ([]byte, error) {
+	t := clusterTemplate
+	if p.n.row.Namespaced {
+		t = namespacedTemplate
+	}
+	sub := p.v.Subresources
+	source, err := from.pathsOf(shape{doc: doc, template: t, status: sub != nil && sub.Status != nil, scale: sub != nil && sub.Scale != nil})
+	if err != nil {
+		return nil, err
+	}
+	short := t.short()
+	own := title(p.v.gvk.Group, p.v.gvk.Version)
+	tag := strings.ToLower(own[:1]) + strings.TrimSuffix(own[1:], title("", p.v.gvk.Version)) + "_" + p.v.gvk.Version
+	models := strings.TrimSuffix(p.v.modelName(), p.v.gvk.Kind)
+	return []byte(strings.NewReplacer(
+		t.model()+"List", models+p.n.row.HubListKind,
+		t.model(), p.v.modelName(),
+		"/apis/"+t.group+"/v1", "/apis/"+p.v.av,
+		"/"+t.resource, "/"+p.n.row.Resource,
+		strings.ToUpper(short[:1])+short[1:]+"V1", own,
+		short+"_v1", tag,
+		`"group":"`+t.group+`"`, `"group":"`+p.v.gvk.Group+`"`,
+		`"version":"v1"`, `"version":"`+p.v.gvk.Version+`"`,
+		"a "+t.kind, article(p.v.gvk.Kind)+" "+p.v.gvk.Kind,
+		t.kind, p.v.gvk.Kind,
+	).Replace(source)), nil
 }
 
 // article is "a" or "an".

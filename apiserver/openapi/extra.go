@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,9 +24,11 @@ type Extra interface {
 	Documents() map[string]string
 	// V3 makes the document of a path that Documents lists, as JSON.
 	V3(path string) ([]byte, error)
-	// V2 makes the paths and definitions that the v2 document gets in
-	// addition, as JSON objects by name. hash is "" if there are none.
-	V2() (hash string, paths, definitions map[string]json.RawMessage, err error)
+	// V2Hash changes when that changes which the v2 document gets in addition;
+	// it is "" if there is nothing.
+	V2Hash() string
+	// V2 makes it: the paths and the definitions, each as a JSON object.
+	V2() (paths, definitions []byte, err error)
 }
 
 // HandlerWith is Handler with further documents.
@@ -68,16 +71,18 @@ func (s *server) serveExtra(w http.ResponseWriter, r *http.Request, path string)
 	media := []string{v3Binary}
 	if path == "v2" {
 		media = []string{v2Binary, v2BinaryDeprecated}
-		h, paths, definitions, err := s.extra.V2()
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return true
-		}
+		h := s.extra.V2Hash()
 		if h == "" {
 			return false
 		}
 		hash = s.byPath()["v2"].hash[:32] + h
-		make = func(binary bool) ([]byte, error) { return mergeV2(binary, paths, definitions) }
+		make = func(binary bool) ([]byte, error) {
+			paths, definitions, err := s.extra.V2()
+			if err != nil {
+				return nil, err
+			}
+			return mergeV2(binary, paths, definitions)
+		}
 	} else {
 		name, isV3 := strings.CutPrefix(path, "v3/")
 		h, ok := s.extra.Documents()[name]
@@ -140,7 +145,7 @@ func (s *server) sendMade(w http.ResponseWriter, r *http.Request, path, hash str
 // mergeV2 adds paths and definitions to the built-in v2 document without
 // reading it: JSON gets them put in where its objects begin, and protobuf
 // readers merge what is appended.
-func mergeV2(binary bool, paths, definitions map[string]json.RawMessage) ([]byte, error) {
+func mergeV2(binary bool, paths, definitions []byte) ([]byte, error) {
 	if binary {
 		base, err := jsonOrBinary("v2", ".pb.gz")
 		if err != nil {
@@ -148,7 +153,7 @@ func mergeV2(binary bool, paths, definitions map[string]json.RawMessage) ([]byte
 		}
 		text, err := json.Marshal(map[string]any{
 			"swagger": "2.0", "info": map[string]string{"title": "Kubernetes", "version": "unversioned"},
-			"paths": paths, "definitions": definitions,
+			"paths": json.RawMessage(paths), "definitions": json.RawMessage(definitions),
 		})
 		if err != nil {
 			return nil, err
@@ -164,22 +169,31 @@ func mergeV2(binary bool, paths, definitions map[string]json.RawMessage) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	for key, add := range map[string]map[string]json.RawMessage{"paths": paths, "definitions": definitions} {
-		if len(add) == 0 {
-			continue
-		}
-		text, err := json.Marshal(add)
-		if err != nil {
-			return nil, err
-		}
-		// The document's own objects precede whatever is called so in them.
-		head := []byte(`"` + key + `":{`)
-		before, after, found := bytes.Cut(base, head)
-		if !found {
-			return nil, fmt.Errorf("the v2 document has no %s", key)
-		}
-		out := append(append(append([]byte(nil), before...), head...), text[1:len(text)-1]...)
-		base = append(append(out, ','), after...)
+	// The document's own objects precede whatever is called so in them.
+	type insert struct {
+		at   int
+		text []byte
 	}
-	return base, nil
+	var inserts []insert
+	for _, part := range []struct {
+		name string
+		text []byte
+	}{{"paths", paths}, {"definitions", definitions}} {
+		head := []byte(`"` + part.name + `":{`)
+		at := bytes.Index(base, head)
+		if at < 0 {
+			return nil, fmt.Errorf("the v2 document has no %s", part.name)
+		}
+		if len(part.text) > len("{}") {
+			inserts = append(inserts, insert{at + len(head), part.text[1 : len(part.text)-1]})
+		}
+	}
+	slices.SortFunc(inserts, func(a, b insert) int { return a.at - b.at })
+	out := make([]byte, 0, len(base)+len(paths)+len(definitions)+2)
+	from := 0
+	for _, in := range inserts {
+		out = append(append(append(out, base[from:in.at]...), in.text...), ',')
+		from = in.at
+	}
+	return append(out, base[from:]...), nil
 }
