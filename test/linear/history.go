@@ -91,8 +91,8 @@ type version struct {
 	revision int64
 	value    string
 	deleted  bool
-	// inferred says that no watcher was there to see the deletion: its
-	// revision is one between those of its neighbours.
+	// inferred says that nobody was there to see the change: its revision is
+	// one between those of its neighbours.
 	inferred bool
 	// When it was written: at the earliest and at the latest.
 	from, to time.Duration
@@ -165,35 +165,52 @@ func (h *History) versions() (map[string][]version, error) {
 	return out, nil
 }
 
-// infer adds the deletions that nobody saw, since all watchers had to begin
-// anew, but which there must have been: somebody deleted the version, and
-// afterwards it was created again, or was absent in the end.
+// infer adds the changes that nobody saw, since all watchers had to begin anew,
+// but which there must have been: a deletion, if somebody deleted the version,
+// and afterwards it was created again or was absent in the end; a creation, if
+// what was absent was patched, and somebody who got no answer created it.
 func (h *History) infer(objects map[string][]version) {
 	type at struct {
 		key      string
 		revision int64
 	}
 	deletes := map[at]bool{}
-	created, final := map[string]bool{}, map[string]Op{}
+	wrote, final := map[string]Kind{}, map[string]Op{}
+	lost := map[string][]Op{} // creations without answer
 	for _, op := range h.Ops {
 		switch {
-		case op.Kind == Delete && op.Outcome <= Unknown:
+		case op.Outcome > Unknown && op.Kind != Read:
+		case op.Kind == Delete:
 			deletes[at{op.Key, op.Prev}] = true
-		case op.Kind == Create && op.Outcome <= Unknown:
-			created[op.Value] = true
-		case op.Kind == Read && op.Outcome != Unknown && op.End < never && op.Start >= final[op.Key].Start:
+		case op.Kind != Read:
+			wrote[op.Value] = op.Kind
+			if op.Kind == Create && op.Outcome == Unknown {
+				lost[op.Key] = append(lost[op.Key], op)
+			}
+		case op.Outcome != Unknown && op.End < never && op.Start >= final[op.Key].Start:
 			final[op.Key] = op
 		}
 	}
 	for key, versions := range objects {
 		var out []version
 		for i, v := range versions {
+			kind, known := wrote[v.value]
+			if absent := i == 0 || versions[i-1].deleted; absent && !v.deleted && known && kind == Patch {
+				for n, op := range lost[key] {
+					if !slices.ContainsFunc(versions, func(v version) bool { return v.value == op.Value }) {
+						out = append(out, version{revision: v.revision - 1, value: op.Value, inferred: true})
+						lost[key] = slices.Delete(lost[key], n, n+1)
+						break
+					}
+				}
+			}
 			out = append(out, v)
 			if v.deleted || !deletes[at{key, v.revision}] {
 				continue
 			}
-			if i+1 == len(versions) && final[key].Outcome == NotFound ||
-				i+1 < len(versions) && !versions[i+1].deleted && created[versions[i+1].value] {
+			next := i + 1
+			if next == len(versions) && final[key].Outcome == NotFound ||
+				next < len(versions) && !versions[next].deleted && wrote[versions[next].value] == Create {
 				out = append(out, version{revision: v.revision + 1, deleted: true, inferred: true})
 			}
 		}
@@ -216,9 +233,9 @@ func (s *Stream) check(objects map[string][]version) error {
 		exists, value := false, ""
 		for i, v := range versions {
 			if v.inferred {
-				exists = false
-				if before := versions[i-1].revision; s.Start <= before && i+1 < len(versions) && last >= versions[i+1].revision {
-					return fmt.Errorf("missed the deletion of %s after revision %d", key, before)
+				exists, value = !v.deleted, v.value
+				if i > 0 && s.Start <= versions[i-1].revision && i+1 < len(versions) && last >= versions[i+1].revision {
+					return fmt.Errorf("missed a change of %s after revision %d", key, versions[i-1].revision)
 				}
 				continue
 			}

@@ -99,7 +99,7 @@ func TestChecker(t *testing.T) {
 				s := &h.Streams[i]
 				s.Events = slices.DeleteFunc(s.Events, func(e Event) bool { return e.Type == Deleted })
 			}
-		}, "missed the deletion of a after revision 4"},
+		}, "missed a change of a after revision 4"},
 		{"one write twice", func(h *History) { h.Ops = append(h.Ops, h.Ops[12]) }, "two writes"},
 	} {
 		h := good()
