@@ -25,6 +25,17 @@ type Env struct {
 	Events    client.Recorder
 	Log       *slog.Logger
 	Clock     clock.Clock
+	// Workers is how many keys are reconciled at once; 0 is the controller's
+	// own number.
+	Workers int
+}
+
+// WorkersOr is Workers, or n where that is 0.
+func (e Env) WorkersOr(n int) int {
+	if e.Workers > 0 {
+		return e.Workers
+	}
+	return n
 }
 
 // Controller is a started part of the manager. Run is called after the

@@ -41,6 +41,7 @@ type config struct {
 	Fairness            bool
 
 	auth  authConfig
+	loops controllerConfig
 	audit auditConfig
 
 	ClusterCIDR   string
@@ -138,6 +139,7 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.MaxWrites, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	c.audit.flags(fs)
 	c.auth.flags(fs)
+	c.loops.flags(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")
 	fs.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")
@@ -244,6 +246,9 @@ func (c *config) complete() error {
 	}
 	if c.Server == "" { // else the server says what the cluster is like
 		if err := c.completeCluster(); err != nil {
+			return err
+		}
+		if err := c.loops.complete(); err != nil {
 			return err
 		}
 	}

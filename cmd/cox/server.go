@@ -294,7 +294,7 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 		Reserved: certificates.Reserved{Names: own.Leaf.DNSNames, IPs: own.Leaf.IPAddresses},
 	}
 	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {
-		return manager.Run(ctx, manager.Config{
+		m := manager.Config{
 			ClientFor: cp.controllerIdentity,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
@@ -304,7 +304,9 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 			Signing:      signing,
 			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
 			Log:          s.log.With("component", "controller-manager"),
-		})
+		}
+		s.cfg.loops.put(&m)
+		return manager.Run(ctx, m)
 	})
 	return nil
 }

@@ -61,7 +61,7 @@ func New(env controllers.Env, find controllers.Discovery) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Controller) remember(key string, hpa *autoscalingv2.HorizontalPodAutoscaler) *remembered {
 	c.mu.Lock()

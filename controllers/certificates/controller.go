@@ -61,7 +61,7 @@ func New(env controllers.Env, cfg Config) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
 	r, ok := c.requests.Get("", name)

@@ -56,7 +56,7 @@ func New(env controllers.Env, find controllers.Discovery) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 // wakeNamespace wakes the budgets that a changed size may concern.
 func (c *Controller) wakeNamespace(ns string) {

@@ -71,7 +71,7 @@ func New(env controllers.Env) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Controller) wakeOwner(slices ...*discoveryv1.EndpointSlice) {
 	for _, s := range slices {

@@ -56,7 +56,7 @@ func New(env controllers.Env) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func hasEphemeral(p *corev1.Pod) bool {
 	for i := range p.Spec.Volumes {

@@ -58,7 +58,7 @@ func New(env controllers.Env, discover controllers.Discovery, changed <-chan str
 func (c *Controller) Run(ctx context.Context) {
 	c.watch(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { c.loop.Run(ctx, workers) })
+	wg.Go(func() { c.loop.Run(ctx, c.env.WorkersOr(workers)) })
 	for {
 		select {
 		case <-ctx.Done():

@@ -73,7 +73,7 @@ func New(env controllers.Env) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func jobRef(p *corev1.Pod) *metav1.OwnerReference {
 	if ref := metav1.GetControllerOfNoCopy(p); controllers.ControlledBy(ref, client.Jobs.GVK()) {

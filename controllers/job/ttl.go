@@ -34,7 +34,7 @@ func NewTTL(env controllers.Env) (*TTL, error) {
 }
 
 // Run works until ctx ends.
-func (c *TTL) Run(ctx context.Context) { c.loop.Run(ctx, 2) }
+func (c *TTL) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(2)) }
 
 // deleteIn is how long a Job may stay yet; ok is false when it may for ever.
 func deleteIn(j *batchv1.Job, now time.Time) (d time.Duration, ok bool) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -77,6 +78,13 @@ type Config struct {
 	// Nodes are the settings of the node lifecycle; the zero value means
 	// upstream's defaults.
 	Nodes nodelifecycle.Settings
+	// Controllers says which run, as upstream's --controllers: "*" is all,
+	// "name" one, "-name" all but that one; names are upstream's, long or
+	// short. Empty is all.
+	Controllers []string
+	// Workers is how many keys a controller reconciles at once, by its long
+	// name, where it is not to be the controller's own number.
+	Workers map[string]int
 	// FinishedPods is how many finished pods may stay; 0 is 12,500, a
 	// negative number all.
 	FinishedPods int
@@ -85,8 +93,9 @@ type Config struct {
 	Clock clock.Clock // nil is the real one
 }
 
-// part is a controller to start: its name, the service account that it acts
-// as, and how it is made. Two parts of one account share door and recorder.
+// part is a controller to start: its name (as upstream's --controllers knows
+// it), the service account that it acts as, and how it is made. Two parts of
+// one account share door and recorder.
 type part struct {
 	name, account string
 	make          func(env controllers.Env) (controllers.Controller, error)
@@ -99,38 +108,38 @@ func as[C controllers.Controller](f func(controllers.Env) (C, error)) func(contr
 
 func parts(cfg *Config) ([]part, error) {
 	out := []part{
-		{"deployment", "deployment-controller", as(deployment.New)},
-		{"replicaset", "replicaset-controller", as(replicaset.New)},
-		{"replicationcontroller", "replication-controller", as(replicaset.NewReplication)},
-		{"daemonset", "daemon-set-controller", as(daemonset.New)},
-		{"statefulset", "statefulset-controller", as(statefulset.New)},
-		{"disruption", "disruption-controller", as(func(env controllers.Env) (*disruption.Controller, error) {
+		{"deployment-controller", "deployment-controller", as(deployment.New)},
+		{"replicaset-controller", "replicaset-controller", as(replicaset.New)},
+		{"replicationcontroller-controller", "replication-controller", as(replicaset.NewReplication)},
+		{"daemonset-controller", "daemon-set-controller", as(daemonset.New)},
+		{"statefulset-controller", "statefulset-controller", as(statefulset.New)},
+		{"disruption-controller", "disruption-controller", as(func(env controllers.Env) (*disruption.Controller, error) {
 			return disruption.New(env, cfg.Discovery)
 		})},
-		{"endpoints", "endpoint-controller", as(endpoints.New)},
-		{"endpointslice", "endpointslice-controller", as(endpointslice.New)},
-		{"endpointslicemirroring", "endpointslicemirroring-controller", as(mirroring.New)},
-		{"clusterroleaggregation", "clusterrole-aggregation-controller", as(aggregation.New)},
-		{"serviceaccount", "service-account-controller", as(serviceaccount.New)},
-		{"job", "job-controller", as(job.New)},
-		{"cronjob", "cronjob-controller", as(cronjob.New)},
-		{"ttlafterfinished", "ttl-after-finished-controller", as(job.NewTTL)},
-		{"persistentvolumebinder", "persistent-volume-binder", as(volumebinder.New)},
-		{"localprovisioner", "persistent-volume-binder", as(localprovisioner.New)},
-		{"ephemeralvolume", "ephemeral-volume-controller", as(ephemeralvolume.New)},
-		{"pvcprotection", "pvc-protection-controller", as(protection.NewClaims)},
-		{"pvprotection", "pv-protection-controller", as(protection.NewVolumes)},
-		{"vacprotection", "volumeattributesclass-protection-controller", as(protection.NewClasses)},
-		{"tainteviction", "node-controller", as(tainteviction.New)},
-		{"tokencleaner", "token-cleaner", as(bootstrap.NewCleaner)},
-		{"bootstrapsigner", "bootstrap-signer", as(bootstrap.NewSigner)},
-		{"nodelifecycle", "node-controller", as(func(env controllers.Env) (*nodelifecycle.Controller, error) {
+		{"endpoints-controller", "endpoint-controller", as(endpoints.New)},
+		{"endpointslice-controller", "endpointslice-controller", as(endpointslice.New)},
+		{"endpointslice-mirroring-controller", "endpointslicemirroring-controller", as(mirroring.New)},
+		{"clusterrole-aggregation-controller", "clusterrole-aggregation-controller", as(aggregation.New)},
+		{"serviceaccount-controller", "service-account-controller", as(serviceaccount.New)},
+		{"job-controller", "job-controller", as(job.New)},
+		{"cronjob-controller", "cronjob-controller", as(cronjob.New)},
+		{"ttl-after-finished-controller", "ttl-after-finished-controller", as(job.NewTTL)},
+		{"persistentvolume-binder-controller", "persistent-volume-binder", as(volumebinder.New)},
+		{"local-provisioner-controller", "persistent-volume-binder", as(localprovisioner.New)},
+		{"ephemeral-volume-controller", "ephemeral-volume-controller", as(ephemeralvolume.New)},
+		{"persistentvolumeclaim-protection-controller", "pvc-protection-controller", as(protection.NewClaims)},
+		{"persistentvolume-protection-controller", "pv-protection-controller", as(protection.NewVolumes)},
+		{"volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", as(protection.NewClasses)},
+		{"taint-eviction-controller", "node-controller", as(tainteviction.New)},
+		{"token-cleaner-controller", "token-cleaner", as(bootstrap.NewCleaner)},
+		{"bootstrap-signer-controller", "bootstrap-signer", as(bootstrap.NewSigner)},
+		{"node-lifecycle-controller", "node-controller", as(func(env controllers.Env) (*nodelifecycle.Controller, error) {
 			return nodelifecycle.New(env, cfg.Nodes)
 		})},
-		{"podgc", "pod-garbage-collector", as(func(env controllers.Env) (*podgc.Controller, error) {
+		{"pod-garbage-collector-controller", "pod-garbage-collector", as(func(env controllers.Env) (*podgc.Controller, error) {
 			return podgc.New(env, max(cfg.FinishedPods, 0))
 		})},
-		{"certificates", "certificate-controller", as(func(env controllers.Env) (*certificates.Controller, error) {
+		{"certificatesigningrequest-signing-controller", "certificate-controller", as(func(env controllers.Env) (*certificates.Controller, error) {
 			return certificates.New(env, cfg.Signing)
 		})},
 	}
@@ -139,12 +148,12 @@ func parts(cfg *Config) ([]part, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, part{"nodeipam", "node-controller", as(func(env controllers.Env) (*nodeipam.Controller, error) {
+		out = append(out, part{"node-ipam-controller", "node-controller", as(func(env controllers.Env) (*nodeipam.Controller, error) {
 			return nodeipam.New(env, ranges)
 		})})
 	}
 	if cfg.RootCA != nil {
-		out = append(out, part{"rootca", "root-ca-cert-publisher", as(func(env controllers.Env) (*rootca.Controller, error) {
+		out = append(out, part{"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", as(func(env controllers.Env) (*rootca.Controller, error) {
 			return rootca.New(env, cfg.RootCA)
 		})})
 	}
@@ -155,13 +164,13 @@ func parts(cfg *Config) ([]part, error) {
 		})})
 	}
 	if cfg.Discovery != nil {
-		out = append(out, part{"horizontalpodautoscaler", "horizontal-pod-autoscaler", as(func(env controllers.Env) (*autoscaling.Controller, error) {
+		out = append(out, part{"horizontal-pod-autoscaler-controller", "horizontal-pod-autoscaler", as(func(env controllers.Env) (*autoscaling.Controller, error) {
 			return autoscaling.New(env, cfg.Discovery)
-		})}, part{"namespace", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
+		})}, part{"namespace-controller", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
 			return namespace.New(env, cfg.Discovery)
-		})}, part{"garbagecollector", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
+		})}, part{"garbage-collector-controller", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
 			return garbagecollector.New(env, cfg.Discovery, cfg.ResourcesChanged)
-		})}, part{"resourcequota", "resourcequota-controller", as(func(env controllers.Env) (*resourcequota.Controller, error) {
+		})}, part{"resourcequota-controller", "resourcequota-controller", as(func(env controllers.Env) (*resourcequota.Controller, error) {
 			return resourcequota.New(env, cfg.Discovery)
 		})})
 	}
@@ -186,6 +195,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if err := CheckControllers(cfg.Controllers); err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(p part) bool { return !enabled(cfg.Controllers, p.name) })
 	running := make([]controllers.Controller, len(all))
 	envs := map[string]controllers.Env{}
 	for i, p := range all {
@@ -195,7 +208,7 @@ func Run(ctx context.Context, cfg Config) error {
 			env = controllers.Env{Client: c, Informers: cfg.Informers, Clock: cfg.Clock, Events: client.NewRecorder(ctx, c, p.account, "")}
 			envs[p.account] = env
 		}
-		env.Log = cfg.Log.With("controller", p.name)
+		env.Log, env.Workers = cfg.Log.With("controller", p.name), cfg.Workers[p.name]
 		c, err := p.make(env)
 		if err != nil {
 			return fmt.Errorf("controller %s: %w", p.name, err)

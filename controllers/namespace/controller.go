@@ -66,7 +66,7 @@ func New(env controllers.Env, discover controllers.Discovery) (*Controller, erro
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
 	n, ok := c.namespaces.Get("", name)

@@ -85,7 +85,7 @@ func New(env controllers.Env, settings Settings) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 // nodeChanged and leaseChanged note a sign of life by our own clock: clocks
 // of nodes may differ. They wake the node only where something else than time

@@ -69,7 +69,7 @@ func (c *Classes) freed(now, old []string) {
 }
 
 // Run works until ctx ends.
-func (c *Classes) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Classes) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Classes) reconcile(ctx context.Context, name string) (time.Duration, error) {
 	class, ok := c.classes.GetKey(name)

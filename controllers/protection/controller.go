@@ -59,7 +59,7 @@ func NewClaims(env controllers.Env) (*Claims, error) {
 }
 
 // Run works until ctx ends.
-func (c *Claims) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Claims) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Claims) reconcile(ctx context.Context, key string) (time.Duration, error) {
 	claim, ok := c.claims.GetKey(key)
@@ -109,7 +109,7 @@ func NewVolumes(env controllers.Env) (*Volumes, error) {
 }
 
 // Run works until ctx ends.
-func (c *Volumes) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Volumes) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 func (c *Volumes) reconcile(ctx context.Context, name string) (time.Duration, error) {
 	v, ok := c.volumes.GetKey(name)

@@ -57,7 +57,7 @@ func newController(env controllers.Env, name string) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, workers) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(workers)) }
 
 // podChanged wakes the sets that a pod's change concerns: its controller,
 // the one it had, and for an orphan those that could adopt it. Changes that

@@ -73,7 +73,7 @@ func (c *Controller) Run(ctx context.Context) {
 	c.mu.Lock()
 	c.ctx = ctx
 	c.mu.Unlock()
-	c.loop.Run(ctx, workers)
+	c.loop.Run(ctx, c.env.WorkersOr(workers))
 }
 
 func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, error) {

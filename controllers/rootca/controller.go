@@ -59,7 +59,7 @@ func New(env controllers.Env, bundle []byte) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, 2) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(2)) }
 
 // want returns the ConfigMap as it is to be, or nil when have is right.
 func want(ns, bundle string, have *corev1.ConfigMap) *corev1.ConfigMap {

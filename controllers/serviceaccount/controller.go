@@ -48,7 +48,7 @@ func New(env controllers.Env) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, 2) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(2)) }
 
 // wanted says whether the namespace lacks its account.
 func wanted(n *corev1.Namespace, have bool) bool {

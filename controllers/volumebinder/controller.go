@@ -85,8 +85,8 @@ func New(env controllers.Env) (*Controller, error) {
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) {
 	done := make(chan struct{})
-	go func() { defer close(done); c.volumeLoop.Run(ctx, workers) }()
-	c.claimLoop.Run(ctx, workers)
+	go func() { defer close(done); c.volumeLoop.Run(ctx, c.env.WorkersOr(workers)) }()
+	c.claimLoop.Run(ctx, c.env.WorkersOr(workers))
 	<-done
 }
 

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/controllers/nodelifecycle"
+)
+
+// controllerConfig is how the controllers run, by upstream's flags.
+type controllerConfig struct {
+	list         []string
+	workers      map[string]*int // by a controller's name; 0 is its own number
+	finishedPods int
+	mask4, mask6 int
+	nodes        nodelifecycle.Settings
+	// Of the zone's nodes that are evicted from, so many per second.
+	rate, slowRate float64
+}
+
+func (c *controllerConfig) flags(fs *pflag.FlagSet) {
+	d := nodelifecycle.Defaults()
+	perSecond := func(every time.Duration) float64 { return 1 / every.Seconds() }
+	fs.StringSliceVar(&c.list, "controllers", []string{"*"}, "which controllers run: '*' all, 'foo' that one, '-foo' all but that one")
+	c.workers = map[string]*int{}
+	for name, flag := range manager.Flags() {
+		c.workers[name] = fs.Int("concurrent-"+flag+"-syncs", 0, "how many objects the "+name+" handles at once (default: its own number)")
+	}
+	fs.IntVar(&c.finishedPods, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 or less is all of them")
+	fs.IntVar(&c.mask4, "node-cidr-mask-size-ipv4", 24, "size of a node's range of pod addresses, IPv4")
+	fs.IntVar(&c.mask6, "node-cidr-mask-size-ipv6", 64, "the same, IPv6")
+	fs.DurationVar(&c.nodes.MonitorGrace, "node-monitor-grace-period", d.MonitorGrace, "how long a node may be silent before it counts as not ready")
+	fs.DurationVar(&c.nodes.StartupGrace, "node-startup-grace-period", d.StartupGrace, "how long a node may be silent that was never heard")
+	fs.Float64Var(&c.rate, "node-eviction-rate", perSecond(d.EvictionInterval), "of how many nodes of a healthy zone pods are evicted, per second")
+	fs.Float64Var(&c.slowRate, "secondary-node-eviction-rate", perSecond(d.SlowInterval), "the same in an unhealthy zone")
+	fs.Float64Var(&c.nodes.UnhealthyShare, "unhealthy-zone-threshold", d.UnhealthyShare, "what share of its nodes, not ready, makes a zone unhealthy")
+	fs.IntVar(&c.nodes.LargeZone, "large-cluster-size-threshold", d.LargeZone, "an unhealthy zone of up to so many nodes is not evicted from at all")
+}
+
+// complete checks what was given.
+func (c *controllerConfig) complete() error {
+	if err := manager.CheckControllers(c.list); err != nil {
+		return fmt.Errorf("--controllers: %w", err)
+	}
+	for name, n := range c.workers {
+		if *n < 0 {
+			return fmt.Errorf("--concurrent-%s-syncs=%d is negative", manager.Flags()[name], *n)
+		}
+	}
+	if c.rate < 0 || c.slowRate < 0 {
+		return fmt.Errorf("--node-eviction-rate and --secondary-node-eviction-rate are not negative")
+	}
+	if c.nodes.UnhealthyShare < 0 || c.nodes.UnhealthyShare > 1 {
+		return fmt.Errorf("--unhealthy-zone-threshold=%v is not between 0 and 1", c.nodes.UnhealthyShare)
+	}
+	c.nodes.EvictionInterval, c.nodes.SlowInterval = interval(c.rate), interval(c.slowRate)
+	return nil
+}
+
+// interval is the time between two events of a rate per second; that of a rate
+// of 0 is longer than any cluster lives.
+func interval(rate float64) time.Duration {
+	const never = 100 * 365 * 24 * time.Hour
+	if rate <= 0 || 1/rate > never.Seconds() {
+		return never
+	}
+	return time.Duration(float64(time.Second) / rate)
+}
+
+// put hands the settings to the controllers.
+func (c *controllerConfig) put(m *manager.Config) {
+	m.Controllers, m.Nodes = c.list, c.nodes
+	m.NodeMaskIPv4, m.NodeMaskIPv6 = c.mask4, c.mask6
+	m.Workers = map[string]int{}
+	for name, n := range c.workers {
+		m.Workers[name] = *n
+	}
+	m.FinishedPods = c.finishedPods
+	if c.finishedPods <= 0 {
+		m.FinishedPods = -1
+	}
+}

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/controllers/nodelifecycle"
+)
+
+func TestControllerFlags(t *testing.T) {
+	parse := func(args ...string) (manager.Config, error) {
+		var c controllerConfig
+		fs := pflag.NewFlagSet("t", pflag.ContinueOnError)
+		c.flags(fs)
+		if err := fs.Parse(args); err != nil {
+			t.Fatal(err)
+		}
+		var m manager.Config
+		err := c.complete()
+		c.put(&m)
+		return m, err
+	}
+	m, err := parse()
+	if err != nil || m.Nodes != nodelifecycle.Defaults() || m.FinishedPods != 12500 {
+		t.Errorf("defaults: %+v %v", m, err)
+	}
+	m, err = parse("--controllers=*,-cronjob", "--concurrent-gc-syncs=3", "--node-eviction-rate=0.5", "--secondary-node-eviction-rate=0", "--terminated-pod-gc-threshold=0")
+	if err != nil || m.Workers["garbage-collector-controller"] != 3 || m.Nodes.EvictionInterval != 2*time.Second || m.Nodes.SlowInterval < 1000*time.Hour || m.FinishedPods != -1 || len(m.Controllers) != 2 {
+		t.Errorf("given: %+v %v", m, err)
+	}
+	for _, bad := range []string{"--controllers=foo", "--concurrent-job-syncs=-1", "--unhealthy-zone-threshold=2", "--node-eviction-rate=-1"} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%s is taken", bad)
+		}
+	}
+}
