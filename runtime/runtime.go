@@ -43,9 +43,16 @@ type Runtime struct {
 	err error
 }
 
+// answerTime is how long a runtime may take to answer a question.
+const answerTime = 20 * time.Second
+
 // Dial connects to a CRI runtime that someone else runs. The endpoint is
 // unix:///path or a path. Nothing is sent before the first call.
-func Dial(endpoint string) (*Runtime, error) {
+func Dial(endpoint string) (*Runtime, error) { return DialWithin(endpoint, answerTime) }
+
+// DialWithin is Dial with a bound on the time that an answer to a question
+// may take: a runtime that hangs fails then. Calls that do something have none.
+func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
 	if !strings.Contains(endpoint, "://") {
 		endpoint = "unix://" + endpoint
 	}
@@ -57,11 +64,29 @@ func Dial(endpoint string) (*Runtime, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithIdleTimeout(0),
+		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if _, bounded := ctx.Deadline(); !bounded && isQuestion(method) {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, answer)
+				defer cancel()
+			}
+			return call(ctx, method, req, reply, cc, opts...)
+		}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the container runtime %s: %w", endpoint, err)
 	}
 	return &Runtime{conn: conn, endpoint: endpoint}, nil
+}
+
+// isQuestion says that a CRI method changes nothing.
+func isQuestion(method string) bool {
+	if !strings.HasPrefix(method, "/runtime.v1.") {
+		return false
+	}
+	name := method[strings.LastIndexByte(method, '/')+1:]
+	return strings.HasPrefix(name, "List") || strings.HasSuffix(name, "Status") || strings.HasSuffix(name, "Stats") ||
+		name == "Version" || name == "ImageFsInfo" || name == "RuntimeConfig"
 }
 
 // Start runs containerd, or adopts the one that runs already with the same
