@@ -34,17 +34,23 @@ func dockerArchive(t *testing.T, tags ...string) []byte {
 	}
 	tw.Write([]byte("hi"))
 	tw.Close()
+	return layered(t, layer.Bytes(), tags...)
+}
+
+// layered is the archive of an image with one layer, a tar stream.
+func layered(t *testing.T, layer []byte, tags ...string) []byte {
+	t.Helper()
 	config, _ := json.Marshal(map[string]any{
 		"architecture": goruntime.GOARCH, "os": "linux", "config": map[string]any{"Cmd": []string{"/hello"}},
-		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer.Bytes()))}},
+		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer))}},
 	})
 	manifest, _ := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": tags, "Layers": []string{"abc/layer.tar"}}})
 	var out bytes.Buffer
-	tw = tar.NewWriter(&out)
+	tw := tar.NewWriter(&out)
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{"config.json", config}, {"abc/layer.tar", layer.Bytes()}, {"manifest.json", manifest}} {
+	}{{"config.json", config}, {"abc/layer.tar", layer}, {"manifest.json", manifest}} {
 		if err := tw.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.data))}); err != nil {
 			t.Fatal(err)
 		}
