@@ -100,8 +100,10 @@ type Config struct {
 	StatusImages int
 
 	// Shutdown is how pods are ended when the machine is shut down; empty
-	// leaves that to the machine.
+	// leaves that to the machine. Power tells of
+	// shutdowns; nil asks systemd-logind.
 	Shutdown []ShutdownStep
+	Power    PowerEvents
 
 	// Drain is called when a ready pod was deleted, before its containers get
 	// SIGTERM, and returns when no new connections reach the pod any more.

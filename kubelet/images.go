@@ -13,6 +13,9 @@ import (
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/client"
+	registries "github.com/coxswain/cox/kubelet/credentials"
 )
 
 // startError is why a container did not start: the reason that its status
@@ -101,8 +104,38 @@ func (k *Kubelet) imageStatus(ctx context.Context, spec *runtimeapi.ImageSpec) (
 	return res.Image, nil
 }
 
-// pull tries the pod's credentials for the image in order, or none where
-// there are none.
+// newPulls makes what bounds pulls, and the plugins that know credentials.
+func (k *Kubelet) newPulls() error {
+	most := k.cfg.Containers.ParallelPulls
+	if k.cfg.Containers.SerialPulls {
+		most = 1
+	}
+	if most > 0 {
+		k.pulls = make(chan struct{}, most)
+	}
+	if k.cfg.Credentials.ConfigFile == "" {
+		return nil
+	}
+	var err error
+	k.providers, err = registries.New(registries.Config{
+		File: k.cfg.Credentials.ConfigFile, BinDir: k.cfg.Credentials.BinDir, Account: k.accountToken, Log: k.log, Clock: k.cfg.Clock,
+	})
+	return err
+}
+
+// accountToken returns a pod's service account, and a token of it for an
+// audience.
+func (k *Kubelet) accountToken(ctx context.Context, pod *corev1.Pod, audience string) (*corev1.ServiceAccount, string, error) {
+	sa, err := client.ServiceAccounts.In(k.cfg.Client, pod.Namespace).Get(ctx, pod.Spec.ServiceAccountName)
+	if err != nil {
+		return nil, "", err
+	}
+	token, _, err := k.tokens.get(ctx, pod, &corev1.ServiceAccountTokenProjection{Audience: audience})
+	return sa, token, err
+}
+
+// pull tries the pod's credentials for the image in order, then those that
+// plugins know, or none where there are none.
 func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) error {
 	objs := podObjects{ctx, k.configMaps, k.secrets}
 	var auths []*runtimeapi.AuthConfig
@@ -119,8 +152,21 @@ func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, spec *runtimeapi.Im
 		}
 		auths = append(auths, found...)
 	}
+	if k.providers != nil {
+		for _, a := range k.providers.For(ctx, pod, spec.Image) {
+			auths = append(auths, &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password})
+		}
+	}
 	if len(auths) == 0 {
 		auths = []*runtimeapi.AuthConfig{nil}
+	}
+	if k.pulls != nil {
+		select {
+		case k.pulls <- struct{}{}:
+			defer func() { <-k.pulls }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	var err error
 	for _, a := range auths {

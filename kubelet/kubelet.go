@@ -24,6 +24,7 @@ import (
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/cgroups"
+	registries "github.com/coxswain/cox/kubelet/credentials"
 	"github.com/coxswain/cox/kubelet/devices"
 	"github.com/coxswain/cox/kubelet/dra"
 	"github.com/coxswain/cox/kubelet/exclusive"
@@ -71,8 +72,11 @@ type Kubelet struct {
 	devices   *devices.Manager
 	exclusive *exclusive.Manager
 	claims    *dra.Manager
-	sharing   sync.Mutex    // held while containers are told which CPUs they share
-	shared    cpuset.CPUSet // what they were told
+	providers *registries.Manager // nil without plugins
+	pulls     chan struct{}       // holds a value per pull under way; nil without bound
+	goingDown atomic.Bool         // the machine shuts down
+	sharing   sync.Mutex          // held while containers are told which CPUs they share
+	shared    cpuset.CPUSet       // what they were told
 
 	resizeWaits atomic.Bool // a pod waits for resources that others have
 
@@ -105,6 +109,9 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	if err := k.newClaims(); err != nil {
+		return nil, err
+	}
+	if err := k.newPulls(); err != nil {
 		return nil, err
 	}
 	k.probes = probes.NewManager(probes.Config{
@@ -158,6 +165,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	wg.Go(func() { k.status.run(ctx) })
 	wg.Go(func() { k.node.run(ctx) })
 	k.runPlugins(ctx)
+	wg.Go(func() { k.runShutdown(ctx) })
 	k.informers.Start(ctx)
 
 	listed := make(chan struct{})
@@ -175,6 +183,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	}
 	if ctx.Err() == nil && k.cfg.StaticPodDir != "" {
 		wg.Go(func() { k.runStatic(ctx) })
+	}
+	if ctx.Err() == nil && k.cfg.StaticPodURL != "" {
+		wg.Go(func() { k.runStaticURL(ctx) })
 	}
 	if ctx.Err() == nil && k.informers.WaitForSync(ctx) {
 		k.begin()
@@ -261,7 +272,10 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	f := k.found[pod.UID]
 	delete(k.found, pod.UID)
 	if f == nil && !ended(pod) {
-		r := admit(pod, k.node.current(), k.activePods(), static)
+		r := k.admitDuringShutdown()
+		if r == nil {
+			r = admit(pod, k.node.current(), k.activePods(), static)
+		}
 		if r == nil {
 			r = admitSysctls(pod, k.cfg.Containers.UnsafeSysctls)
 		}
@@ -345,7 +359,7 @@ func (k *Kubelet) podGone(pod *corev1.Pod) {
 func (k *Kubelet) clearOrphans() {
 	k.mu.Lock()
 	var orphans []*worker
-	if k.cfg.StaticPodDir == "" || k.node.staticListed.Load() {
+	if k.staticListed() {
 		for uid, f := range k.found {
 			w := k.add(orphanPod(uid, f), false)
 			w.state.Gone = true

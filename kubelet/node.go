@@ -32,7 +32,7 @@ const (
 type nodeManager struct {
 	k            *Kubelet
 	nudged       chan struct{}
-	staticListed atomic.Bool
+	staticListed sync.Map // sources of static pods that were read
 
 	mu      sync.Mutex
 	node    *corev1.Node // as the API last showed it
@@ -117,6 +117,9 @@ func (n *nodeManager) run(ctx context.Context) {
 // step brings node, lease and status up to date.
 func (n *nodeManager) step(ctx context.Context) error {
 	version, problem := n.askRuntime(ctx)
+	if why := n.k.shutdownProblem(); why != "" {
+		problem = why
+	}
 	if n.due() {
 		n.imagesOK.Store(false) // others import images too
 	}

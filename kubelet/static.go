@@ -1,11 +1,14 @@
 package kubelet
 
 import (
+	"bytes"
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +77,24 @@ func settle(ctx context.Context, w *fsnotify.Watcher) {
 	}
 }
 
+// Sources of static pods, as the annotation kubernetes.io/config.source names
+// them.
+const (
+	fileSource = "file"
+	urlSource  = "http"
+)
+
+// staticListed says that every source of static pods was read once: until then
+// nobody can say which pods are orphans.
+func (k *Kubelet) staticListed() bool {
+	for source, used := range map[string]bool{fileSource: k.cfg.StaticPodDir != "", urlSource: k.cfg.StaticPodURL != ""} {
+		if _, read := k.node.staticListed.Load(source); used && !read {
+			return false
+		}
+	}
+	return true
+}
+
 // readStatic brings the workers of static pods in line with the folder.
 func (k *Kubelet) readStatic() {
 	pods := map[types.UID]*corev1.Pod{}
@@ -94,10 +115,15 @@ func (k *Kubelet) readStatic() {
 		}
 		pods[pod.UID] = pod
 	}
+	k.setStatic(fileSource, pods)
+}
+
+// setStatic brings the workers in line with the pods of one source.
+func (k *Kubelet) setStatic(source string, pods map[types.UID]*corev1.Pod) {
 	k.mu.Lock()
 	var gone, added []*worker
 	for uid, w := range k.workers {
-		if w.static && pods[uid] == nil {
+		if w.static && pods[uid] == nil && w.asked().Annotations[annotationConfigSource] == source {
 			gone = append(gone, w)
 		}
 	}
@@ -106,8 +132,8 @@ func (k *Kubelet) readStatic() {
 			added = append(added, k.add(pod, true))
 		}
 	}
-	first := !k.node.staticListed.Swap(true)
-	late := first && k.apiReady
+	_, again := k.node.staticListed.Swap(source, true)
+	late := !again && k.apiReady
 	k.mu.Unlock()
 	for _, w := range gone {
 		w.gone()
@@ -121,8 +147,86 @@ func (k *Kubelet) readStatic() {
 	}
 }
 
-// readManifest reads a pod as a static pod of this node: its uid is the hash
-// of where it comes from and what it says.
+// runStaticURL asks for static pods again and again, as the configuration
+// says, until ctx ends. While there is no answer those known go on.
+func (k *Kubelet) runStaticURL(ctx context.Context) {
+	c := &http.Client{Timeout: 10 * time.Second}
+	var last []byte
+	failing := false
+	for ctx.Err() == nil {
+		b, err := k.fetchStatic(ctx, c)
+		if err == nil && (last == nil || !bytes.Equal(b, last)) {
+			var pods map[types.UID]*corev1.Pod
+			if pods, err = k.podsFrom(b); err == nil {
+				k.setStatic(urlSource, pods)
+				last = b
+			}
+		}
+		if err != nil && !failing && ctx.Err() == nil {
+			k.log.Warn("cannot read static pods, will try again", "url", k.cfg.StaticPodURL, "error", err)
+		}
+		failing = err != nil
+		t := k.cfg.Clock.NewTimer(k.cfg.StaticPodPeriod)
+		select {
+		case <-ctx.Done():
+		case <-t.C():
+		}
+		t.Stop()
+	}
+}
+
+func (k *Kubelet) fetchStatic(ctx context.Context, c *http.Client) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, k.cfg.StaticPodURL, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = k.cfg.StaticPodHeaders.Clone()
+	res, err := c.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the answer is %s", res.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxManifest+1))
+	if err == nil && (len(b) == 0 || len(b) > maxManifest) {
+		err = fmt.Errorf("the answer has no or more than %d bytes", maxManifest)
+	}
+	return b, err
+}
+
+// podsFrom reads a Pod or a PodList.
+func (k *Kubelet) podsFrom(b []byte) (map[types.UID]*corev1.Pod, error) {
+	var meta metav1.TypeMeta
+	if err := yaml.Unmarshal(b, &meta); err != nil {
+		return nil, err
+	}
+	items := [][]byte{b}
+	if meta.Kind == "PodList" || meta.Kind == "List" {
+		var list struct {
+			Items []json.RawMessage `json:"items"`
+		}
+		if err := yaml.Unmarshal(b, &list); err != nil {
+			return nil, err
+		}
+		items = nil
+		for _, i := range list.Items {
+			items = append(items, i)
+		}
+	}
+	out := map[types.UID]*corev1.Pod{}
+	for _, i := range items {
+		pod, err := k.staticPod(i, urlSource, k.cfg.StaticPodURL)
+		if err != nil {
+			return nil, err
+		}
+		out[pod.UID] = pod
+	}
+	return out, nil
+}
+
+// readManifest reads a pod of the folder.
 func (k *Kubelet) readManifest(path string) (*corev1.Pod, error) {
 	f, err := openRegular(path)
 	if err != nil {
@@ -136,18 +240,24 @@ func (k *Kubelet) readManifest(path string) (*corev1.Pod, error) {
 	if len(b) > maxManifest {
 		return nil, fmt.Errorf("larger than %d bytes", maxManifest)
 	}
+	return k.staticPod(b, fileSource, path)
+}
+
+// staticPod reads a pod as a static pod of this node: its uid is the hash of
+// where it comes from and what it says.
+func (k *Kubelet) staticPod(b []byte, source, from string) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
 	if err := yaml.UnmarshalStrict(b, pod); err != nil {
 		return nil, err
 	}
-	if pod.Kind != "Pod" || pod.APIVersion != "v1" {
+	if (pod.Kind != "Pod" || pod.APIVersion != "v1") && !(source == urlSource && pod.Kind == "" && pod.APIVersion == "") {
 		return nil, fmt.Errorf("holds %s %s, want v1 Pod", pod.APIVersion, pod.Kind)
 	}
 	if pod.Name == "" || len(pod.Spec.Containers) == 0 {
 		return nil, fmt.Errorf("the pod has no name or no containers")
 	}
 	h := md5.New() // names, not secures; users know it as a uid of this length
-	fmt.Fprintf(h, "host:%s\nfile:%s\n", k.cfg.NodeName, path)
+	fmt.Fprintf(h, "host:%s\n%s:%s\n", k.cfg.NodeName, source, from)
 	h.Write(b)
 	uid := hex.EncodeToString(h.Sum(nil))
 	if pod.UID == "" {
@@ -164,7 +274,7 @@ func (k *Kubelet) readManifest(path string) (*corev1.Pod, error) {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[annotationConfigHash] = uid
-	pod.Annotations[annotationConfigSource] = "file"
+	pod.Annotations[annotationConfigSource] = source
 	pod.Annotations[annotationConfigSeen] = k.cfg.Clock.Now().Format(time.RFC3339Nano)
 	// A node that is tainted keeps its own pods.
 	pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})
@@ -254,8 +364,8 @@ func (k *Kubelet) ensureMirror(w *worker) {
 // more) is removed, one that is being deleted is let go.
 func (k *Kubelet) mirrorChanged(mirror *corev1.Pod) {
 	w := k.staticWorker(mirror.Namespace, mirror.Name)
-	if w == nil && k.cfg.StaticPodDir != "" && !k.node.staticListed.Load() {
-		return // the folder has not been read yet
+	if w == nil && !k.staticListed() {
+		return // not all sources have been read yet
 	}
 	if w != nil && mirror.DeletionTimestamp == nil {
 		w.mu.Lock()

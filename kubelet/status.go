@@ -331,7 +331,7 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		ready,
 	}
 	out := append(own, resizeConditions(s, p)...)
-	if s.Ended != nil && s.Ended.Reason == evicted {
+	if endedByNode(s.Ended) {
 		out = append(out, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: s.Ended.Message,
 			ObservedGeneration: s.Pod.Generation,

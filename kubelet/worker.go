@@ -39,6 +39,7 @@ type worker struct {
 	secrets    map[objectKey]bool
 	sandboxGap time.Duration
 	volumesGap time.Duration
+	stopped    []chan struct{} // closed once no container runs
 	done       bool
 	cancel     context.CancelFunc
 }
@@ -156,6 +157,7 @@ func (w *worker) step() {
 	w.finishResize(&p)
 	w.apply(&p)
 	w.publish(&p)
+	w.tellStopped()
 	if w.timer != nil {
 		w.timer.Stop()
 		w.timer = nil
@@ -296,6 +298,7 @@ func (w *worker) runningID(name string) string {
 // finish forgets the worker once its pod has left the node.
 func (w *worker) finish() {
 	w.done = true
+	w.tellStopped()
 	if w.timer != nil {
 		w.timer.Stop()
 	}
