@@ -10,7 +10,6 @@ import (
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
@@ -37,11 +36,13 @@ func statefulSetKind() *api.Kind {
 			Default: api.On(defaultStatefulSet),
 			PrepareCreate: func(o runtime.Object) {
 				statefulSetParts.PrepareCreate(o)
+				dropMaxUnavailable(o.(*appsv1.StatefulSet), nil)
 				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, nil)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, &prev.(*appsv1.StatefulSet).Spec.Template.Spec)
 				statefulSetParts.PrepareUpdate(o, prev)
+				dropMaxUnavailable(o.(*appsv1.StatefulSet), prev.(*appsv1.StatefulSet))
 			},
 			Validate:       api.Check(func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(s, nil) }),
 			ValidateUpdate: api.Check2(validateStatefulSetUpdate),
@@ -79,6 +80,17 @@ func statefulSetKind() *api.Kind {
 	}
 }
 
+// dropMaxUnavailable empties what a feature that is off in 1.36 brings
+// (KEP-961), unless the stored object has it.
+func dropMaxUnavailable(s, old *appsv1.StatefulSet) {
+	if old != nil && old.Spec.UpdateStrategy.RollingUpdate != nil && old.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable != nil {
+		return
+	}
+	if ru := s.Spec.UpdateStrategy.RollingUpdate; ru != nil {
+		ru.MaxUnavailable = nil
+	}
+}
+
 func defaultStatefulSet(o *appsv1.StatefulSet) {
 	s := &o.Spec
 	api.DefaultValue(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
@@ -86,7 +98,6 @@ func defaultStatefulSet(o *appsv1.StatefulSet) {
 	if s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
 		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
 		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate.Partition, 0)
-		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
 	}
 	api.DefaultPtr(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	api.DefaultValue(&s.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)

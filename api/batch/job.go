@@ -47,6 +47,9 @@ func jobKind() *api.Kind {
 				jobParts.PrepareCreate(o)
 				podspec.DropDisabled(&j.Spec.Template.Spec, nil)
 				generateSelector(j)
+				if len(j.Labels) == 0 { // as readers of upstream's jobs see them
+					j.Labels = maps.Clone(j.Spec.Template.Labels)
+				}
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				podspec.DropDisabled(&o.(*batchv1.Job).Spec.Template.Spec, &prev.(*batchv1.Job).Spec.Template.Spec)
@@ -160,6 +163,7 @@ func defaultJob(j *batchv1.Job) {
 	}
 	api.DefaultPtr(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	api.DefaultPtr(&s.Suspend, false)
+	api.DefaultPtr(&s.ManualSelector, false)
 	if s.PodFailurePolicy != nil {
 		api.DefaultPtr(&s.PodReplacementPolicy, batchv1.Failed)
 	}

@@ -23,8 +23,8 @@ var priorities = map[string]int32{
 	"autoscaling": 17500, "batch": 17400, "certificates.k8s.io": 17300, "networking.k8s.io": 17200, "policy": 17100,
 	"rbac.authorization.k8s.io": 17000, "storage.k8s.io": 16800, "apiextensions.k8s.io": 16700,
 	"admissionregistration.k8s.io": 16700, "scheduling.k8s.io": 16600, "coordination.k8s.io": 16500,
-	"node.k8s.io": 16300, "discovery.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100,
-	"internal.apiserver.k8s.io": 16000, "resource.k8s.io": 15900, "storagemigration.k8s.io": 15800,
+	"node.k8s.io": 16300, "discovery.k8s.io": 16200, "resource.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100,
+	"internal.apiserver.k8s.io": 16000, "storagemigration.k8s.io": 15800,
 }
 
 // versionPriorities differ from 15.
@@ -32,6 +32,7 @@ var versionPriorities = map[schema.GroupVersion]int32{
 	{Version: "v1"}:                                        1,
 	{Group: "autoscaling", Version: "v2"}:                  30,
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21,
+	{Group: "resource.k8s.io", Version: "v1"}:              21,
 }
 
 // wanted are the APIServices that this server's own group versions have.
