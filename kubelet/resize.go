@@ -62,9 +62,13 @@ func resizable(spec *corev1.PodSpec) map[string]*corev1.Container {
 	return out
 }
 
-// resourcesOf lists the resources of a pod's resizable containers.
+// resourcesOf lists the resources of a pod's resizable containers, and those
+// of the pod as a whole under "".
 func resourcesOf(pod *corev1.Pod) map[string]corev1.ResourceRequirements {
 	out := map[string]corev1.ResourceRequirements{}
+	if pod.Spec.Resources != nil {
+		out[""] = *pod.Spec.Resources
+	}
 	for name, c := range resizable(&pod.Spec) {
 		out[name] = c.Resources
 	}
@@ -79,10 +83,15 @@ func withResources(pod *corev1.Pod, by map[string]corev1.ResourceRequirements) *
 		r, ok := by[name]
 		differs = differs || ok && !sameResources(&r, &c.Resources)
 	}
-	if !differs {
+	whole, ok := by[""]
+	ofPod := ok && pod.Spec.Resources != nil && !sameResources(&whole, pod.Spec.Resources)
+	if !differs && !ofPod {
 		return pod
 	}
 	out := *pod
+	if ofPod {
+		out.Spec.Resources = &whole
+	}
 	out.Spec.Containers = slices.Clone(pod.Spec.Containers)
 	out.Spec.InitContainers = slices.Clone(pod.Spec.InitContainers)
 	for name, c := range resizable(&out.Spec) {
@@ -506,4 +515,15 @@ func (s *podState) keepActual() {
 			delete(s.Actual, id)
 		}
 	}
+}
+
+// actualOfPod are the resources that the pod as a whole has: until its cgroup
+// has what was granted, those that its status showed before.
+func actualOfPod(s *podState) *corev1.ResourceRequirements {
+	cg := s.Resize.Cgroup
+	if old := s.Pod.Status.Resources; old != nil && cg != nil && *cg != podResources(s.Pod, s.Rules) {
+		return old.DeepCopy()
+	}
+	r := s.Pod.Spec.Resources
+	return &corev1.ResourceRequirements{Requests: r.Requests.DeepCopy(), Limits: r.Limits.DeepCopy()}
 }

@@ -41,6 +41,10 @@ func makeStatus(s *podState, p *plan, node nodeFacts) *corev1.PodStatus {
 		return st
 	}
 	spec := &s.Pod.Spec
+	if r := spec.Resources; r != nil {
+		st.AllocatedResources = r.Requests.DeepCopy()
+		st.Resources = actualOfPod(s)
+	}
 	for i := range spec.InitContainers {
 		st.InitContainerStatuses = append(st.InitContainerStatuses, containerStatus(s, p, &spec.InitContainers[i], initContainer, node))
 	}
