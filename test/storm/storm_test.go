@@ -1,0 +1,152 @@
+package storm_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/coxswain/cox/test/apiproc"
+	"github.com/coxswain/cox/test/storm"
+)
+
+var (
+	count      = flag.Int("storm.n", 4000, "how many requests are made")
+	seed       = flag.Uint64("storm.seed", 1, "which ones")
+	kubeconfig = flag.String("storm.kubeconfig", "", "a cluster that may be spoilt, instead of a server made for the test")
+)
+
+func TestMain(m *testing.M) {
+	if apiproc.Main() {
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// server is what is stormed; proc is nil for a cluster elsewhere.
+func server(t *testing.T) (*rest.Config, *apiproc.Proc) {
+	if *kubeconfig != "" {
+		cfg, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg, nil
+	}
+	p := apiproc.New(t, t.TempDir())
+	p.Start()
+	return p.Config(), p
+}
+
+// Random requests, many of them broken, leave the server healthy, and each is
+// answered by a proper Status where it is not by what was asked for.
+func TestStorm(t *testing.T) {
+	cfg, proc := server(t)
+	c, err := rest.HTTPClientFor(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute+time.Duration(*count)*10*time.Millisecond)
+	defer cancel()
+	var next, bad atomic.Int64
+	var mu sync.Mutex
+	codes := map[int]int{}
+	const workers = 16
+	var wg sync.WaitGroup
+	for n := range workers {
+		wg.Go(func() {
+			m := storm.NewMaker(*seed*workers + uint64(n))
+			for next.Add(1) <= int64(*count) && bad.Load() < 20 {
+				r := m.Next()
+				code, err := try(ctx, c, cfg.Host, r)
+				if err != nil {
+					bad.Add(1)
+					t.Errorf("%v\n%v", err, r)
+				}
+				mu.Lock()
+				codes[code]++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	for _, path := range []string{"/livez", "/readyz", "/api/v1/namespaces"} {
+		resp, err := c.Get(cfg.Host + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s afterwards: %s", path, resp.Status)
+		}
+	}
+	t.Logf("answers: %v", codes)
+	if proc != nil {
+		t.Logf("resident afterwards: %d MiB", proc.RSS()>>20)
+		if text := proc.Stderr(); strings.Contains(text, "panic") {
+			t.Errorf("something panicked:\n%s", text)
+		}
+	}
+}
+
+// try makes a request and judges the answer.
+func try(ctx context.Context, c *http.Client, host string, r *storm.Request) (int, error) {
+	req, err := http.NewRequestWithContext(ctx, r.Method, host+r.Path, strings.NewReader(r.Body))
+	if err != nil {
+		return 0, nil // no HTTP client could make it
+	}
+	req.Header = r.Header
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, fmt.Errorf("no answer: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return resp.StatusCode, fmt.Errorf("half an answer: %w", err)
+	}
+	switch {
+	case resp.StatusCode >= 500 && resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusGatewayTimeout && resp.StatusCode != http.StatusNotImplemented:
+		return resp.StatusCode, fmt.Errorf("%s: %s", resp.Status, head(body))
+	case resp.StatusCode < 400 || r.Method == http.MethodHead:
+		return resp.StatusCode, nil
+	}
+	return resp.StatusCode, proper(resp, body)
+}
+
+func head(b []byte) string { return string(b[:min(len(b), 600)]) }
+
+// proper says whether a refusal is one that clients understand.
+func proper(resp *http.Response, body []byte) error {
+	ct := resp.Header.Get("Content-Type")
+	switch {
+	case strings.HasPrefix(ct, "application/json"):
+		var s struct {
+			Kind, Status, Message string
+			Code                  int
+		}
+		if err := json.Unmarshal(body, &s); err != nil || s.Kind != "Status" || s.Status != "Failure" || s.Code != resp.StatusCode {
+			return fmt.Errorf("%s: no Status: %s", resp.Status, head(body))
+		}
+	case strings.HasPrefix(ct, "application/yaml"), strings.HasPrefix(ct, "application/vnd.kubernetes.protobuf"):
+		if !strings.Contains(string(body), "Status") {
+			return fmt.Errorf("%s: no Status: %s", resp.Status, head(body))
+		}
+	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed:
+		// What is no resource is refused in plain text, as by upstream.
+	default:
+		return fmt.Errorf("%s in %s: %s", resp.Status, ct, head(body))
+	}
+	return nil
+}
