@@ -15,7 +15,6 @@ import (
 
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authn/oidc"
-	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/authz/chain"
 	"github.com/coxswain/cox/apiserver/callout"
@@ -26,6 +25,7 @@ import (
 // that is kept and recorded. The flags have upstream's names.
 type authConfig struct {
 	TokenAuthFile string
+	accounts      accountFlags
 
 	AuthnConfig    string
 	Anonymous      anonymousFlag
@@ -49,6 +49,7 @@ type authConfig struct {
 }
 
 func (a *authConfig) flags(fs *pflag.FlagSet) {
+	a.accounts.flags(fs)
 	fs.StringVar(&a.TokenAuthFile, "token-auth-file", "", "static bearer tokens (CSV: token,user,uid,\"group,...\")")
 
 	fs.StringVar(&a.AuthnConfig, "authentication-config", "", "issuers of OpenID Connect tokens and anonymous access (apiserver.config.k8s.io/v1 AuthenticationConfiguration); changes are taken over")
@@ -104,14 +105,10 @@ type users struct {
 	run func(ctx context.Context) error
 }
 
-// openUsers puts the authenticators of bearer tokens together. audiences are
-// the API server's own.
-func (cp *controlPlane) openUsers(issuer *satoken.Issuer, audiences []string) (*users, error) {
-	a := &cp.cfg.auth
-	all := []authn.TokenAuthenticator{
-		authn.NewServiceAccounts(issuer, audiences, cp.root, time.Now),
-		authn.NewBootstrap(cp.root, audiences, time.Now),
-	}
+// openUsers puts the authenticators of bearer tokens together.
+func (cp *controlPlane) openUsers(t *accountTokens) (*users, error) {
+	a, audiences := &cp.cfg.auth, t.audiences
+	all := append(cp.authenticators(t), authn.NewBootstrap(cp.root, audiences, time.Now))
 	if a.TokenAuthFile != "" {
 		static, err := authn.LoadStatic(a.TokenAuthFile, audiences)
 		if err != nil {
@@ -119,7 +116,7 @@ func (cp *controlPlane) openUsers(issuer *satoken.Issuer, audiences []string) (*
 		}
 		all = append(all, static)
 	}
-	configured, err := cp.openOIDC(issuer, audiences)
+	configured, err := cp.openOIDC(t)
 	if err != nil {
 		return nil, err
 	}
@@ -140,17 +137,12 @@ func (cp *controlPlane) openUsers(issuer *satoken.Issuer, audiences []string) (*
 	return &users{tokens: authn.TokenUnion(all...), anonymous: configured.Anonymous(), run: configured.Run}, nil
 }
 
-// mint makes the token of a secret of a service account.
-func (cp *controlPlane) mint(namespace, secret, account, uid string) (string, error) {
-	return cp.issuer.SignLegacy(satoken.Legacy{Namespace: namespace, Secret: secret, Account: account, UID: uid})
-}
-
 // openOIDC reads what the file or the flags say of issuers and of anonymous
 // users.
-func (cp *controlPlane) openOIDC(issuer *satoken.Issuer, audiences []string) (*oidc.Authenticator, error) {
+func (cp *controlPlane) openOIDC(t *accountTokens) (*oidc.Authenticator, error) {
 	a := &cp.cfg.auth
 	cfg := oidc.Config{
-		Path: a.AuthnConfig, Fixed: &configv1.AuthenticationConfiguration{}, Audiences: audiences, Taken: []string{issuer.URL()},
+		Path: a.AuthnConfig, Fixed: &configv1.AuthenticationConfiguration{}, Audiences: t.audiences, Taken: t.urls(),
 		Anonymous: authn.AnonymousAt(authn.HealthPaths()...), Now: time.Now, Log: cp.log.With("component", "oidc"),
 	}
 	switch a.Anonymous.text {

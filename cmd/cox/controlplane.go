@@ -22,7 +22,6 @@ import (
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/actions"
 	"github.com/coxswain/cox/apiserver/authn"
-	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/authz/escalation"
 	"github.com/coxswain/cox/apiserver/authz/node"
@@ -85,7 +84,7 @@ type controlPlane struct {
 	store   *store.Store
 	table   *api.Table
 	crypt   *encryption.Encryption // nil: nothing is encrypted at rest
-	issuer  *satoken.Issuer
+	tokens  *accountTokens
 	server  *apiserver.Server
 	rbac    *rbac.Authorizer
 	nodes   *node.Authorizer
@@ -149,14 +148,12 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	c := cp.cfg
 	late := &lateDoor{}
 	cp.root = client.As(late, masters)
-	issuerURL := "https://kubernetes.default.svc." + c.ClusterDomain
-	issuer, err := satoken.NewIssuer(issuerURL, cp.bundle.ServiceAccountKey)
+	accounts, err := c.auth.accounts.open(cp.bundle.ServiceAccountKey, "https://kubernetes.default.svc."+c.ClusterDomain)
 	if err != nil {
-		return fmt.Errorf("service account tokens: %w", err)
+		return err
 	}
-	cp.issuer = issuer
-	audiences := []string{issuerURL}
-	users, err := cp.openUsers(issuer, audiences)
+	cp.tokens = accounts
+	users, err := cp.openUsers(accounts)
 	if err != nil {
 		return err
 	}
@@ -176,7 +173,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	if err != nil {
 		return err
 	}
-	paths, err := tokens.Handlers(issuer, "")
+	paths, err := tokens.Handlers(accounts.issuers[0], c.auth.accounts.JWKS)
 	if err != nil {
 		return fmt.Errorf("issuer discovery: %w", err)
 	}
@@ -194,7 +191,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	})
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = cp.service.Hook()
 	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
-	for name, action := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: cp.root, Tokens: users.tokens, Now: time.Now}) {
+	for name, action := range tokens.Actions(cp.tokenActions(accounts, users.tokens)) {
 		ext.Actions[name] = action
 	}
 	pods, ok := cp.table.Resource(schema.GroupVersionResource{Version: "v1", Resource: "pods"})

@@ -67,7 +67,7 @@ func New(env controllers.Env, ca []byte, mint Mint) (*Controller, error) {
 }
 
 // Run works until ctx ends.
-func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, 2) }
+func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(2)) }
 
 func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, error) {
 	s, ok := c.secrets.GetKey(key)
