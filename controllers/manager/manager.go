@@ -204,7 +204,7 @@ func Run(ctx context.Context, cfg Config) error {
 	for i, p := range all {
 		env, ok := envs[p.account]
 		if !ok {
-			c := cfg.ClientFor(p.account)
+			c := client.Interface(finishing{cfg.ClientFor(p.account)})
 			env = controllers.Env{Client: c, Informers: cfg.Informers, Clock: cfg.Clock, Events: client.NewRecorder(ctx, c, p.account, "")}
 			envs[p.account] = env
 		}
