@@ -51,6 +51,7 @@ func validateConditions(list []admissionv1.MatchCondition, sc scopes, stored map
 	if len(list) > maxConditions {
 		errs = append(errs, field.TooMany(path, len(list), maxConditions))
 	}
+	sc.match = true // conditions know no variables
 	fresh, old := sc.env(false), sc.env(true)
 	seen := map[string]bool{}
 	for i := range list {
@@ -86,17 +87,13 @@ func validateVariables(list []admissionv1.Variable, sc scopes, stored map[string
 	// have types of that environment.
 	env := sc.env(len(stored) > 0)
 	var errs field.ErrorList
-	seen := map[string]bool{}
 	for i := range list {
 		v, at := &list[i], path.Index(i)
 		if v.Name == "" {
 			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
 		} else if !identifier.MatchString(v.Name) {
-			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "name is not a valid CEL identifier"))
-		} else if seen[v.Name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), v.Name))
+			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
 		}
-		seen[v.Name] = true
 		if strings.TrimSpace(v.Expression) == "" {
 			errs = append(errs, field.Required(at.Child("expression"), "expression is not specified"))
 			continue

@@ -4,7 +4,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/cel-go/cel"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	pathsegment "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -85,7 +87,7 @@ func validateParamKind(k *admissionv1.ParamKind, path *field.Path) field.ErrorLi
 }
 
 var reasons = []metav1.StatusReason{
-	metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge, metav1.StatusReasonUnauthorized,
+	metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge,
 }
 
 func validateValidation(v *admissionv1.Validation, env *expression.Env, path *field.Path) field.ErrorList {
@@ -104,11 +106,9 @@ func validateValidation(v *admissionv1.Validation, env *expression.Env, path *fi
 	msg := strings.TrimSpace(v.Message)
 	switch {
 	case v.Message != "" && msg == "":
-		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must be non-empty if specified"))
+		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "must be non-empty if specified"))
 	case strings.ContainsAny(msg, "\n\r"):
-		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "message must not contain line breaks"))
-	case strings.ContainsAny(text, "\n\r") && msg == "" && v.MessageExpression == "":
-		errs = append(errs, field.Required(path.Child("message"), "message must be specified if expression contains line breaks"))
+		errs = append(errs, field.Invalid(path.Child("message"), v.Message, "must not contain line breaks"))
 	}
 	if v.Reason != nil && !slices.Contains(reasons, *v.Reason) {
 		errs = append(errs, field.NotSupported(path.Child("reason"), *v.Reason, reasons))
@@ -119,20 +119,16 @@ func validateValidation(v *admissionv1.Validation, env *expression.Env, path *fi
 func validateAnnotations(policy string, list []admissionv1.AuditAnnotation, env *expression.Env, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if len(list) > maxAuditAnnotations {
-		errs = append(errs, field.Invalid(path, list, "must not have more than 20 auditAnnotations"))
+		errs = append(errs, field.Invalid(path, shownAnnotations(list), "must not have more than 20 auditAnnotations"))
 	}
 	seen := map[string]bool{}
 	for i := range list {
 		a, at := &list[i], path.Index(i)
-		if a.Key == "" {
-			errs = append(errs, field.Required(at.Child("key"), ""))
-		} else {
-			full := policy + "/" + a.Key
-			if policy == "" {
-				full = a.Key
-			}
-			errs = append(errs, check.Each(at.Child("key"), full, validation.IsQualifiedName(full))...)
+		full := policy + "/" + a.Key
+		if policy == "" {
+			full = a.Key
 		}
+		errs = append(errs, check.Each(at.Child("key"), full, validation.IsQualifiedName(full))...)
 		switch text := strings.TrimSpace(a.ValueExpression); {
 		case text == "":
 			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))
@@ -147,6 +143,16 @@ func validateAnnotations(policy string, list []admissionv1.AuditAnnotation, env 
 		seen[a.Key] = true
 	}
 	return errs
+}
+
+// shownAnnotations are annotations as clients see them in an error.
+func shownAnnotations(list []admissionv1.AuditAnnotation) any {
+	type shown struct{ Key, ValueExpression string }
+	out := make([]shown, len(list))
+	for i, a := range list {
+		out[i] = shown(a)
+	}
+	return out
 }
 
 func validateValidatingBinding(b *admissionv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
@@ -171,7 +177,9 @@ func validateValidatingBinding(b *admissionv1.ValidatingAdmissionPolicyBinding) 
 }
 
 func validateMutatingBinding(b *admissionv1.MutatingAdmissionPolicyBinding) field.ErrorList {
-	return validateBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, field.NewPath("spec"))
+	path := field.NewPath("spec")
+	errs := validateBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, path)
+	return append(errs, changeable(b.Spec.MatchResources, path.Child("matchResources"))...)
 }
 
 func validateBinding(policy string, ref *admissionv1.ParamRef, m *admissionv1.MatchResources, path *field.Path) field.ErrorList {
@@ -185,7 +193,7 @@ func validateBinding(policy string, ref *admissionv1.ParamRef, m *admissionv1.Ma
 		errs = append(errs, validateParamRef(ref, path.Child("paramRef"))...)
 	}
 	if m != nil {
-		errs = append(errs, validateMatch(m, path.Child("matchResouces"))...)
+		errs = append(errs, validateMatch(m, path.Child("matchResources"))...)
 	}
 	return errs
 }
@@ -194,8 +202,8 @@ func validateParamRef(r *admissionv1.ParamRef, path *field.Path) field.ErrorList
 	var errs field.ErrorList
 	switch {
 	case r.Name != "":
-		if strings.ContainsAny(r.Name, "/%") || r.Name == "." || r.Name == ".." {
-			errs = append(errs, field.Invalid(path.Child("name"), r.Name, "must be a valid path segment name"))
+		for _, m := range pathsegment.IsValidPathSegmentName(r.Name) {
+			errs = append(errs, field.Invalid(path.Child("name"), r.Name, m))
 		}
 		if r.Selector != nil {
 			errs = append(errs, field.Forbidden(path.Child("name"), "name and selector are mutually exclusive"))
@@ -212,7 +220,7 @@ func validateParamRef(r *admissionv1.ParamRef, path *field.Path) field.ErrorList
 	if r.ParameterNotFoundAction == nil {
 		return append(errs, field.Required(path.Child("parameterNotFoundAction"), ""))
 	}
-	return append(errs, check.OneOf(*r.ParameterNotFoundAction, path.Child("parameterNotFoundAction"), admissionv1.AllowAction, admissionv1.DenyAction)...)
+	return append(errs, check.OneOf(*r.ParameterNotFoundAction, path.Child("parameterNotFoundAction"), admissionv1.DenyAction, admissionv1.AllowAction)...)
 }
 
 func validateMutatingPolicy(p, old *admissionv1.MutatingAdmissionPolicy) field.ErrorList {
@@ -223,6 +231,7 @@ func validateMutatingPolicy(p, old *admissionv1.MutatingAdmissionPolicy) field.E
 	}
 	sc := scopes{params: s.ParamKind != nil, mutation: true}
 	errs := validateHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
+	errs = append(errs, changeable(s.MatchConstraints, path.Child("matchConstraints"))...)
 	errs = append(errs, validateConditions(s.MatchConditions, sc, stored, path.Child("matchConditions"))...)
 	env, more := validateVariables(s.Variables, sc, stored, path.Child("variables"))
 	errs = append(errs, more...)
@@ -240,33 +249,57 @@ func validateMutatingPolicy(p, old *admissionv1.MutatingAdmissionPolicy) field.E
 
 func validateMutation(m *admissionv1.Mutation, env *expression.Env, path *field.Path) field.ErrorList {
 	apply, patch := path.Child("applyConfiguration"), path.Child("jsonPatch")
+	const only = "must not be specified when patchType is "
+	var errs field.ErrorList
 	switch m.PatchType {
 	case "":
 		return field.ErrorList{field.Required(path.Child("patchType"), "")}
 	case admissionv1.PatchTypeApplyConfiguration:
-		if m.JSONPatch != nil {
-			return field.ErrorList{field.Forbidden(patch, "must not be specified when patchType is ApplyConfiguration")}
-		}
 		if m.ApplyConfiguration == nil {
-			return field.ErrorList{field.Required(apply, "must be specified when patchType is ApplyConfiguration")}
+			errs = append(errs, field.Required(apply, "must be specified when patchType is ApplyConfiguration"))
 		}
-		if strings.TrimSpace(m.ApplyConfiguration.Expression) == "" {
-			return field.ErrorList{field.Required(apply.Child("expression"), "expression is not specified")}
+		if m.JSONPatch != nil {
+			errs = append(errs, field.Invalid(patch, "{jsonPatch}", only+"ApplyConfiguration"))
 		}
-		return compiles(env, m.ApplyConfiguration.Expression, apply.Child("expression"), expression.ObjectType)
+		if len(errs) > 0 {
+			return errs
+		}
+		return mutates(env, m.ApplyConfiguration.Expression, apply.Child("expression"), expression.ObjectType)
 	case admissionv1.PatchTypeJSONPatch:
-		if m.ApplyConfiguration != nil {
-			return field.ErrorList{field.Forbidden(apply, "must not be specified when patchType is JSONPatch")}
-		}
 		if m.JSONPatch == nil {
-			return field.ErrorList{field.Required(patch, "must be specified when patchType is JSONPatch")}
+			errs = append(errs, field.Required(patch, "must be specified when patchType is JSONPatch"))
 		}
-		if strings.TrimSpace(m.JSONPatch.Expression) == "" {
-			return field.ErrorList{field.Required(patch.Child("expression"), "expression is not specified")}
+		if m.ApplyConfiguration != nil {
+			errs = append(errs, field.Invalid(apply, "{applyConfiguration}", only+"JSONPatch"))
 		}
-		return compiles(env, m.JSONPatch.Expression, patch.Child("expression"), expression.PatchType)
+		if len(errs) > 0 {
+			return errs
+		}
+		return mutates(env, m.JSONPatch.Expression, patch.Child("expression"), expression.PatchType)
 	}
 	return check.OneOf(m.PatchType, path.Child("patchType"), admissionv1.PatchTypeApplyConfiguration, admissionv1.PatchTypeJSONPatch)
+}
+
+// mutates refuses an expression that makes no change of the kind asked for.
+func mutates(env *expression.Env, text string, path *field.Path, want *cel.Type) field.ErrorList {
+	if strings.TrimSpace(text) == "" {
+		return field.ErrorList{field.Required(path, "")}
+	}
+	return compiles(env, text, path, want)
+}
+
+// changeable refuses operations that leave nothing to change.
+func changeable(m *admissionv1.MatchResources, path *field.Path) field.ErrorList {
+	if m == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	for i := range m.ResourceRules {
+		for _, op := range m.ResourceRules[i].Operations {
+			errs = append(errs, check.OneOf(op, path.Child("resourceRules", "operations"), admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Update)...)
+		}
+	}
+	return errs
 }
 
 func validateStatus(s *admissionv1.ValidatingAdmissionPolicyStatus) field.ErrorList {

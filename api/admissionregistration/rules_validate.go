@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	pathsegment "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api/check"
@@ -123,8 +124,8 @@ func validateNamedRule(r *admissionv1.NamedRuleWithOperations, path *field.Path)
 	seen := map[string]bool{}
 	for i, name := range r.ResourceNames {
 		at := path.Child("resourceNames").Index(i)
-		if name == "" || strings.Contains(name, "/") || strings.Contains(name, "%") || name == "." || name == ".." {
-			errs = append(errs, field.Invalid(at, name, "invalid resource name"))
+		for _, m := range pathsegment.IsValidPathSegmentName(name) {
+			errs = append(errs, field.Invalid(at, name, m))
 		}
 		if seen[name] {
 			errs = append(errs, field.Duplicate(at, name))

@@ -83,7 +83,19 @@ func TestPolicies(t *testing.T) {
 		{"nothing to do", func(s *spec) { s.Validations = nil }, "must contain at least one item"},
 		{"no constraints", func(s *spec) { s.MatchConstraints = nil }, "spec.matchConstraints: Required value"},
 		{"no expression", func(s *spec) { s.Validations[0].Expression = " " }, "spec.validations[0].expression: Required value: expression is not specified"},
-		{"line break", func(s *spec) { s.Validations[0].Expression = "true &&\ntrue" }, "message must be specified if expression contains line breaks"},
+		{"line break", func(s *spec) { s.Validations[0].Expression = "true &&\ntrue" }, ""},
+		{"not a truth", func(s *spec) { s.Validations[0].Expression = "1" }, `Invalid value: "1": must evaluate to bool but got int`},
+		{"reason unauthorized", func(s *spec) { s.Validations[0].Reason = to(metav1.StatusReasonUnauthorized) }, "spec.validations[0].reason: Unsupported value"},
+		{"variables in conditions", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "true"}}
+			s.MatchConditions = []admissionv1.MatchCondition{{Name: "x", Expression: "variables.a"}}
+		}, "undeclared reference to 'variables'"},
+		{"namespace in conditions", func(s *spec) {
+			s.MatchConditions = []admissionv1.MatchCondition{{Name: "x", Expression: "namespaceObject.metadata.name == 'a'"}}
+		}, ""},
+		{"annotation without key", func(s *spec) {
+			s.AuditAnnotations = []admissionv1.AuditAnnotation{{ValueExpression: "'x'"}}
+		}, `spec.auditAnnotations[0].key: Invalid value: "p/": name part must be non-empty`},
 		{"reason", func(s *spec) { s.Validations[0].Reason = to(metav1.StatusReasonConflict) }, "spec.validations[0].reason: Unsupported value"},
 		{"variables in order", func(s *spec) {
 			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1"}, {Name: "b", Expression: "variables.a + 1"}}
@@ -94,7 +106,7 @@ func TestPolicies(t *testing.T) {
 			s.Validations[0].Expression = "variables.a == 'x'"
 		}, "found no matching overload"},
 		{"unknown variable", func(s *spec) { s.Validations[0].Expression = "variables.z" }, "undefined field 'z'"},
-		{"variable's name", func(s *spec) { s.Variables = []admissionv1.Variable{{Name: "a-b", Expression: "1"}} }, "name is not a valid CEL identifier"},
+		{"variable's name", func(s *spec) { s.Variables = []admissionv1.Variable{{Name: "a-b", Expression: "1"}} }, "must be a valid CEL identifier"},
 		{"params without kind", func(s *spec) { s.Validations[0].Expression = "params.x" }, "undeclared reference to 'params'"},
 		{"params", func(s *spec) {
 			s.ParamKind, s.Validations[0].Expression = &admissionv1.ParamKind{APIVersion: "v1", Kind: "ConfigMap"}, "params.x == 1"
@@ -113,6 +125,41 @@ func TestPolicies(t *testing.T) {
 				t.Errorf("got %v, want %q", errs, c.want)
 			}
 		})
+	}
+}
+
+func TestMutatingPolicies(t *testing.T) {
+	apply := admissionv1.Mutation{PatchType: admissionv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionv1.ApplyConfiguration{Expression: "Object{}"}}
+	patch := func(text string) *admissionv1.JSONPatch { return &admissionv1.JSONPatch{Expression: text} }
+	both := apply
+	both.JSONPatch = patch("[]")
+	rule := webhook(nil).Webhooks[0].Rules[0]
+	deletes := rule
+	deletes.Operations = []admissionv1.OperationType{admissionv1.Delete}
+	cases := []struct {
+		name     string
+		mutation admissionv1.Mutation
+		rule     admissionv1.RuleWithOperations
+		want     string
+	}{
+		{"valid", apply, rule, ""},
+		{"both", both, rule, `spec.mutations[0].jsonPatch: Invalid value: "{jsonPatch}": must not be specified when patchType is ApplyConfiguration`},
+		{"neither", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch}, rule, "spec.mutations[0].jsonPatch: Required value: must be specified when patchType is JSONPatch"},
+		{"empty", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch("")}, rule, "spec.mutations[0].jsonPatch.expression: Required value"},
+		{"another type", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch("'x'")}, rule, "must evaluate to list(JSONPatch) but got string"},
+		{"nothing to change", apply, deletes, `spec.matchConstraints.resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"`},
+	}
+	for _, c := range cases {
+		p := &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+			FailurePolicy: to(admissionv1.Fail), ReinvocationPolicy: admissionv1.NeverReinvocationPolicy, Mutations: []admissionv1.Mutation{c.mutation},
+			MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: c.rule}}},
+		}}
+		p.Spec.MatchConstraints.MatchPolicy = to(admissionv1.Equivalent)
+		p.Spec.MatchConstraints.NamespaceSelector, p.Spec.MatchConstraints.ObjectSelector = &metav1.LabelSelector{}, &metav1.LabelSelector{}
+		errs := validateMutatingPolicy(p, nil)
+		if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want)) {
+			t.Errorf("%s: got %v, want %q", c.name, errs, c.want)
+		}
 	}
 }
 

@@ -114,11 +114,12 @@ func validateClient(c *admissionv1.WebhookClientConfig, path *field.Path) field.
 	}
 	s, at := c.Service, path.Child("service")
 	var errs field.ErrorList
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("name"), "service name is required"))
-	}
+	// Upstream names one of the two where the other is missing; so do we.
 	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), "service namespace is required"))
+		errs = append(errs, field.Required(at.Child("name"), ""))
+	}
+	if s.Name == "" {
+		errs = append(errs, field.Required(at.Child("namespace"), ""))
 	}
 	if s.Port != nil {
 		if msgs := validation.IsValidPortNum(int(*s.Port)); msgs != nil {

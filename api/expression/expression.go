@@ -32,8 +32,7 @@ type Scope struct {
 	Params, Authorizer bool
 	// Mutation offers the types Object and JSONPatch.
 	Mutation bool
-	// Match leaves out variables and namespaceObject: the match conditions of
-	// webhooks know neither.
+	// Match leaves out variables, which match conditions do not know.
 	Match bool
 	// Stored compiles as 1.36 compiles what an older server has accepted.
 	Stored bool
@@ -111,9 +110,9 @@ func (e *Env) build() (*cel.Env, error) {
 		cel.Variable("object", object), cel.Variable("oldObject", object),
 		cel.Variable("request", req.CelType()),
 	}
+	decls, opts = append(decls, ns), append(opts, cel.Variable("namespaceObject", ns.CelType()))
 	if !e.scope.Match {
-		decls = append(decls, ns, e.vars)
-		opts = append(opts, cel.Variable("namespaceObject", ns.CelType()), cel.Variable("variables", e.vars.CelType()))
+		decls, opts = append(decls, e.vars), append(opts, cel.Variable("variables", e.vars.CelType()))
 	}
 	if e.scope.Params {
 		opts = append(opts, cel.Variable("params", params))
@@ -183,9 +182,9 @@ func hasType(got *cel.Type, want []*cel.Type) error {
 		names[i] = w.String()
 	}
 	if len(names) == 1 {
-		return &Error{"must evaluate to " + names[0]}
+		return &Error{"must evaluate to " + names[0] + " but got " + got.String()}
 	}
-	return &Error{"must evaluate to one of: [" + strings.Join(names, " ") + "]"}
+	return &Error{"must evaluate to one of [" + strings.Join(names, " ") + "] but got " + got.String()}
 }
 
 // ErrBudget is the cause of an Eval that ran out of the budget it was given.
