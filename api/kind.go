@@ -167,6 +167,9 @@ type Strategy struct {
 	// ValidateName checks metadata.name (prefix: as a generateName); nil
 	// means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
+	// AnyFinalizer accepts finalizers without a domain, as upstream's older
+	// and newer groups do where most refuse them.
+	AnyFinalizer bool
 	// Warnings are sent to the user with the answer; old is nil on create.
 	Warnings func(obj, old runtime.Object) []string
 	// AllowCreateOnUpdate lets PUT create an absent object.

@@ -31,6 +31,7 @@ func definitionKind() *api.Kind {
 		New: api.New[extv1.CustomResourceDefinition](), NewList: api.New[extv1.CustomResourceDefinitionList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			AnyFinalizer:   true,
 			Default:        api.On(SetDefaults),
 			PrepareCreate:  api.On(prepareCreate),
 			PrepareUpdate:  api.On2(prepareUpdate),
