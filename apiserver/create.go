@@ -123,6 +123,7 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 		st.Canonicalize(obj)
 	}
 	errs := apivalidation.ValidateObjectMetaAccessor(m, t.res.Namespaced, t.res.nameCheck(), field.NewPath("metadata"))
+	errs = append(errs, t.res.checkFinalizers(m, false)...)
 	if st.Validate != nil {
 		errs = append(errs, st.Validate(obj)...)
 	}

@@ -114,6 +114,8 @@ var suite = []step{
 		}
 	}},
 	{name: "create again", req: create(cms, "a", cm("one")), want: `configmaps "one" already exists`, reason: metav1.StatusReasonAlreadyExists},
+	{name: "create with a bare finalizer", req: create(cms, "a", cm("fin", func(c *corev1.ConfigMap) { c.Finalizers = []string{"mine"} })), want: `ConfigMap "fin" is invalid: metadata.finalizers[0]: Invalid value: "mine": name is neither a standard finalizer name nor is it fully qualified`, reason: metav1.StatusReasonInvalid},
+	{name: "update to a bare finalizer", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.Finalizers = []string{"mine"} })), want: `ConfigMap "one" is invalid: metadata.finalizers[0]: Invalid value: "mine": name is neither a standard finalizer name nor is it fully qualified`, reason: metav1.StatusReasonInvalid},
 	{name: "create with a revision", req: create(cms, "a", cm("rv", func(c *corev1.ConfigMap) { c.ResourceVersion = "5" })), want: "resourceVersion should not be set on objects to be created"},
 	{name: "create in another namespace", req: create(cms, "a", cm("x", func(c *corev1.ConfigMap) { c.Namespace = "b" })), want: "the namespace of the provided object does not match the namespace sent on the request", reason: metav1.StatusReasonBadRequest},
 	{name: "create without a name", req: create(cms, "a", cm("")), want: `metadata.name: Required value: name or generateName is required`, reason: metav1.StatusReasonInvalid},

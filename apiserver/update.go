@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -58,7 +59,7 @@ func (c *call) update(ctx context.Context, st *api.Strategy) (*answer, error) {
 func (u *updating) prepareBody() error {
 	m := accessor(u.req.Object)
 	if m.GetName() == "" && u.req.Name != "" {
-		return apierrors.NewBadRequest("the name of the object (" + m.GetName() + ") does not match the name on the URL (" + u.req.Name + ")")
+		return apierrors.NewBadRequest("the name of the object (" + u.req.Name + " based on URL) was undeterminable: name must be provided")
 	}
 	if err := u.matchRequest(m); err != nil {
 		return err
@@ -258,6 +259,9 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 	}
 	path := field.NewPath("metadata")
 	errs := apivalidation.ValidateObjectMetaAccessorUpdate(m, om, path)
+	if !slices.Equal(m.GetFinalizers(), om.GetFinalizers()) {
+		errs = append(errs, u.res.checkFinalizers(m, true)...)
+	}
 	if !u.res.Namespaced && m.GetNamespace() != "" {
 		errs = append(errs, field.Forbidden(path.Child("namespace"), "not allowed on this type"))
 	}

@@ -29,6 +29,7 @@ func apiServiceKind() *api.Kind {
 		// Its schema is not among client-go's; conditions are the only list.
 		Schema: func() (managedfields.TypeConverter, error) { return managedfields.NewDeducedTypeConverter(), nil },
 		Strategy: api.Strategy{
+			AnyFinalizer: true,
 			Default: api.On(func(s *apiregistrationv1.APIService) {
 				if r := s.Spec.Service; r != nil {
 					api.DefaultPtr(&r.Port, 443)

@@ -19,6 +19,7 @@ func leaseKind() *api.Kind {
 		New: api.New[coordinationv1.Lease](), NewList: api.New[coordinationv1.LeaseList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			AnyFinalizer:  true,
 			PrepareCreate: func(o runtime.Object) { dropCoordination(&o.(*coordinationv1.Lease).Spec, nil) },
 			PrepareUpdate: func(o, prev runtime.Object) {
 				dropCoordination(&o.(*coordinationv1.Lease).Spec, &prev.(*coordinationv1.Lease).Spec)

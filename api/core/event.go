@@ -27,6 +27,7 @@ func event() *api.Kind {
 		ToHub: eventToHub, FromHub: eventFromHub, Check: checkEventsV1,
 	})
 	k.Strategy = api.Strategy{
+		AnyFinalizer:        true,
 		Validate:            api.Check(validateEvent),
 		ValidateUpdate:      api.Check2(validateEventUpdate),
 		AllowCreateOnUpdate: true,

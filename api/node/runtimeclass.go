@@ -24,6 +24,7 @@ func runtimeClassKind() *api.Kind {
 		New:    api.New[nodev1.RuntimeClass](), NewList: api.New[nodev1.RuntimeClassList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			AnyFinalizer: true,
 			Default: api.On(func(r *nodev1.RuntimeClass) {
 				if r.Overhead != nil {
 					podspec.RoundUp(r.Overhead.PodFixed)

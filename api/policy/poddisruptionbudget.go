@@ -26,6 +26,7 @@ func podDisruptionBudgetKind() *api.Kind {
 		New: api.New[policyv1.PodDisruptionBudget](), NewList: api.New[policyv1.PodDisruptionBudgetList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			AnyFinalizer:  true,
 			PrepareCreate: podDisruptionBudgetParts.PrepareCreate, PrepareUpdate: podDisruptionBudgetParts.PrepareUpdate,
 			Validate:                  api.Check(func(b *policyv1.PodDisruptionBudget) field.ErrorList { return validateBudget(b, nil) }),
 			ValidateUpdate:            api.Check2(validateBudget),
