@@ -41,14 +41,14 @@ func (k *Kubelet) runPlugins(ctx context.Context) {
 	run("device plugins", func() error { return k.devices.Run(ctx) })
 	run("plugin registration", func() error {
 		w := plugins.New(plugins.Config{
-			Dir: filepath.Join(k.cfg.RootDir, "plugins_registry"), Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: k.claims},
+			Dir: filepath.Join(k.cfg.PluginDir, "plugins_registry"), Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: k.claims},
 			Log: k.log, Clock: k.cfg.Clock,
 		})
 		return w.Run(ctx)
 	})
 	run("pod resources", func() error {
 		s := &podresources.Server{Pods: k.PodList, Exclusive: k.exclusive, Devices: k.devices, Claims: k.claims}
-		return s.Run(ctx, filepath.Join(k.cfg.RootDir, "pod-resources", "kubelet.sock"))
+		return s.Run(ctx, filepath.Join(k.cfg.PluginDir, "pod-resources", "kubelet.sock"))
 	})
 }
 

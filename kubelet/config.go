@@ -31,6 +31,9 @@ type Config struct {
 	// RootDir holds the pods' folders (RootDir/pods/<uid>), LogDir their logs
 	// (LogDir/<namespace>_<name>_<uid>/<container>/<n>.log).
 	RootDir, LogDir string
+	// PluginDir holds the folders in which plugins of the node look for
+	// sockets: device-plugins, plugins_registry, pod-resources; default RootDir.
+	PluginDir string
 	// ContainerLogDir gets a link to each container's log, named as collectors
 	// of logs expect (<pod>_<namespace>_<container>-<id>.log); "" for none.
 	ContainerLogDir string
@@ -212,6 +215,7 @@ func (c *Config) complete() error {
 	setDefault(&c.LeaseSeconds, 40)
 	setDefault(&c.StatusPeriod, 5*time.Minute)
 	setDefault(&c.StatusImages, 50)
+	setDefault(&c.PluginDir, c.RootDir)
 	setDefault(&c.SeccompDir, filepath.Join(c.RootDir, "seccomp"))
 	setDefault(&c.Containers.QuotaPeriod, 100*time.Millisecond)
 	setDefault(&c.Containers.LogSize, 10<<20)

@@ -26,7 +26,7 @@ func (k *Kubelet) newExclusive() error {
 		return fmt.Errorf("kubelet: %w", err)
 	}
 	k.devices, err = devices.New(devices.Config{
-		Dir: filepath.Join(cfg.RootDir, "device-plugins"), Changed: k.devicesChanged, Log: k.log, Clock: cfg.Clock,
+		Dir: filepath.Join(cfg.PluginDir, "device-plugins"), Changed: k.devicesChanged, Log: k.log, Clock: cfg.Clock,
 	})
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)

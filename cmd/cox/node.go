@@ -116,7 +116,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	runtimeService, imageService := n.runtime.CRI()
 	config := kubelet.Config{
 		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
-		RootDir: c.dir("kubelet"), LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
+		RootDir: c.dir("kubelet"), PluginDir: c.PluginDir, LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
 		Runtime: runtimeService, Images: imageService, PullProgress: n.runtime.PullProgress,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
