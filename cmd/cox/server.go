@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -56,6 +55,9 @@ func serverCommand() *cobra.Command {
 	c.flags(cmd.Flags())
 	return cmd
 }
+
+// heapFloor is the heap's size in bytes below which it is not collected.
+const heapFloor = 80 << 20
 
 // settled is when what begins with a start (first pods, image imports) is
 // usually over.
@@ -124,7 +126,7 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 	rep.log = log
 	quiet(log)
 	// A control plane that idles should not hold on to what starting took.
-	debug.SetGCPercent(60)
+	memory.Pace(60, heapFloor)
 
 	if os.Geteuid() != 0 {
 		return errNoRoot
