@@ -71,3 +71,14 @@ func TestTurns(t *testing.T) {
 		}
 	}
 }
+
+// A refusal that repeats a name which is no text is a Status in every format.
+func TestUnreadableName(t *testing.T) {
+	w := newWorld(t)
+	for _, accept := range []string{asJSON, "application/yaml", "application/vnd.kubernetes.protobuf"} {
+		resp, body := w.http(http.MethodGet, cmPath+"/%a5%01%ff", "", "Accept", accept, "X-Test-User", "nobody")
+		if resp.StatusCode != http.StatusForbidden || resp.Header.Get("Content-Type") != accept || !strings.Contains(body, "Status") {
+			t.Errorf("%s: %d in %s: %s", accept, resp.StatusCode, resp.Header.Get("Content-Type"), body)
+		}
+	}
+}

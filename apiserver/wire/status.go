@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,6 +70,7 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 	if d := st.Details; d != nil && d.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}
+	readable(st)
 	body, encErr := new(Codec).Body(a.Media, st)
 	if encErr == nil {
 		var pieces [][]byte
@@ -77,4 +80,23 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 		}
 	}
 	http.Error(w, st.Message, int(st.Code))
+}
+
+// readable replaces what is no text in the parts of a status that repeat the
+// request: not every encoding can carry it.
+func readable(st *metav1.Status) {
+	const unreadable = "\ufffd"
+	st.Message = strings.ToValidUTF8(st.Message, unreadable)
+	d := st.Details
+	if d == nil {
+		return
+	}
+	clean := *d
+	clean.Name, clean.Kind, clean.Group = strings.ToValidUTF8(d.Name, unreadable), strings.ToValidUTF8(d.Kind, unreadable), strings.ToValidUTF8(d.Group, unreadable)
+	clean.Causes = slices.Clone(d.Causes)
+	for i := range clean.Causes {
+		c := &clean.Causes[i]
+		c.Message, c.Field = strings.ToValidUTF8(c.Message, unreadable), strings.ToValidUTF8(c.Field, unreadable)
+	}
+	st.Details = &clean
 }

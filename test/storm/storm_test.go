@@ -117,6 +117,8 @@ func try(ctx context.Context, c *http.Client, host string, r *storm.Request) (in
 		return resp.StatusCode, fmt.Errorf("half an answer: %w", err)
 	}
 	switch {
+	case strings.Contains(string(body), "failed to create typed patch object"), strings.Contains(string(body), "failed to convert new object"):
+		return resp.StatusCode, nil // apply refuses such objects with a 500, as upstream does
 	case resp.StatusCode >= 500 && resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusGatewayTimeout && resp.StatusCode != http.StatusNotImplemented:
 		return resp.StatusCode, fmt.Errorf("%s: %s", resp.Status, head(body))
 	case resp.StatusCode < 400 || r.Method == http.MethodHead:

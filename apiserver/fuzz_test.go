@@ -1,0 +1,83 @@
+package apiserver_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/coxswain/cox/api/builtin"
+	"github.com/coxswain/cox/apiserver"
+)
+
+// FuzzRequest sends requests of any form through the HTTP door: decoders, all
+// kinds of patches, selectors, Accept headers and continue tokens. None makes
+// the server fail, and every refusal is a Status.
+func FuzzRequest(f *testing.F) {
+	w := newWorld(f, quiet, func(c *apiserver.Config) {
+		table, err := builtin.New()
+		if err != nil {
+			f.Fatal(err)
+		}
+		c.Table = table
+	})
+	if _, err := builtin.New(); err != nil {
+		f.Fatal(err)
+	}
+	cm := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"k":"v"}}`
+	for _, seed := range []struct{ method, resource, name, query, contentType, accept, body string }{
+		{"POST", "configmaps", "", "", asJSON, "", cm},
+		{"POST", "configmaps", "", "dryRun=All&fieldValidation=Strict", "application/yaml", "application/yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata: &a {k: v}\n"},
+		{"POST", "pods", "", "dryRun=All", "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf", "k8s\x00\n\t\n\x02v1\x12\x03Pod\x12\x05\n\x03\n\x01x"},
+		{"PUT", "configmaps", "x", "dryRun=All", asJSON, "", cm},
+		{"PATCH", "configmaps", "x", "dryRun=All", "application/json-patch+json", "", `[{"op":"add","path":"/data/a","value":"b"},{"op":"test","path":"/kind","value":1}]`},
+		{"PATCH", "configmaps", "x", "dryRun=All", "application/merge-patch+json", "", `{"data":{"k":null,"b":"c"},"metadata":{"labels":{"a":"b"}}}`},
+		{"PATCH", "pods", "x", "dryRun=All", "application/strategic-merge-patch+json", "", `{"spec":{"containers":[{"name":"c","$patch":"delete"}],"$setElementOrder/containers":[{"name":"d"}]}}`},
+		{"PATCH", "configmaps", "z", "dryRun=All&fieldManager=m&force=true", "application/apply-patch+yaml", "", cm},
+		{"GET", "configmaps", "", "labelSelector=a%20in%20(b,c),!d&fieldSelector=metadata.name%21%3Dx", "", "application/json;as=Table;v=v1;g=meta.k8s.io", ""},
+		{"GET", "pods", "", "limit=1&continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MTAsInN0YXJ0IjoiYSJ9", "", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io;q=0.5,*/*", ""},
+		{"GET", "configmaps", "", "resourceVersion=5&resourceVersionMatch=Exact", "", "", ""},
+		{"DELETE", "configmaps", "x", "dryRun=All", asJSON, "", `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"u"},"gracePeriodSeconds":0}`},
+		{"DELETE", "configmaps", "", "dryRun=All&labelSelector=a%3Db", "", "", ""},
+	} {
+		f.Add(seed.method, seed.resource, seed.name, seed.query, seed.contentType, seed.accept, seed.body)
+	}
+	w.serveAny(httptest.NewRequest("POST", cmPath, strings.NewReader(cm)), asJSON)
+	f.Fuzz(func(t *testing.T, method, resource, name, query, contentType, accept, body string) {
+		switch method {
+		case "GET", "POST", "PUT", "PATCH", "DELETE":
+		default:
+			method = "PATCH"
+		}
+		if resource != "pods" {
+			resource = "configmaps"
+		}
+		if strings.Contains(query, "watch") || strings.ContainsAny(name, "/") {
+			t.Skip("a stream, or another path")
+		}
+		r := httptest.NewRequest(method, "/api/v1/namespaces/default/"+resource, strings.NewReader(body))
+		if name != "" {
+			r.URL.Path += "/" + name
+		}
+		r.URL.RawQuery = query
+		r.Header.Set("Accept", accept)
+		rec := w.serveAny(r, contentType)
+		if rec.Code >= 500 && rec.Code != http.StatusGatewayTimeout {
+			t.Errorf("%d %s", rec.Code, rec.Body.String())
+		}
+		if rec.Code >= 400 && strings.HasPrefix(rec.Header().Get("Content-Type"), asJSON) {
+			var s struct{ Kind string }
+			if err := json.Unmarshal(rec.Body.Bytes(), &s); err != nil || s.Kind != "Status" {
+				t.Errorf("%d: no Status: %s", rec.Code, rec.Body.String())
+			}
+		}
+	})
+}
+
+func (w *world) serveAny(r *http.Request, contentType string) *httptest.ResponseRecorder {
+	r.Header.Set("Content-Type", contentType)
+	rec := httptest.NewRecorder()
+	w.srv.ServeHTTP(rec, r)
+	return rec
+}
