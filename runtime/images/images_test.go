@@ -249,10 +249,11 @@ func TestImportFolder(t *testing.T) {
 	write("broken.tar", []byte("hello"))
 	write("notes.txt", nil)
 	load("the first time", "broken.tar: the file is not a whole", "docker.io/library/a:1", "docker.io/library/b:1")
+	load("again", "broken.tar")
 	if err := images.Remove(t.Context(), r.Conn(), "a:1"); err != nil {
 		t.Fatal(err)
 	}
-	load("again", "broken.tar")
+	load("an image was removed", "broken.tar", "docker.io/library/a:1")
 	write("broken.tar", dockerArchive(t, "mended:1"))
 	write("b.tar.gz", zip(t, dockerArchive(t, "b:1", "b:2")))
 	load("changed", "", "docker.io/library/b:1", "docker.io/library/b:2", "docker.io/library/mended:1")
