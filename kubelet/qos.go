@@ -146,6 +146,18 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oo
 	return r
 }
 
+// swapLimit is how much swap a container may use, in bytes: with LimitedSwap,
+// containers of burstable pods that limit their memory beyond their request
+// get a share of the machine's swap as large as that of the memory that they
+// ask for; critical pods and all others get none (KEP-2400).
+func swapLimit(pod *corev1.Pod, c *corev1.Container, rules *Containers, memory, swap int64) int64 {
+	req, limit := c.Resources.Requests.Memory(), c.Resources.Limits.Memory()
+	if !rules.Swap || qosClass(pod) != corev1.PodQOSBurstable || podPriority(pod) >= 2_000_000_000 || req.IsZero() || req.Cmp(*limit) == 0 || memory == 0 {
+		return 0
+	}
+	return int64(float64(req.Value()) / float64(memory) * float64(swap))
+}
+
 // hugePageSize turns "hugepages-2Mi" into the kernel's "2MB".
 func hugePageSize(name corev1.ResourceName) (string, bool) {
 	s, ok := bytes.CutPrefix([]byte(name), []byte(corev1.ResourceHugePagesPrefix))

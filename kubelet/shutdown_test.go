@@ -93,3 +93,22 @@ func TestShortages(t *testing.T) {
 		}
 	}
 }
+
+func TestSwapLimit(t *testing.T) {
+	const gi = 1 << 30
+	burstable := podOf("p", 0, "1Gi")
+	for name, c := range map[string]struct {
+		pod   *corev1.Pod
+		rules Containers
+		want  int64
+	}{
+		"in proportion":      {burstable, Containers{Swap: true}, gi / 2},
+		"not unless allowed": {burstable, Containers{}, 0},
+		"best effort":        {podOf("p", 0, ""), Containers{Swap: true}, 0},
+		"critical":           {podOf("p", 2_000_000_000, "1Gi"), Containers{Swap: true}, 0},
+	} {
+		if got := swapLimit(c.pod, &c.pod.Spec.Containers[0], &c.rules, 4*gi, 2*gi); got != c.want {
+			t.Errorf("%s: %d", name, got)
+		}
+	}
+}

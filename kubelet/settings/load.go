@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	kjson "sigs.k8s.io/json"
@@ -248,6 +249,13 @@ func (s *Settings) warnings() {
 	no(s.SingleProcessOOMKill != nil, "singleProcessOOMKill", "the runtime decides it")
 	no(s.MemoryReservationPolicy != "" && s.MemoryReservationPolicy != "None", "memoryReservationPolicy", "the feature gate MemoryQoS is off")
 	no(s.ImagePullCredentialsVerificationPolicy != "" && s.ImagePullCredentialsVerificationPolicy != kubeletv1beta1.NeverVerify, "imagePullCredentialsVerificationPolicy", "images that are present can be used by every pod")
+	no(*s.RegistryPullQPS != 5 || s.RegistryBurst != 10, "registryPullQPS and registryBurst", "pulls are bounded by their number at a time")
+	no(*s.EventRecordQPS != 50 || s.EventBurst != 100, "eventRecordQPS and eventBurst", "events are not held back")
+	no(*s.KubeAPIQPS != 50 || s.KubeAPIBurst != 100, "kubeAPIQPS and kubeAPIBurst", "requests are not held back")
+	no(s.StreamingConnectionIdleTimeout.Duration != 4*time.Hour, "streamingConnectionIdleTimeout", "streams end with their clients")
+	no(s.RuntimeRequestTimeout.Duration != 2*time.Minute, "runtimeRequestTimeout", "calls to the runtime have bounds of their own")
+	no(*s.OOMScoreAdj != -999, "oomScoreAdj", "the process keeps the score that it was started with")
+	no(s.MaxOpenFiles != 1000000, "maxOpenFiles", "the process keeps the limit that it was started with")
 	no(!*s.EnableServer, "enableServer", "the API is always served")
 	for gate, on := range s.FeatureGates {
 		s.warn("featureGates.%s=%v has no effect: gates have the values of Kubernetes 1.36", gate, on)
