@@ -41,6 +41,15 @@ func (d *documents) changed() {
 // OpenAPI serves the OpenAPI documents of built-in and custom kinds.
 func (m *Manager) OpenAPI() http.Handler { return openapi.HandlerWith(m.docs) }
 
+// Document is the OpenAPI document of a group version of custom or built-in
+// kinds, as JSON ("v3/apis/example.com/v1").
+func (m *Manager) Document(path string) ([]byte, error) {
+	if name, ok := strings.CutPrefix(path, "v3/"); ok && m.docs.Documents()[name] != "" {
+		return m.docs.V3(name)
+	}
+	return openapi.Document(path)
+}
+
 // published is a version that is served, with its definition.
 type published struct {
 	d *definition

@@ -168,3 +168,17 @@ func TestPublishedAsRecorded(t *testing.T) {
 		t.Errorf("operations (-want +got):\n%s", diff)
 	}
 }
+
+// TestDocument: who type-checks policies finds custom and built-in kinds.
+func TestDocument(t *testing.T) {
+	w := newWorld(t)
+	w.define(cronTabs)
+	for path, want := range map[string]string{"v3/apis/stable.example.com/v1": `"com.example.stable.v1.CronTab"`, "v3/apis/apps/v1": `"io.k8s.api.apps.v1.Deployment"`} {
+		if text, err := w.mgr.Document(path); err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s lacks %s: %v", path, want, err)
+		}
+	}
+	if _, err := w.mgr.Document("v3/apis/nobody.example.com/v1"); err == nil {
+		t.Error("a document of nothing")
+	}
+}

@@ -9,7 +9,6 @@ import (
 	"github.com/coxswain/cox/apiserver/admission/policies"
 	"github.com/coxswain/cox/apiserver/admission/webhooks"
 	"github.com/coxswain/cox/apiserver/aggregation"
-	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/internal/component"
 )
@@ -37,7 +36,7 @@ func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
 	group.Go("admission-webhooks", hooks.Run)
 	rules := policies.New(policies.Config{
 		Door: cp.root, Served: cp.server.Served, ServedKind: cp.server.ServedKind, Types: cp.server.Types, Authz: cp.auth, Log: log,
-		Document: openapi.Document,
+		Document: cp.crds.Document,
 	})
 	group.Go("admission-policies", rules.Run)
 	return plugins.Default(plugins.Config{

@@ -230,6 +230,10 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
+	cp.crds = crd.New(crd.Config{
+		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,
+		Log: cp.log.With("component", "crd"),
+	})
 	cp.server.SetAdmission(cp.chain(group))
 	cp.aggregate(group)
 	cp.followFlow(group)
@@ -333,11 +337,6 @@ func (cp *controlPlane) close() {
 // serveCustom serves custom resources. The server is ready once those are that
 // were defined before.
 func (cp *controlPlane) serveCustom(group *component.Group) {
-	dialer := &services.Dialer{Door: cp.root}
-	cp.crds = crd.New(crd.Config{
-		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: dialer.Endpoint,
-		Log: cp.log.With("component", "crd"),
-	})
 	done := cp.server.PostStart("crd-informer-synced")
 	group.Go("crd", cp.crds.Run)
 	group.Go("crd-ready", func(ctx context.Context) error {
