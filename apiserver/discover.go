@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -83,8 +84,8 @@ func (d *discoverer) handler(path string) http.Handler {
 	if path == "/api" || path == "/apis" {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serveRoot(w, r, path) })
 	}
-	obj := d.find(path)
-	if obj == nil {
+	found := findDocument(d.groups(), path)
+	if found == nil {
 		return nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -93,13 +94,17 @@ func (d *discoverer) handler(path string) http.Handler {
 			d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
 			return
 		}
-		d.serve(w, r, a, path, func() (runtime.Object, schema.GroupVersionKind) { return obj, schema.GroupVersionKind{} })
+		d.serve(w, r, a, path, func() (runtime.Object, schema.GroupVersionKind) {
+			// As it is now, not as it was found: what is made here is kept
+			// until the next change.
+			return cmp.Or(findDocument(d.listed, path), found), schema.GroupVersionKind{}
+		})
 	})
 }
 
-// find makes the document of a group or group version, or nil.
-func (d *discoverer) find(path string) runtime.Object {
-	for _, g := range d.groups() {
+// findDocument makes the document of a group or group version, or nil.
+func findDocument(groups []discovery.Group, path string) runtime.Object {
+	for _, g := range groups {
 		base := "/apis/" + g.Name
 		if g.Name == "" {
 			base = "/api"
