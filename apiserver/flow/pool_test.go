@@ -365,6 +365,7 @@ func TestBorrow(t *testing.T) {
 		close(stop)
 		wg.Wait()
 		time.Sleep(time.Minute)
+		synctest.Wait() // for the timers' goroutines
 		pools := c.class.Load().pools
 		if pools["a"].limit != 10 || pools["b"].limit != 10 || c.looking.Load() {
 			t.Errorf("afterwards %d and %d seats, still looking: %t", pools["a"].limit, pools["b"].limit, c.looking.Load())
