@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/client"
@@ -105,4 +106,25 @@ func ownersPatch(uid types.UID, owners []any) []byte {
 // being deleted: nothing that a retry would change.
 func NamespaceEnding(err error) bool {
 	return apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+// WakeOwner puts the object that controls o into the loop, if it is one of
+// the informer's kind gvk; for an orphan, those whose selector (which selects
+// nothing where it is empty or broken) would let them adopt it. An orphan that
+// is being deleted wakes nobody.
+func WakeOwner[T client.Object](loop *client.Loop, owners client.Informer[T], gvk schema.GroupVersionKind, selector func(T) *metav1.LabelSelector, o client.Object) {
+	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
+		if ControlledBy(ref, gvk) {
+			loop.Add(o.GetNamespace() + "/" + ref.Name)
+		}
+		return
+	}
+	if o.GetDeletionTimestamp() != nil {
+		return
+	}
+	for _, owner := range owners.List(o.GetNamespace(), nil) {
+		if sel, err := metav1.LabelSelectorAsSelector(selector(owner)); err == nil && !sel.Empty() && sel.Matches(labels.Set(o.GetLabels())) {
+			loop.AddObject(owner)
+		}
+	}
 }

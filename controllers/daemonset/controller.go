@@ -86,20 +86,7 @@ func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(
 // wakeFor wakes the set that controls a pod or a revision, or for an orphan
 // those that could adopt it.
 func (c *Controller) wakeFor(o client.Object) {
-	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-		if controllers.ControlledBy(ref, client.DaemonSets.GVK()) {
-			c.loop.Add(o.GetNamespace() + "/" + ref.Name)
-		}
-		return
-	}
-	if o.GetDeletionTimestamp() != nil {
-		return
-	}
-	for _, ds := range c.sets.List(o.GetNamespace(), nil) {
-		if sel, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector); err == nil && !sel.Empty() && sel.Matches(labels.Set(o.GetLabels())) {
-			c.loop.AddObject(ds)
-		}
-	}
+	controllers.WakeOwner(c.loop, c.sets, client.DaemonSets.GVK(), func(s *appsv1.DaemonSet) *metav1.LabelSelector { return s.Spec.Selector }, o)
 }
 
 func (c *Controller) podChanged(p, old *corev1.Pod) {

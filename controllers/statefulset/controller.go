@@ -87,17 +87,7 @@ func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(
 // wakeFor wakes the set that controls a pod or a revision, or for an orphan
 // those that could adopt it.
 func (c *Controller) wakeFor(o client.Object) {
-	if ref := metav1.GetControllerOfNoCopy(o); ref != nil {
-		if controllers.ControlledBy(ref, client.StatefulSets.GVK()) {
-			c.loop.Add(o.GetNamespace() + "/" + ref.Name)
-		}
-		return
-	}
-	for _, s := range c.sets.List(o.GetNamespace(), nil) {
-		if sel, err := metav1.LabelSelectorAsSelector(s.Spec.Selector); err == nil && !sel.Empty() && sel.Matches(labels.Set(o.GetLabels())) {
-			c.loop.AddObject(s)
-		}
-	}
+	controllers.WakeOwner(c.loop, c.sets, client.StatefulSets.GVK(), func(s *appsv1.StatefulSet) *metav1.LabelSelector { return s.Spec.Selector }, o)
 }
 
 type podFacts struct {

@@ -55,7 +55,7 @@ func (m *Manager) mutate(ctx context.Context, a *admission.Attributes) error {
 	if unasked(a) || a.Object == nil {
 		return nil
 	}
-	if err := m.wait(ctx, a); err != nil {
+	if err := m.gate.Wait(ctx, a); err != nil {
 		return err
 	}
 	policies := m.bound(mutating)

@@ -8,7 +8,6 @@ package policies
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -52,8 +50,7 @@ type Manager struct {
 	cfg   Config
 	infs  *client.Informers
 	sorts [2]sort
-	ready chan struct{}
-	once  sync.Once
+	gate  *admission.Gate
 	wake  chan struct{} // policies have changed
 
 	mu sync.Mutex // held while policies are compiled
@@ -111,7 +108,7 @@ func New(c Config) *Manager {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), ready: make(chan struct{}), wake: make(chan struct{}, 1)}
+	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), gate: admission.NewGate(), wake: make(chan struct{}, 1)}
 	v, mu := &m.sorts[validating], &m.sorts[mutating]
 	v.policies = client.InformerFor(m.infs, ValidatingPolicies).SharedIndexInformer
 	v.bindings = client.InformerFor(m.infs, ValidatingBindings).SharedIndexInformer
@@ -143,7 +140,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if !m.infs.WaitForSync(ctx) {
 		return ctx.Err()
 	}
-	m.once.Do(func() { close(m.ready) })
+	m.gate.Open()
 	for retry := time.Second; ; retry = min(2*retry, time.Minute) {
 		var again <-chan time.Time
 		if m.judge(ctx) {
@@ -157,25 +154,6 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-m.wake:
 		case <-again:
 		}
-	}
-}
-
-var errNotReady = errors.New("not yet ready to handle request")
-
-// wait holds a write until the policies are known.
-func (m *Manager) wait(ctx context.Context, a *admission.Attributes) error {
-	select {
-	case <-m.ready:
-		return nil
-	default:
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	select {
-	case <-m.ready:
-		return nil
-	case <-ctx.Done():
-		return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errNotReady)
 	}
 }
 

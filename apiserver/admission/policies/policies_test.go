@@ -60,7 +60,7 @@ func (b *bench) run() {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = b.m.Run(ctx) }()
 	b.t.Cleanup(func() { cancel(); <-done })
-	<-b.m.ready
+	<-b.m.gate.Opened()
 }
 
 func to[T any](v T) *T { return &v }

@@ -69,7 +69,7 @@ func (m *Manager) validate(ctx context.Context, a *admission.Attributes) error {
 	if unasked(a) {
 		return nil
 	}
-	if err := m.wait(ctx, a); err != nil {
+	if err := m.gate.Wait(ctx, a); err != nil {
 		return err
 	}
 	policies := m.bound(validating)

@@ -29,8 +29,6 @@ import (
 	"github.com/coxswain/cox/apiserver/services"
 )
 
-var errNotReady = errors.New("not yet ready to handle request")
-
 // maxAnswer bounds what a webhook may answer, in bytes.
 const maxAnswer = 16 << 20
 

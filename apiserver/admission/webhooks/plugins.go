@@ -61,7 +61,7 @@ func (m *Manager) mutate(ctx context.Context, a *admission.Attributes) error {
 	if match.Exempt(a) {
 		return nil
 	}
-	if err := m.wait(ctx, a); err != nil {
+	if err := m.gate.Wait(ctx, a); err != nil {
 		return err
 	}
 	hooks := m.current(mutating)
@@ -226,7 +226,7 @@ func (m *Manager) validate(ctx context.Context, a *admission.Attributes) error {
 	if match.Exempt(a) {
 		return nil
 	}
-	if err := m.wait(ctx, a); err != nil {
+	if err := m.gate.Wait(ctx, a); err != nil {
 		return err
 	}
 	hooks := m.current(validating)

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,8 +47,7 @@ type Manager struct {
 	cfg   Config
 	infs  *client.Informers
 	lists [2]cache.SharedIndexInformer // mutating, validating
-	ready chan struct{}
-	once  sync.Once // closes ready
+	gate  *admission.Gate
 
 	mu sync.Mutex // held while hooks are compiled
 	// changes counts what was seen of the configurations, compiled is up to
@@ -102,7 +100,7 @@ func New(c Config) *Manager {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), ready: make(chan struct{})}
+	m := &Manager{cfg: c, infs: client.NewInformers(c.Door), gate: admission.NewGate()}
 	m.lists[mutating] = client.InformerFor(m.infs, mutatingKind).SharedIndexInformer
 	m.lists[validating] = client.InformerFor(m.infs, validatingKind).SharedIndexInformer
 	m.known = [2]map[types.UID]*compiled{{}, {}}
@@ -124,26 +122,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	if !m.infs.WaitForSync(ctx) {
 		return ctx.Err()
 	}
-	m.once.Do(func() { close(m.ready) })
+	m.gate.Open()
 	<-ctx.Done()
 	return ctx.Err()
-}
-
-// wait holds a write until the configurations are known.
-func (m *Manager) wait(ctx context.Context, a *admission.Attributes) error {
-	select {
-	case <-m.ready:
-		return nil
-	default:
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	select {
-	case <-m.ready:
-		return nil
-	case <-ctx.Done():
-		return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errNotReady)
-	}
 }
 
 // current returns the webhooks of one sort in the order in which they are
