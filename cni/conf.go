@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // Plugin is the plugin's name in a configuration and in a plugin folder.
@@ -161,10 +163,8 @@ func WriteConfig(dir string, c Conf) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
-	// A name that no runtime takes for a configuration.
-	tmp := filepath.Join(dir, "."+fileName+".new")
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
+	if err := atomicfile.Write(path, b, 0o644); err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
-	return os.Rename(tmp, path)
+	return nil
 }

@@ -14,6 +14,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/kubelet/cgroups"
 )
 
@@ -423,10 +424,7 @@ func (w *worker) saveGrant() {
 	g := grant{Generation: s.Resize.Generation, Granted: resourcesOf(s.Pod), Actual: s.Actual}
 	b, err := json.Marshal(g)
 	if err == nil {
-		tmp := w.grantFile() + ".tmp"
-		if err = os.WriteFile(tmp, b, 0o600); err == nil {
-			err = os.Rename(tmp, w.grantFile())
-		}
+		err = atomicfile.Write(w.grantFile(), b, 0o600)
 	}
 	if err != nil {
 		w.k.log.Warn("cannot keep what a pod was granted", "pod", podTitle(s.Pod), "error", err)

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // idsPerPod is the default length of the range of user and group ids that a pod with
@@ -72,7 +74,7 @@ func (u *userRanges) of(uid types.UID) (uint32, error) {
 		if err := os.MkdirAll(u.dir(uid), 0o750); err != nil {
 			return 0, err
 		}
-		if err := os.WriteFile(u.file(uid), b, 0o600); err != nil {
+		if err := atomicfile.Write(u.file(uid), b, 0o600); err != nil {
 			return 0, err
 		}
 		u.first[uid] = n

@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // Config is what the certificates of one server depend on.
@@ -116,7 +118,7 @@ func (b *Bundle) ensureRoots() error {
 		return err
 	}
 	if fresh {
-		return errors.Join(syncDir(b.Dir), syncDir(filepath.Join(b.Dir, "etcd")))
+		return errors.Join(atomicfile.Sync(b.Dir), atomicfile.Sync(filepath.Join(b.Dir, "etcd")))
 	}
 	return nil
 }
@@ -147,7 +149,7 @@ func ensureServiceAccountKey(dir string) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode service-account public key: %w", err)
 	}
-	return key, writeFile(pubPath, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644, false)
+	return key, atomicfile.WriteLight(pubPath, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
 }
 
 func (b *Bundle) ensureLeaves(c *Config) error {

@@ -22,6 +22,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 const (
@@ -146,7 +148,7 @@ func ensureCA(base, commonName string, now time.Time) (*CA, error) {
 		return nil, err
 	}
 	certPEM := encodeCert(der)
-	if err := writeFile(certPath, certPEM, 0o644, true); err != nil {
+	if err := atomicfile.Write(certPath, certPEM, 0o644); err != nil {
 		return nil, err
 	}
 	return &CA{Cert: cert, key: key, pem: certPEM}, nil
@@ -205,7 +207,11 @@ func newKey(path string, sync bool) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	return key, writeFile(path, data, 0o600, sync)
+	write := atomicfile.WriteLight
+	if sync {
+		write = atomicfile.Write
+	}
+	return key, write(path, data, 0o600)
 }
 
 func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {

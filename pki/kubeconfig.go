@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // The parts of a kubeconfig (client-go's Config, v1) that are written here.
@@ -86,7 +88,7 @@ func writeKubeconfig(path, server string, caPEM []byte, user userAuth) error {
 	if have, err := os.ReadFile(path); err == nil && string(have) == string(data) {
 		return os.Chmod(path, 0o600)
 	}
-	return writeFile(path, data, 0o600, false)
+	return atomicfile.WriteLight(path, data, 0o600)
 }
 
 // ParseCertificates reads all certificates of a PEM text.

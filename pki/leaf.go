@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // Leaf is a certificate that is kept in two files and renews itself: whoever
@@ -130,7 +132,7 @@ func (l *Leaf) issue(key *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(l.certPath(), encodeCert(der), 0o644, false); err != nil {
+	if err := atomicfile.WriteLight(l.certPath(), encodeCert(der), 0o644); err != nil {
 		return err
 	}
 	l.current.Store(l.pair(key, cert))

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/coxswain/cox/internal/atomicfile"
 )
 
 // Requested is a certificate that somebody else signs, kept in two files with
@@ -155,10 +157,10 @@ func (r *Requested) save(key *ecdsa.PrivateKey, cert *x509.Certificate) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(r.cfg.Base+".key", data, 0o600, true); err != nil {
+	if err := atomicfile.Write(r.cfg.Base+".key", data, 0o600); err != nil {
 		return err
 	}
-	return writeFile(r.cfg.Base+".crt", encodeCert(cert.Raw), 0o644, true)
+	return atomicfile.Write(r.cfg.Base+".crt", encodeCert(cert.Raw), 0o644)
 }
 
 // Run renews the certificate in time until ctx ends, and retries with a delay

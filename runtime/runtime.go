@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/runtime/archive"
 	"github.com/coxswain/cox/runtime/images"
 )
@@ -165,7 +166,7 @@ func (r *Runtime) ensure(ctx context.Context) (*process, error) {
 		running.pidfd.Close()
 	}
 	if !bytes.Equal(have, want) {
-		if err := writeFile(r.cfg.configFile(), want); err != nil {
+		if err := atomicfile.WriteLight(r.cfg.configFile(), want, 0o600); err != nil {
 			return nil, fmt.Errorf("write containerd's configuration: %w", err)
 		}
 	}
@@ -186,15 +187,6 @@ func (r *Runtime) snapshotter() string {
 	}
 	r.cfg.Log.Warn("overlay file systems do not work here; images are copied for every container", "root", r.cfg.Root)
 	return "native"
-}
-
-// writeFile replaces a file as a whole.
-func writeFile(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
 }
 
 func (r *Runtime) importPause(ctx context.Context) error {

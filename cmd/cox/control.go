@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/internal/component"
 )
 
@@ -235,7 +236,7 @@ func (c *config) writeMark(m mark) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(c.dir(marker), append(raw, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(c.dir(marker), append(raw, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write to the data directory: %w; is the disk full?", err)
 	}
 	return nil

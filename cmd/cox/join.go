@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/util/connrotation"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/pki"
 )
 
@@ -165,7 +166,7 @@ func (j *joined) authority(ctx context.Context) error {
 		if err := os.MkdirAll(j.cfg.dir("agent"), 0o700); err != nil {
 			return err
 		}
-		err = os.WriteFile(path, data, 0o600)
+		err = atomicfile.Write(path, data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("the cluster's certificate authority: %w", err)
@@ -293,7 +294,7 @@ func (j *joined) learn(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(path, data, 0o600)
+		return atomicfile.Write(path, data, 0o600)
 	}
 	if ok, kept := j.cfg.adoptKept(); ok {
 		j.log.Warn("the server cannot be asked for the cluster's settings; those of the last start are used", "error", err)

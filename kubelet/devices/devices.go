@@ -27,6 +27,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	"k8s.io/utils/clock"
 
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/kubelet/numa"
 )
 
@@ -287,11 +288,7 @@ func (m *Manager) save() error {
 	if err := os.MkdirAll(m.cfg.Dir, 0o750); err != nil {
 		return err
 	}
-	tmp := m.file() + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, m.file())
+	return atomicfile.Write(m.file(), b, 0o600)
 }
 
 func (m *Manager) recall() error {

@@ -26,6 +26,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/kubelet/plugins"
 )
 
@@ -107,11 +108,7 @@ func (m *Manager) save() error {
 	if err != nil {
 		return err
 	}
-	tmp := m.file() + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, m.file())
+	return atomicfile.Write(m.file(), b, 0o600)
 }
 
 // Register takes in a driver; it implements plugins.Handler.

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/cpuset"
 
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/kubelet/numa"
 )
 
@@ -315,9 +316,7 @@ func (m *Manager) save() {
 		b, err := json.Marshal(v)
 		path := filepath.Join(m.cfg.Dir, name)
 		if err == nil {
-			if err = os.WriteFile(path+".tmp", b, 0o600); err == nil {
-				err = os.Rename(path+".tmp", path)
-			}
+			err = atomicfile.Write(path, b, 0o600)
 		}
 		if err != nil {
 			m.cfg.Log.Warn("cannot keep what containers have for themselves", "file", path, "error", err)
