@@ -63,9 +63,10 @@ func (t *transaction) createOnce(obj runtime.Object) (ans *answer, name string, 
 		return nil, "", err
 	}
 	m := accessor(obj)
-	if m.GetResourceVersion() != "" { // known to admission, which may say more
+	if rv, err := revisionOf(m); err == nil && rv != 0 { // known to admission, which may say more
 		return nil, "", errors.New("resourceVersion should not be set on objects to be created")
 	}
+	m.SetResourceVersion("")
 	key := t.res.key(m.GetNamespace(), m.GetName())
 	if t.req.Options.DryRun {
 		if _, err := t.res.store.Get(t.ctx, key, ""); err == nil {

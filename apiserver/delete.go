@@ -100,6 +100,9 @@ func (c *call) deleted(last runtime.Object) *answer {
 	})}
 }
 
+// checkPreconditions refuses to delete another object than the one asked for.
+// The conflict names the kind, where all others name the resource: so does
+// upstream's.
 func (t *transaction) checkPreconditions(name string, cur runtime.Object) error {
 	p := t.req.Options.Preconditions
 	if p == nil {
@@ -107,14 +110,18 @@ func (t *transaction) checkPreconditions(name string, cur runtime.Object) error 
 	}
 	m := accessor(cur)
 	if p.UID != nil && *p.UID != m.GetUID() {
-		return apierrors.NewConflict(t.res.gr, name, fmt.Errorf(
-			"Precondition failed: UID in precondition: %v, UID in object meta: %v", *p.UID, m.GetUID()))
+		return apierrors.NewConflict(t.kindResource(), name, fmt.Errorf(
+			"the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, m.GetUID()))
 	}
 	if p.ResourceVersion != nil && *p.ResourceVersion != m.GetResourceVersion() {
-		return apierrors.NewConflict(t.res.gr, name, fmt.Errorf(
-			"Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", *p.ResourceVersion, m.GetResourceVersion()))
+		return apierrors.NewConflict(t.kindResource(), name, fmt.Errorf(
+			"the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, m.GetResourceVersion()))
 	}
 	return nil
+}
+
+func (t *transaction) kindResource() schema.GroupResource {
+	return schema.GroupResource{Group: t.res.Hub.Group, Resource: t.res.Hub.Kind}
 }
 
 // deletion decides what a DELETE does to an object: nil removes it now; else
@@ -151,9 +158,11 @@ func (t *transaction) deletion(old runtime.Object) runtime.Object {
 		return nil
 	}
 	if m.GetDeletionTimestamp() == nil {
+		generation := m.GetGeneration()
 		t.mark(m, 0, false)
-		if kept && !waits {
+		if kept { // it has its own way to go, which is no update either
 			m.SetDeletionGracePeriodSeconds(nil)
+			m.SetGeneration(generation)
 		}
 	}
 	if st.PrepareDelete != nil {

@@ -142,7 +142,8 @@ func (s *Server) impersonate(r *http.Request, user client.User, f *front) (clien
 	}
 	if name == "" {
 		if len(groups) > 0 || uid != "" || len(extra) > 0 {
-			return user, apierrors.NewInternalError(fmt.Errorf("requested %v without impersonating a user", groups))
+			return user, apierrors.NewBadRequest(fmt.Sprintf(
+				"requested &user.DefaultInfo{Name:\"\", UID:%q, Groups:%#v, Extra:%#v} without impersonating a user name", uid, groups, extra))
 		}
 		return user, nil
 	}

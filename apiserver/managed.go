@@ -243,7 +243,7 @@ func (v *viewConverter) ConvertToVersion(in runtime.Object, target runtime.Group
 			return nil, err
 		}
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.UnstructuredContent(), obj); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", from, err)
 		}
 		obj.GetObjectKind().SetGroupVersionKind(from)
 		in = obj

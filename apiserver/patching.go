@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -203,31 +204,64 @@ func (t *transaction) judgeStrict(errs []error, refuse func(error) error) error 
 		return nil
 	}
 	for _, e := range errs {
-		t.warns = append(t.warns, e.Error())
+		t.warns = append(t.warns, strictLines(e)...)
 	}
 	return nil
 }
+
+// strictLines are the single findings of a strict decoder: YAML's come in one
+// error, which no warning could carry.
+func strictLines(err error) []string {
+	found, ok := strings.CutPrefix(err.Error(), yamlErrors)
+	if !ok {
+		return []string{err.Error()}
+	}
+	lines := strings.Split(found, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSpace(lines[i])
+	}
+	return lines
+}
+
+const yamlErrors = "yaml: unmarshal errors:\n"
 
 // prepareApply sets how a server-side apply makes the new object.
 func (u *updating) prepareApply() error {
 	if u.res.tracking(u.req.Subresource).fm == nil {
 		return wire.Unsupported(patchTypes[:3])
 	}
-	conf, strict, err := patch.Applied(u.req.Patch)
+	conf, err := u.configuration()
 	if err != nil {
 		return err
 	}
-	if strict != nil && u.req.Options.FieldValidation == "Strict" {
-		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", strict))
-	}
 	u.mayCreate, u.tracked = u.sub == nil, true
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
-		if strict != nil && u.req.Options.FieldValidation != "Ignore" {
-			u.warns = append(u.warns, strict.Error())
-		}
-		return u.applyTo(cur, conf)
+		u.warns = append(u.warns, conf.warnings...)
+		return u.applyTo(cur, conf.Unstructured)
 	}
 	return nil
+}
+
+// configuration is what a server-side apply applies.
+type configuration struct {
+	*unstructured.Unstructured
+	warnings []string
+}
+
+func (u *updating) configuration() (*configuration, error) {
+	conf, strict, err := patch.Applied(u.req.Patch)
+	if err != nil {
+		return nil, err
+	}
+	out := &configuration{Unstructured: conf}
+	switch v := u.req.Options.FieldValidation; {
+	case strict == nil || v == "Ignore":
+	case v == "Strict":
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: error converting YAML to JSON: %v", strict))
+	default:
+		out.warnings = strictLines(strict)
+	}
+	return out, nil
 }
 
 func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, error) {

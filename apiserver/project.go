@@ -59,13 +59,16 @@ func projected(p *api.Projection, a *answer) (*answer, error) {
 // prepareProjection sets how a write to the projection changes the object.
 func (u *updating) prepareProjection(p *api.Projection) error {
 	next := func(runtime.Object) (runtime.Object, error) { return u.req.Object.DeepCopyObject(), nil }
+	owners := u.ownersOfUpdate
 	if u.req.Verb == client.Patch {
 		switch u.req.PatchType {
 		case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
+			next = u.patcher(wire.NewHead(p.GVK), p.New).apply
+		case types.ApplyYAMLPatchType:
+			return u.prepareProjectionApply(p)
 		default:
-			return wire.Unsupported(patchTypes[:3])
+			return wire.Unsupported(patchTypes)
 		}
-		next = u.patcher(wire.NewHead(p.GVK), p.New).apply
 	} else if err := u.matchRequest(accessor(u.req.Object)); err != nil {
 		return err
 	}
@@ -78,12 +81,65 @@ func (u *updating) prepareProjection(p *api.Projection) error {
 		if err != nil {
 			return nil, err
 		}
-		return u.setProjection(p, cur, was, want)
+		return u.setProjection(p, cur, was, want, owners)
 	}
 	return nil
 }
 
-func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Object) (runtime.Object, error) {
+// prepareProjectionApply sets how a server-side apply changes the projection.
+func (u *updating) prepareProjectionApply(p *api.Projection) error {
+	fm := u.res.projectionFields(p, u.req.Subresource)
+	if fm == nil {
+		return wire.Unsupported(patchTypes[:3])
+	}
+	conf, err := u.configuration()
+	if err != nil {
+		return err
+	}
+	u.produce = func(cur runtime.Object) (runtime.Object, error) {
+		u.warns = append(u.warns, conf.warnings...)
+		was, err := p.Get(cur)
+		if err != nil {
+			return nil, err
+		}
+		live := wire.Shallow(was)
+		live.GetObjectKind().SetGroupVersionKind(p.GVK)
+		entries, err := u.projectedOwners(cur).ToSubresource()
+		if err != nil {
+			return nil, err
+		}
+		accessor(live).SetManagedFields(entries)
+		applied, err := fm.Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
+		if err != nil {
+			return nil, err
+		}
+		want := applied.DeepCopyObject()
+		wire.ClearKind(want)
+		return u.setProjection(p, cur, was, want, func(_ *managedfields.FieldManager, _, want runtime.Object) []metav1.ManagedFieldsEntry {
+			return accessor(applied).GetManagedFields()
+		})
+	}
+	return nil
+}
+
+// projectedOwners carries the owners of the scaled object's replicas over into
+// Scale's field and back.
+func (u *updating) projectedOwners(obj runtime.Object) *managedfields.ScaleHandler {
+	paths := managedfields.ResourcePathMappings{}
+	for i := range u.res.Views {
+		paths[u.res.Views[i].GroupVersion().String()] = fieldpath.MakePathOrDie("spec", "replicas")
+	}
+	return managedfields.NewScaleHandler(accessor(obj).GetManagedFields(), u.res.view.GroupVersion(), paths)
+}
+
+// owners says whom the fields of a projection belong to after a write.
+type owners func(fm *managedfields.FieldManager, was, want runtime.Object) []metav1.ManagedFieldsEntry
+
+func (u *updating) ownersOfUpdate(fm *managedfields.FieldManager, was, want runtime.Object) []metav1.ManagedFieldsEntry {
+	return accessor(fm.UpdateNoErrors(was, want, u.fieldManager())).GetManagedFields()
+}
+
+func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Object, after owners) (runtime.Object, error) {
 	m := accessor(want)
 	if m.GetName() != u.req.Name {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
@@ -109,20 +165,14 @@ func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Objec
 	om := accessor(obj)
 	om.SetUID(m.GetUID())
 	om.SetResourceVersion(m.GetResourceVersion())
-	u.trackProjection(p, obj, was, want)
+	u.trackProjection(p, obj, was, want, after)
 	return obj, nil
 }
 
 // trackProjection carries the ownership of the projected field over into the
 // object's managed fields, under the subresource's name.
-func (u *updating) trackProjection(p *api.Projection, obj, was, want runtime.Object) {
-	om := accessor(obj)
-	gv := u.res.view.GroupVersion()
-	paths := managedfields.ResourcePathMappings{}
-	for i := range u.res.Views {
-		paths[u.res.Views[i].GroupVersion().String()] = fieldpath.MakePathOrDie("spec", "replicas")
-	}
-	h := managedfields.NewScaleHandler(om.GetManagedFields(), gv, paths)
+func (u *updating) trackProjection(p *api.Projection, obj, was, want runtime.Object, after owners) {
+	h := u.projectedOwners(obj)
 	entries, err := h.ToSubresource()
 	if err != nil {
 		return
@@ -136,9 +186,8 @@ func (u *updating) trackProjection(p *api.Projection, obj, was, want runtime.Obj
 		o.GetObjectKind().SetGroupVersionKind(p.GVK)
 		accessor(o).SetManagedFields(entries)
 	}
-	next = fm.UpdateNoErrors(live, next, u.fieldManager())
-	if merged, err := h.ToParent(accessor(next).GetManagedFields()); err == nil {
-		om.SetManagedFields(merged)
+	if merged, err := h.ToParent(after(fm, live, next)); err == nil {
+		accessor(obj).SetManagedFields(merged)
 	}
 }
 
@@ -210,8 +259,15 @@ func (s *singleConverter) ConvertFieldLabel(schema.GroupVersionKind, string, str
 	return "", "", fmt.Errorf("conversion of field labels is not supported")
 }
 
-// ConvertToVersion returns in, which is of the only version.
+// ConvertToVersion returns in, which is of the only version, as its Go type.
 func (s *singleConverter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
+	if u, ok := in.(runtime.Unstructured); ok {
+		obj, _ := s.New(s.p.GVK)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.UnstructuredContent(), obj); err != nil {
+			return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", s.p.GVK, err)
+		}
+		in = obj
+	}
 	if gv, ok := target.(schema.GroupVersion); ok && gv != s.p.GVK.GroupVersion() {
 		return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, gv)
 	}

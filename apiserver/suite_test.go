@@ -153,6 +153,17 @@ var suite = []step{
 	{name: "update unchanged", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.Data["k"] = "2" })), check: wantData("k", "2")},
 	{name: "update with an old revision", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.ResourceVersion = "1" })), want: `Operation cannot be fulfilled on configmaps "one": the object has been modified; please apply your changes to the latest version and try again`, reason: metav1.StatusReasonConflict},
 	{name: "update with another uid", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.UID = "other" })), want: `Precondition failed: UID in precondition: other, UID in object meta: `, reason: metav1.StatusReasonConflict},
+	{name: "update with a revision that is none", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.ResourceVersion = "-5" })), want: `strconv.ParseUint: parsing "-5": invalid syntax`},
+	{name: "update of what is the server's", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) {
+		c.Data["k"], c.CreationTimestamp, c.SelfLink, c.Generation = "2", metav1.Unix(1, 0), "x", 7
+	})), check: func(t *testing.T, res *client.Result) {
+		if c := res.Object.(*corev1.ConfigMap); c.CreationTimestamp.Year() < 2000 || c.SelfLink != "" || c.Generation != 0 {
+			t.Errorf("%+v", c)
+		}
+	}},
+	{name: "update to one being deleted", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.DeletionGracePeriodSeconds = ptr.To[int64](5) })), want: `ConfigMap "one" is invalid: metadata.deletionGracePeriodSeconds: Invalid value: 5: field is immutable`, reason: metav1.StatusReasonInvalid},
+	{name: "patch of the uid", req: patching(types.MergePatchType, cms, "a", "one", `{"metadata":{"uid":"x"}}`), want: `ConfigMap "one" is invalid: metadata.uid: Invalid value: "x": field is immutable`, reason: metav1.StatusReasonInvalid},
+	{name: "patch to no revision", req: patching(types.MergePatchType, cms, "a", "one", `{"metadata":{"resourceVersion":null}}`), check: wantData("k", "2")},
 	{name: "update absent", req: update(cms, "a", "none", cm("none")), want: `configmaps "none" not found`, reason: metav1.StatusReasonNotFound},
 	{name: "update under another name", req: update(cms, "a", "one", cm("two")), want: `the name of the object (two) does not match the name on the URL (one)`, reason: metav1.StatusReasonBadRequest},
 	{name: "update dry", req: update(cms, "a", "one", cm("one", func(c *corev1.ConfigMap) { c.Data["k"] = "dry" }), stringMeta), check: wantData("k", "dry")},
@@ -187,6 +198,14 @@ var suite = []step{
 	{name: "apply forced", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {a: c}\n", opts(func(o *client.Options) { o.FieldManager, o.Force = "you", true })), check: wantData("a", "c")},
 	{name: "apply drops what was mine", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {z: c}\n", opts(func(o *client.Options) { o.FieldManager, o.Force = "you", true })), check: wantData("a", "")},
 	{name: "apply without a manager", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\n"), want: `PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch`, reason: metav1.StatusReasonInvalid},
+	{name: "apply of an uid", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app, uid: x}\n", opts(func(o *client.Options) { o.FieldManager = "me" })), want: `metadata.uid: Invalid value: "x": field is immutable`, reason: metav1.StatusReasonInvalid},
+	{name: "apply of a list", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "[]", opts(func(o *client.Options) { o.FieldManager = "me" })), want: `error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}`, reason: metav1.StatusReasonBadRequest},
+	{name: "apply of bytes that are none", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\nbinaryData: {a: '%'}", opts(func(o *client.Options) { o.FieldManager = "me" })), want: `to proper version: unable to convert unstructured object to /v1, Kind=ConfigMap: error decoding from json: illegal base64 data at input byte 0`},
+	{name: "apply of one field twice", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"app"},"data":{"z":"b","z":"c"}}`, opts(func(o *client.Options) { o.FieldManager = "you" })), check: func(t *testing.T, res *client.Result) {
+		if len(res.Warnings) != 1 || res.Warnings[0] != `line 1: key "z" already set in map` {
+			t.Error(res.Warnings)
+		}
+	}},
 	{name: "apply of an unknown field", req: patching(types.ApplyYAMLPatchType, cms, "a", "app", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\nspec: {}\n", opts(func(o *client.Options) { o.FieldManager = "me" })), want: `.spec: field not declared in schema`},
 
 	{name: "delete with finalizers", req: verb(client.Delete, cms, "a", "one"), check: func(t *testing.T, res *client.Result) {
@@ -205,7 +224,7 @@ var suite = []step{
 		}
 	}},
 	{name: "delete dry", req: verb(client.Delete, cms, "a", "w", stringMeta)},
-	{name: "delete another uid", req: verb(client.Delete, cms, "a", "w", opts(func(o *client.Options) { o.Preconditions = &metav1.Preconditions{UID: ptr.To(types.UID("x"))} })), want: "Precondition failed: UID in precondition: x, UID in object meta:", reason: metav1.StatusReasonConflict},
+	{name: "delete another uid", req: verb(client.Delete, cms, "a", "w", opts(func(o *client.Options) { o.Preconditions = &metav1.Preconditions{UID: ptr.To(types.UID("x"))} })), want: "Operation cannot be fulfilled on ConfigMap \"w\": the UID in the precondition (x) does not match the UID in record (", reason: metav1.StatusReasonConflict},
 	{name: "delete in the foreground", req: verb(client.Delete, cms, "a", "w", opts(func(o *client.Options) { o.PropagationPolicy = ptr.To(metav1.DeletePropagationForeground) })), check: func(t *testing.T, res *client.Result) {
 		if f := res.Object.(*corev1.ConfigMap).Finalizers; len(f) != 1 || f[0] != "foregroundDeletion" {
 			t.Error(f)
@@ -276,6 +295,24 @@ var suite = []step{
 		}
 	}},
 	{name: "scale below zero", req: patching(types.MergePatchType, deploys, "a", "d", `{"spec":{"replicas":-1}}`, sub("scale")), want: `Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0`, reason: metav1.StatusReasonInvalid},
+	{name: "apply of the scale conflicts", req: patching(types.ApplyYAMLPatchType, deploys, "a", "d", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"d"},"spec":{"replicas":7}}`, sub("scale"),
+		opts(func(o *client.Options) { o.FieldManager = "me" })), want: `Apply failed with 1 conflict: conflict with "cox" with subresource "scale" using autoscaling/v1: .spec.replicas`, reason: metav1.StatusReasonConflict},
+	{name: "apply of the scale", req: patching(types.ApplyYAMLPatchType, deploys, "a", "d", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"d"},"spec":{"replicas":7}}`, sub("scale"),
+		opts(func(o *client.Options) { o.FieldManager, o.Force = "me", true })), check: func(t *testing.T, res *client.Result) {
+		if n := res.Object.(*autoscalingv1.Scale).Spec.Replicas; n != 7 {
+			t.Error(n)
+		}
+	}},
+	{name: "the scale's owner", req: verb(client.Get, deploys, "a", "d"), check: func(t *testing.T, res *client.Result) {
+		d := res.Object.(*appsv1.Deployment)
+		if e := d.ManagedFields[0]; *d.Spec.Replicas != 7 || e.Manager != "me" || e.Operation != "Apply" || e.Subresource != "scale" || e.APIVersion != "apps/v1" {
+			t.Errorf("%+v", d.ObjectMeta)
+		}
+	}},
+	{name: "apply of a scale that is none", req: patching(types.ApplyYAMLPatchType, deploys, "a", "d", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"d"},"spec":{"replicas":"7"}}`, sub("scale"),
+		opts(func(o *client.Options) { o.FieldManager, o.Force = "me", true })), want: `.spec.replicas: expected numeric (int or float), got string`},
+	{name: "apply of the scale of nothing", req: patching(types.ApplyYAMLPatchType, deploys, "a", "none", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"none"},"spec":{"replicas":7}}`, sub("scale"),
+		opts(func(o *client.Options) { o.FieldManager = "me" })), want: `deployments.apps "none" not found`, reason: metav1.StatusReasonNotFound},
 	{name: "get scale", req: verb(client.Get, deploys, "a", "d", sub("scale"))},
 
 	{name: "create namespace", req: create(nss, "", func() runtime.Object {
@@ -386,7 +423,7 @@ func judge(t *testing.T, s step, res *client.Result, err error) {
 
 var varying = []*regexp.Regexp{
 	regexp.MustCompile(`"uid":"[^"]*"`), regexp.MustCompile(`"[a-zA-Z]*[tT]ime(stamp)?":"[^"]*"`),
-	regexp.MustCompile(`gen-[a-z0-9]{5}`), regexp.MustCompile(`UID in object meta: [-0-9a-f]*`),
+	regexp.MustCompile(`gen-[a-z0-9]{5}`), regexp.MustCompile(`UID in (object meta: |record \()[-0-9a-f]*`),
 }
 
 // normal is what an outcome looks like without what no two runs share.

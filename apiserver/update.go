@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -149,9 +151,10 @@ func (u *updating) tryCreate() (runtime.Object, error) {
 		return nil, err
 	}
 	m := accessor(obj)
-	if m.GetResourceVersion() != "" {
-		return nil, apierrors.NewNotFound(u.res.gr, u.req.Name)
+	if _, err := revisionOf(m); err != nil {
+		return nil, err
 	}
+	m.SetResourceVersion("")
 	if uid := m.GetUID(); uid != "" {
 		return nil, apierrors.NewConflict(u.res.gr, u.req.Name, fmt.Errorf(
 			"uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
@@ -204,27 +207,38 @@ func (u *updating) checkCurrent(obj, old runtime.Object) error {
 	}
 	if uid := m.GetUID(); uid == "" {
 		m.SetUID(om.GetUID())
-	} else if uid != om.GetUID() {
+	} else if uid != om.GetUID() && u.req.Verb != client.Patch { // a patch changes what must not change
 		return u.wrongUID(uid, om.GetUID())
 	}
-	switch rv := m.GetResourceVersion(); {
-	case rv == "" || rv == "0":
-		if !u.strategy.ForbidUnconditionalUpdate || u.req.Verb == client.Patch {
-			m.SetResourceVersion(om.GetResourceVersion())
-		} else {
-			m.SetResourceVersion("")
-		}
-	case rv != om.GetResourceVersion():
+	rv, err := revisionOf(m)
+	switch {
+	case err != nil:
+		return err
+	case rv == 0 && u.strategy.ForbidUnconditionalUpdate:
+		return apierrors.NewInvalid(schema.GroupKind{Group: u.res.gr.Group, Kind: u.res.gr.Resource}, u.req.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, "must be specified for an update")})
+	case rv == 0:
+		m.SetResourceVersion(om.GetResourceVersion())
+	case m.GetResourceVersion() != om.GetResourceVersion():
 		return apierrors.NewConflict(u.res.gr, u.req.Name, errModified)
 	}
-	if t := m.GetCreationTimestamp(); t.IsZero() {
-		m.SetCreationTimestamp(om.GetCreationTimestamp())
-	}
+	m.SetCreationTimestamp(om.GetCreationTimestamp())
 	// Deletion is begun and changed by DELETE only.
-	m.SetDeletionTimestamp(om.GetDeletionTimestamp())
-	m.SetDeletionGracePeriodSeconds(om.GetDeletionGracePeriodSeconds())
+	if om.GetDeletionTimestamp() != nil {
+		m.SetDeletionTimestamp(om.GetDeletionTimestamp())
+		m.SetDeletionGracePeriodSeconds(om.GetDeletionGracePeriodSeconds())
+	}
 	m.SetSelfLink("")
 	return nil
+}
+
+// revisionOf is an object's resourceVersion, 0 if it has none. One that is no
+// number is refused as upstream does.
+func revisionOf(m metav1.Object) (uint64, error) {
+	if rv := m.GetResourceVersion(); rv != "" {
+		return strconv.ParseUint(rv, 10, 64)
+	}
+	return 0, nil
 }
 
 // wrongUID is the conflict with an object of the same name that is another.
@@ -258,10 +272,12 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 		u.strategy.Canonicalize(obj)
 	}
 	path := field.NewPath("metadata")
-	errs := apivalidation.ValidateObjectMetaAccessorUpdate(m, om, path)
+	meta := apivalidation.ValidateObjectMetaAccessorUpdate(m, om, path)
+	errs := slices.Clone(meta)
 	if !slices.Equal(m.GetFinalizers(), om.GetFinalizers()) {
 		errs = append(errs, u.res.checkFinalizers(m, true)...)
 	}
+	errs = append(errs, meta...) // upstream's kinds check the metadata again themselves, which the causes show
 	if !u.res.Namespaced && m.GetNamespace() != "" {
 		errs = append(errs, field.Forbidden(path.Child("namespace"), "not allowed on this type"))
 	}

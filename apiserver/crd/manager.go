@@ -9,6 +9,7 @@ import (
 
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
@@ -231,9 +232,8 @@ func (m *Manager) tell() {
 // refuse keeps new objects out of a definition that is going.
 func (d *definition) refuse(_ context.Context, req *client.Request, obj, old runtime.Object) (func(bool), error) {
 	if d.terminating && obj != nil && old == nil {
-		err := apierrors.NewMethodNotSupported(schema.GroupResource{Group: d.group, Resource: req.Resource.Resource}, string(client.Create))
-		err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
-		return nil, err
+		return nil, apierrors.NewForbidden(schema.GroupResource{Group: d.group, Resource: req.Resource.Resource}, obj.(metav1.Object).GetName(),
+			errors.New("create not allowed while custom resource definition is terminating"))
 	}
 	return nil, nil
 }

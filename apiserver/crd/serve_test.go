@@ -351,7 +351,7 @@ func TestDefinitionGoesWithItsObjects(t *testing.T) {
 		t.Errorf("deletion began with %v", d.Object)
 	}
 	w.until(tabs+"/a", func(u *unstructured.Unstructured) bool { return u == nil })
-	w.refused(405, []string{"create not allowed while custom resource definition is terminating"}, "POST", tabs, tab("c", `{cronSpec: "*"}`))
+	w.refused(403, []string{"create not allowed while custom resource definition is terminating"}, "POST", tabs, tab("c", `{cronSpec: "*"}`))
 	w.ok("PATCH", tabs+"/b", `{"metadata":{"finalizers":null}}`, "Content-Type: application/merge-patch+json")
 	w.until(path, func(u *unstructured.Unstructured) bool { return u == nil })
 	w.until(tabs, func(u *unstructured.Unstructured) bool { return u == nil })

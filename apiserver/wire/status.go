@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -70,7 +72,7 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 	if d := st.Details; d != nil && d.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}
-	readable(st)
+	readable(st, a.Media)
 	body, encErr := new(Codec).Body(a.Media, st)
 	if encErr == nil {
 		var pieces [][]byte
@@ -84,19 +86,30 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // readable replaces what is no text in the parts of a status that repeat the
 // request: not every encoding can carry it.
-func readable(st *metav1.Status) {
+func readable(st *metav1.Status, m Media) {
 	const unreadable = "\ufffd"
-	st.Message = strings.ToValidUTF8(st.Message, unreadable)
+	text := func(s string) string { return strings.ToValidUTF8(s, unreadable) }
+	if m == YAML { // which has no characters that control
+		text = func(s string) string {
+			return strings.Map(func(r rune) rune {
+				if r == utf8.RuneError || r != '\n' && r != '\t' && !unicode.IsGraphic(r) {
+					return utf8.RuneError
+				}
+				return r
+			}, s)
+		}
+	}
+	st.Message = text(st.Message)
 	d := st.Details
 	if d == nil {
 		return
 	}
 	clean := *d
-	clean.Name, clean.Kind, clean.Group = strings.ToValidUTF8(d.Name, unreadable), strings.ToValidUTF8(d.Kind, unreadable), strings.ToValidUTF8(d.Group, unreadable)
+	clean.Name, clean.Kind, clean.Group = text(d.Name), text(d.Kind), text(d.Group)
 	clean.Causes = slices.Clone(d.Causes)
 	for i := range clean.Causes {
 		c := &clean.Causes[i]
-		c.Message, c.Field = strings.ToValidUTF8(c.Message, unreadable), strings.ToValidUTF8(c.Field, unreadable)
+		c.Message, c.Field = text(c.Message), text(c.Field)
 	}
 	st.Details = &clean
 }

@@ -4,6 +4,7 @@
 package storm
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -28,10 +29,15 @@ func (r *Request) String() string {
 }
 
 // Maker makes requests. It is used by one goroutine.
-type Maker struct{ r *rand.Rand }
+type Maker struct {
+	r *rand.Rand
+	// sound says that of this request at most one part is broken: most broken
+	// ones would be refused by the first of their parts.
+	sound bool
+}
 
 // NewMaker returns one whose requests follow from the seed.
-func NewMaker(seed uint64) *Maker { return &Maker{rand.New(rand.NewPCG(seed, 1))} }
+func NewMaker(seed uint64) *Maker { return &Maker{r: rand.New(rand.NewPCG(seed, 1))} }
 
 func (m *Maker) pick(of ...string) string { return of[m.r.IntN(len(of))] }
 
@@ -67,6 +73,7 @@ var resources = []string{
 
 // Next makes a request.
 func (m *Maker) Next() *Request {
+	m.sound = m.chance(40)
 	r := &Request{Method: m.pick("GET", "GET", "POST", "PUT", "PATCH", "PATCH", "DELETE"), Header: http.Header{}}
 	if m.chance(3) {
 		r.Method = m.pick("HEAD", "OPTIONS", "TRACE", "BREW")
@@ -75,12 +82,18 @@ func (m *Maker) Next() *Request {
 	cut := strings.LastIndexByte(base, '/')
 	prefix, resource := base[:cut], base[cut+1:]
 	parts := []string{prefix}
-	if m.chance(75) {
+	switch {
+	case m.sound && cluster[resource]:
+	case m.sound:
+		parts = append(parts, "namespaces", "default")
+	case m.chance(75):
 		parts = append(parts, "namespaces", m.pick("default", "default", "kube-system", "absent", m.junk()))
 	}
 	parts = append(parts, resource)
 	if m.chance(70) && r.Method != http.MethodPost || m.chance(5) {
-		parts = append(parts, m.pick("a", "b", "c", "d", "e", m.junk()))
+		if parts = append(parts, m.pick("a", "b", "c", "d", "e")); !m.sound && m.chance(20) {
+			parts[len(parts)-1] = m.junk()
+		}
 		if m.chance(20) {
 			parts = append(parts, m.pick("status", "scale", "binding", "eviction", "log", "exec", "finalize", "token", "resize", "approval", "ephemeralcontainers", m.junk()))
 		}
@@ -103,7 +116,10 @@ func (m *Maker) Next() *Request {
 
 func (m *Maker) query() string {
 	q := url.Values{}
-	for m.chance(45) {
+	if m.sound && m.chance(10) {
+		q.Set("dryRun", "All")
+	}
+	for !m.sound && m.chance(45) || m.sound && m.chance(3) {
 		name := m.pick("limit", "continue", "labelSelector", "fieldSelector", "resourceVersion", "resourceVersionMatch", "dryRun", "fieldManager",
 			"fieldValidation", "force", "pretty", "timeout", "gracePeriodSeconds", "propagationPolicy", "orphanDependents", "includeObject",
 			"sendInitialEvents", "allowWatchBookmarks", "command", "container", m.junk())
@@ -127,6 +143,21 @@ func (m *Maker) headers(r *Request) {
 			r.Header.Set(name, v)
 		}
 	}
+	if m.sound {
+		r.Header.Set("Accept", m.pick("application/json", "application/json", "application/vnd.kubernetes.protobuf", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", "application/yaml"))
+		r.Header.Set("Content-Type", m.pick("application/json", "application/yaml"))
+		if r.Method == http.MethodPatch {
+			r.Header.Set("Content-Type", m.pick("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"))
+			if strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply") {
+				join := "?"
+				if strings.Contains(r.Path, "?") {
+					join = "&"
+				}
+				r.Path += join + m.pick("fieldManager=m", "fieldManager=n&force=true", "fieldManager=o&force=true&fieldValidation=Ignore")
+			}
+		}
+		return
+	}
 	if m.chance(70) {
 		set("Accept", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "*/*",
 			"application/json;as=Table;v=v1;g=meta.k8s.io", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
@@ -142,7 +173,7 @@ func (m *Maker) headers(r *Request) {
 	if m.chance(4) {
 		set("Impersonate-User", "jane", "system:anonymous", m.junk())
 	}
-	if r.Header.Get("Impersonate-User") != "" && m.chance(50) { // groups alone are answered with a 500, as by upstream
+	if r.Header.Get("Impersonate-User") != "" && m.chance(50) || m.chance(1) {
 		set("Impersonate-Group", "system:masters", m.junk())
 	}
 }
@@ -152,18 +183,33 @@ var kinds = map[string]string{
 	"configmaps": "ConfigMap", "pods": "Pod", "services": "Service", "secrets": "Secret", "events": "Event", "namespaces": "Namespace", "nodes": "Node",
 	"deployments": "Deployment", "replicasets": "ReplicaSet", "jobs": "Job", "cronjobs": "CronJob", "leases": "Lease", "endpoints": "Endpoints",
 	"customresourcedefinitions": "CustomResourceDefinition", "roles": "Role", "clusterroles": "ClusterRole", "flowschemas": "FlowSchema",
+	"replicationcontrollers": "ReplicationController", "persistentvolumes": "PersistentVolume", "resourcequotas": "ResourceQuota", "limitranges": "LimitRange",
+	"statefulsets": "StatefulSet", "daemonsets": "DaemonSet", "ingresses": "Ingress", "networkpolicies": "NetworkPolicy", "poddisruptionbudgets": "PodDisruptionBudget",
+	"horizontalpodautoscalers": "HorizontalPodAutoscaler", "endpointslices": "EndpointSlice", "storageclasses": "StorageClass", "priorityclasses": "PriorityClass",
+	"validatingadmissionpolicies": "ValidatingAdmissionPolicy", "validatingwebhookconfigurations": "ValidatingWebhookConfiguration",
+	"certificatesigningrequests": "CertificateSigningRequest", "resourceclaims": "ResourceClaim", "subjectaccessreviews": "SubjectAccessReview", "tokenreviews": "TokenReview",
+}
+
+// cluster are the resources without a namespace.
+var cluster = map[string]bool{
+	"namespaces": true, "nodes": true, "persistentvolumes": true, "clusterroles": true, "storageclasses": true, "priorityclasses": true,
+	"customresourcedefinitions": true, "flowschemas": true, "validatingadmissionpolicies": true, "validatingwebhookconfigurations": true,
+	"certificatesigningrequests": true, "subjectaccessreviews": true, "tokenreviews": true,
 }
 
 func (m *Maker) body(r *Request, prefix, resource string) string {
-	_, version, _ := strings.Cut(prefix, "/")
+	_, version, _ := strings.Cut(prefix, "/") // with its group
 	kind := kinds[resource]
 	if kind == "" {
 		kind = "Thing"
 	}
-	object := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":%q,"labels":{"a":%q}},%s}`,
-		version, kind, m.pick("a", "b", "c", "d", "e"), m.pick("b", "x", "not a label!"), m.content(resource))
+	if group, v, ok := strings.Cut(version, "/"); ok && m.chance(3) {
+		version = m.pick("v1", group+"/v9", v, m.junk())
+	}
+	object := fmt.Sprintf(`{"apiVersion":%s,"kind":%q,"metadata":{"name":%q,"labels":{"a":%q},%s},%s}`,
+		quoted(version), kind, m.name(r), m.pick("b", "x", "x", "x", "not a label!"), m.meta(), m.content(resource))
 	switch {
-	case m.chance(12):
+	case m.chance(12) && !m.sound:
 		return m.broken(object)
 	case r.Method == http.MethodDelete:
 		return m.pick("", "", `{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0}`, `{"preconditions":{"uid":"x"}}`, `{"propagationPolicy":"Sideways"}`, object)
@@ -183,6 +229,37 @@ func (m *Maker) body(r *Request, prefix, resource string) string {
 		`{"$retainKeys":["a"],"spec":{"$retainKeys":5}}`, `{"metadata":{"ownerReferences":[{"uid":""}]}}`, `{"metadata":{"managedFields":[{}]}}`, `[]`, `null`)
 }
 
+// name is what the body calls the object: what the path does, if it is sound.
+func (m *Maker) name(r *Request) string {
+	if path, _, _ := strings.Cut(r.Path, "?"); m.sound && r.Method != http.MethodPost {
+		for part := range strings.SplitSeq(path, "/") {
+			if len(part) == 1 {
+				return part
+			}
+		}
+	}
+	return m.pick("a", "b", "c", "d", "e")
+}
+
+// quoted is text as JSON has it.
+func quoted(s string) string {
+	b, _ := json.Marshal(s)
+	return string(b)
+}
+
+// meta is more of an object's metadata.
+func (m *Maker) meta() string {
+	if m.chance(80) {
+		return `"annotations":{"x":"y"}`
+	}
+	j := quoted(m.junk())
+	return m.pick(`"annotations":{"x":`+j+`}`, `"annotations":{`+j+`:"x"}`, `"resourceVersion":`+j, `"uid":`+j, `"finalizers":["a/b",`+j+`]`,
+		`"generateName":`+j, `"ownerReferences":[{"apiVersion":"v1","kind":"Pod","name":"a","uid":`+j+`}]`, `"creationTimestamp":`+j,
+		`"managedFields":[{"manager":"m","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{`+j+`:{}}}]`,
+		`"managedFields":[{"manager":`+j+`,"operation":"Apply","apiVersion":`+j+`,"fieldsType":"FieldsV1","fieldsV1":{"f:data":{"k:{\\"a\\":1}":{}}}}]`,
+		`"generation":-1`, `"deletionTimestamp":"2020-01-01T00:00:00Z"`, `"namespace":`+j, `"selfLink":`+j)
+}
+
 const podSpec = `{"containers":[{"name":"c","image":"i"}]}`
 
 // content is what an object of the resource has besides its metadata; now and
@@ -194,7 +271,7 @@ func (m *Maker) content(resource string) string {
 	template := `"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":` + podSpec + `}`
 	switch resource {
 	case "configmaps":
-		return m.pick(`"data":{"k":"v"}`, `"data":{"k":1}`, `"data":{"..":"v"}`, `"immutable":true`, `"binaryData":{"a":"%%"}`)
+		return m.pick(`"data":{"k":"v"}`, `"data":{"k":`+quoted(m.junk())+`}`, `"data":{`+quoted(m.junk())+`:"v"}`, `"data":{"k":1}`, `"data":{"..":"v"}`, `"immutable":true`, `"binaryData":{"a":"%%"}`)
 	case "pods":
 		return `"spec":` + m.pick(podSpec, podSpec, `{}`, `{"containers":[]}`, `{"containers":[{"name":"c","image":"i","resources":{"limits":{"cpu":"-1"}}}]}`,
 			`{"containers":[{"name":"c","image":"i","ports":[{"containerPort":99999}]}],"restartPolicy":"Perhaps"}`, `{"containers":{"name":"c"}}`)
