@@ -123,6 +123,7 @@ type related struct {
 	byNamespace map[string]map[types.UID]placed
 	withTerms   map[types.UID]placed
 	namespaces  map[string]labels.Set
+	spreads     spreads
 }
 
 // placed is a pod with its node.
@@ -134,6 +135,7 @@ type placed struct {
 func newRelated() related {
 	return related{
 		byNamespace: map[string]map[types.UID]placed{}, withTerms: map[types.UID]placed{}, namespaces: map[string]labels.Set{},
+		spreads: newSpreads(),
 	}
 }
 
@@ -144,6 +146,7 @@ func (r *related) put(p *Pod, n *Node) {
 		r.byNamespace[p.Namespace] = pods
 	}
 	pods[p.UID] = placed{p, n}
+	r.spreads.count(p, n, 1)
 	if p.terms != nil {
 		r.withTerms[p.UID] = placed{p, n}
 	}
@@ -151,11 +154,22 @@ func (r *related) put(p *Pod, n *Node) {
 
 func (r *related) drop(p *Pod) {
 	pods := r.byNamespace[p.Namespace]
+	if pl, ok := pods[p.UID]; ok {
+		r.spreads.count(pl.pod, pl.node, -1)
+	}
 	delete(pods, p.UID)
 	if len(pods) == 0 {
 		delete(r.byNamespace, p.Namespace)
 	}
 	delete(r.withTerms, p.UID)
+}
+
+// swap replaces the object of a pod that stays where it is and what it is.
+func (r *related) swap(p *Pod, n *Node) {
+	r.byNamespace[p.Namespace][p.UID] = placed{p, n}
+	if p.terms != nil {
+		r.withTerms[p.UID] = placed{p, n}
+	}
 }
 
 // SetNamespace records a namespace's labels, which terms may select by.

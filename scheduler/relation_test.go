@@ -2,11 +2,14 @@ package scheduler
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -141,6 +144,68 @@ func TestAntiAffinityHoldsUnderChurn(t *testing.T) {
 			s.RemovePod(NewPod(pod(victim)).UID)
 			delete(on, host)
 			break
+		}
+	}
+}
+
+// TestSpreadCountsFollowThePods changes pods and nodes at random: what is kept
+// equals what a new snapshot counts, and no placement breaks the skew.
+func TestSpreadCountsFollowThePods(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	s, profile, classes := NewSnapshot(), DefaultProfile(), newClasses(16)
+	made := func(i int) *corev1.Node {
+		return node(fmt.Sprint("n", i), nodeLabel(corev1.LabelTopologyZone, fmt.Sprint(rng.IntN(3))))
+	}
+	for i := range 6 {
+		s.SetNode(made(i))
+	}
+	owned := func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "web", UID: "rs", Controller: ptr.To(true)}}
+	}
+	bound := map[types.UID]*Pod{}
+	for step := range 2000 {
+		app := labelled("app", fmt.Sprint(rng.IntN(3)), "pod-template-hash", fmt.Sprint(rng.IntN(2)))
+		how := spread(corev1.LabelTopologyZone, 2, corev1.DoNotSchedule)
+		if rng.IntN(2) == 0 {
+			how = owned
+		}
+		p := NewPod(pod(fmt.Sprint("p", step), app, requests("10m", "1Mi"), how))
+		p.Pod.Generation = 1
+		n, _ := classes.of(p, profile, s).place(p, profile, s, false)
+		if n != nil {
+			s.SetPod(p, n.Name)
+			bound[p.UID] = p
+		}
+		for uid, b := range bound {
+			switch rng.IntN(30) {
+			case 0:
+				s.RemovePod(uid)
+				delete(bound, uid)
+			case 1:
+				obj := b.DeepCopy()
+				obj.Spec.NodeName = s.where[uid]
+				if rng.IntN(2) == 0 {
+					obj.Labels["app"] = "other"
+				}
+				if !s.Renew(obj) {
+					s.SetPod(NewPod(obj), obj.Spec.NodeName)
+				}
+			}
+		}
+		switch rng.IntN(40) {
+		case 0:
+			s.SetNode(made(rng.IntN(8)))
+		case 1:
+			s.RemoveNode(fmt.Sprint("n", rng.IntN(8)))
+		}
+		kept := s.spreads.of(p, s)
+		fresh := newSpreading(kept.key, p)
+		fresh.recount(p, s)
+		for i, c := range append(slices.Clone(kept.hard), kept.soft...) {
+			want := append(slices.Clone(fresh.hard), fresh.soft...)[i]
+			if !slices.Equal(c.domains, want.domains) || c.live != want.live {
+				t.Fatalf("step %d, %s: %v are kept, %v counted", step, c.key, c.domains, want.domains)
+			}
 		}
 	}
 }

@@ -149,7 +149,9 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 		s.mu.Lock()
 		shrunk := old != nil && old.Spec.NodeName != "" && !sameRequests(old, pod)
 		delete(s.nominated, pod.UID)
-		s.snapshot.SetPod(NewPod(pod), pod.Spec.NodeName)
+		if !s.snapshot.Renew(pod) {
+			s.snapshot.SetPod(NewPod(pod), pod.Spec.NodeName)
+		}
 		s.mu.Unlock()
 		if shrunk {
 			s.queue.Happened(PodRemoved)

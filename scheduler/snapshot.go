@@ -75,6 +75,8 @@ type Pod struct {
 	// terms are its affinities to other pods; nil without any.
 	terms *affinityTerms
 	class string
+	// spread names its spread constraints; nil until asked for.
+	spread *string
 }
 
 // NewPod prepares a pod for scheduling. The object is kept, not changed.
@@ -123,7 +125,9 @@ type Node struct {
 	*corev1.Node
 	// generation changes with everything that could change a decision; it is
 	// unique over all nodes and times.
-	generation  uint64
+	generation uint64
+	// index is the node's place in the snapshot.
+	index       int
 	allocatable Amounts
 	maxPods     int64
 	used        Amounts
@@ -175,7 +179,8 @@ func (s *Snapshot) touch(n *Node) {
 func (s *Snapshot) SetNode(obj *corev1.Node) Event {
 	i, ok := s.byName[obj.Name]
 	if !ok {
-		n := &Node{pods: map[types.UID]*Pod{}, ports: map[hostPort]int{}}
+		n := &Node{pods: map[types.UID]*Pod{}, ports: map[hostPort]int{}, index: len(s.nodes)}
+		s.spreads.survey++
 		s.byName[obj.Name] = len(s.nodes)
 		s.nodes = append(s.nodes, n)
 		s.fill(n, obj)
@@ -191,6 +196,9 @@ func (s *Snapshot) SetNode(obj *corev1.Node) Event {
 	if change == 0 && sameImages(n.Node, obj) {
 		n.Node = obj
 		return 0
+	}
+	if change&(NodeLabels|NodeTaints) != 0 {
+		s.spreads.survey++
 	}
 	s.fill(n, obj)
 	return change
@@ -238,7 +246,9 @@ func (s *Snapshot) RemoveNode(name string) {
 	}
 	s.images++
 	last := len(s.nodes) - 1
+	s.spreads.survey++
 	s.nodes[i] = s.nodes[last]
+	s.nodes[i].index = i
 	s.byName[s.nodes[i].Name] = i
 	s.nodes = s.nodes[:last]
 	delete(s.byName, name)
@@ -261,6 +271,28 @@ func (s *Snapshot) SetPod(p *Pod, node string) {
 		s.homeless[node] = map[types.UID]*Pod{}
 	}
 	s.homeless[node][p.UID] = p
+}
+
+// Renew takes a newer version of a pod's object in place of the one that is
+// counted, if nothing that a decision depends on has changed; most versions of
+// a pod on a node only bring a new status.
+func (s *Snapshot) Renew(obj *corev1.Pod) bool {
+	node, ok := s.where[obj.UID]
+	i, known := s.byName[node]
+	if !ok || !known || node != obj.Spec.NodeName {
+		return false
+	}
+	n := s.nodes[i]
+	old := n.pods[obj.UID]
+	if old == nil || obj.Generation == 0 || old.Generation != obj.Generation || !maps.Equal(old.Labels, obj.Labels) ||
+		(old.DeletionTimestamp == nil) != (obj.DeletionTimestamp == nil) {
+		return false
+	}
+	p := *old // a binding under way may still read the old one
+	p.Pod = obj
+	n.pods[obj.UID] = &p
+	s.swap(&p, n)
+	return true
 }
 
 // RemovePod stops counting a pod; false when it was not counted.
