@@ -333,5 +333,6 @@ func (k *Kubelet) envSources(ctx context.Context, pod *corev1.Pod, ips []string)
 		Pod: pod, PodIPs: ips, HostIPs: k.facts.IPs, NodeName: k.cfg.NodeName, Allocatable: k.allocatable(),
 		Objects:  podObjects{ctx, k.configMaps, k.secrets},
 		Services: k.servicesFor(pod.Namespace),
+		ReadFile: k.envFileReader(pod),
 	}
 }

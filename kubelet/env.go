@@ -130,7 +130,7 @@ func envValue(c *corev1.Container, e *corev1.EnvVar, src *envSources, lookup fun
 			return string(b), ok, nil
 		}
 		return "", false, fmt.Errorf("couldn't find key %v in Secret %v/%v", ref.Key, src.Pod.Namespace, ref.Name)
-	case f.FileKeyRef != nil && src.ReadFile != nil:
+	case f.FileKeyRef != nil:
 		v, ok, err = src.ReadFile(f.FileKeyRef)
 		if err != nil || ok || optional(f.FileKeyRef.Optional) {
 			return v, ok, err

@@ -36,7 +36,7 @@ type killAction struct {
 	ID, Name string
 	Grace    time.Duration
 	// Why is shown in an event when its message is set; the reason goes to
-	// the preStop hook's log only.
+	// the preStop hook's log only. Grace 0 leaves that hook out.
 	Why reason
 }
 
@@ -51,6 +51,10 @@ type plan struct {
 	// there is something left to change.
 	Resize   *resizeAction
 	Resizing bool
+	// Restart is why all containers are ended and removed, to be started anew;
+	// Restarted says that all are gone.
+	Restart   *reason
+	Restarted bool
 	// StopSandboxes and Drop name sandboxes to stop and dead containers and
 	// sandboxes to remove.
 	StopSandboxes, DropContainers, DropSandboxes []string
@@ -88,6 +92,9 @@ func makePlan(s *podState) plan {
 	if s.Admitting {
 		return p
 	}
+	if p.restartAll(s) {
+		return p
+	}
 	p.volumes(s)
 	sb := s.sandbox()
 	if sb == nil {
@@ -96,6 +103,9 @@ func makePlan(s *podState) plan {
 	}
 	p.dropOldSandboxes(s, sb)
 	p.resizes(s)
+	if p.restartsLater(s) {
+		return p
+	}
 	if !p.initContainers(s, sb) {
 		return p
 	}
@@ -358,6 +368,9 @@ func (p *plan) keepRunning(s *podState, sb *runtimeapi.PodSandboxStatus, c *core
 func (s *podState) nextAttempt(name string) int {
 	if c := s.latest(name); c != nil {
 		return c.attempt() + 1
+	}
+	if last := s.memory(name).Last; last != nil {
+		return last.attempt() + 1
 	}
 	if old := findStatus(&s.Pod.Status, name); old != nil && old.ContainerID != "" {
 		return int(old.RestartCount) + 1

@@ -90,6 +90,17 @@ func has(sandbox, name string, attempt int, code int32, ago time.Duration) func(
 	}
 }
 
+// allRestart has exit code 88 of a container restart all.
+func allRestart(name string) func(*scene) {
+	return func(s *scene) {
+		c, _ := findContainer(&s.Pod.Spec, name)
+		c.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyNever)
+		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
+			Action: corev1.ContainerRestartRuleActionRestartAllContainers, ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+		}}
+	}
+}
+
 func with(f func(s *scene)) func(*scene) { return f }
 
 func deleted(grace int64) func(*scene) {
@@ -131,6 +142,9 @@ func words(p *plan) string {
 		for _, id := range l.ids {
 			add("%s %s", l.word, id)
 		}
+	}
+	if p.Restarted {
+		add("restarted")
 	}
 	if p.Release {
 		add("release")
@@ -192,6 +206,19 @@ func TestPlan(t *testing.T) {
 				Action: corev1.ContainerRestartRuleActionRestart, ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{42}},
 			}}
 		})), "restart a#1"},
+		{"all restart: end them", newScene(never, inits("i", "side"), app("a", "b"), box("s", 0, true), has("s", "i", 0, 0, 0), has("s", "side", 0, -1, 0), has("s", "a", 0, 88, 0), has("s", "b", 0, -1, 0), allRestart("a")),
+			"kill side.0 0s for ContainerExited, kill b.0 0s for ContainerExited, drop i.0, drop a.0"},
+		{"all restart: on its way", newScene(never, app("a", "b"), box("s", 0, true), has("s", "a", 0, 88, 0), has("s", "b", 0, -1, 0), allRestart("a"), with(func(s *scene) {
+			s.Killing["b.0"], s.Dropping["a.0"] = noon, true
+		})), ""},
+		{"all restart: another code", newScene(never, app("a", "b"), box("s", 0, true), has("s", "a", 0, 1, 0), has("s", "b", 0, -1, 0), allRestart("a")), ""},
+		{"all restart: known from the status", newScene(never, app("a", "b"), box("s", 0, true), has("s", "b", 0, -1, 0), with(func(s *scene) { s.Restarting = &reason{"ContainerExited", ""} })), "kill b.0 0s for ContainerExited"},
+		{"all restart: gone", newScene(never, inits("i"), app("a"), box("s", 0, true), with(func(s *scene) { s.Restarting = &reason{"ContainerExited", ""} })), "restarted"},
+		{"all restart: from the beginning", newScene(never, inits("i"), app("a"), box("s", 0, true), allRestart("a"), with(func(s *scene) {
+			s.Memory["i"] = &memory{Last: &instance{ContainerStatus: &runtimeapi.ContainerStatus{Annotations: map[string]string{annotationRestarts: "4"}}}}
+		})), "start i#5"},
+		{"all restart: less and less often", newScene(never, inits("i"), app("a"), box("s", 0, true), with(func(s *scene) { s.RestartAt = noon.Add(time.Second) })), "a waits: CrashLoopBackOff, i waits: CrashLoopBackOff, wake 1s"},
+		{"all restart: not when deleted", newScene(never, app("a", "b"), box("s", 0, true), has("s", "a", 0, 88, 0), has("s", "b", 0, -1, 0), allRestart("a"), deleted(20)), "kill b.0 20s"},
 		{"all done", newScene(never, app("a", "b"), box("s", 0, true), has("s", "a", 0, 1, 0), has("s", "b", 0, 0, 0)), "release"},
 		{"done and released", newScene(never, app("a"), box("s", 0, false), has("s", "a", 0, 0, 0), with(func(s *scene) { s.Released = true })), ""},
 

@@ -75,6 +75,9 @@ type memory struct {
 	// Resized says that the instance was ended to be resized: it starts
 	// again at once, whatever the restart policy.
 	Resized bool
+	// Last is the last instance before all containers were started anew: the
+	// runtime has it no more.
+	Last *instance
 }
 
 // podState is everything that a decision about a pod is made on. The maps and
@@ -113,6 +116,11 @@ type podState struct {
 	Starting map[string]bool      // by container name
 	Killing  map[string]time.Time // by container id: when SIGKILL is due
 	Dropping map[string]bool      // containers and sandboxes being removed, by id
+
+	// Restarting: all containers are being ended and removed, to be started
+	// anew (restartall.go). Until RestartAt nothing is started then.
+	Restarting *reason
+	RestartAt  time.Time
 
 	// Rejected: the node did not admit the pod. Ended: the pod was stopped
 	// for a reason of the node's own (deadline, eviction).
@@ -239,14 +247,8 @@ func (s *podState) restarts(c *corev1.Container, init bool, code int32) bool {
 // given that the pod goes on. init names an init container that is no
 // sidecar: one that succeeded is done under every policy.
 func restarts(pod *corev1.Pod, c *corev1.Container, init bool, code int32) bool {
-	for _, r := range c.RestartPolicyRules {
-		if r.ExitCodes == nil || r.Action != corev1.ContainerRestartRuleActionRestart {
-			continue
-		}
-		in := slices.Contains(r.ExitCodes.Values, code)
-		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true
-		}
+	if restartRule(c, code) != nil {
+		return true
 	}
 	policy := pod.Spec.RestartPolicy
 	if c.RestartPolicy != nil {
@@ -259,4 +261,20 @@ func restarts(pod *corev1.Pod, c *corev1.Container, init bool, code int32) bool 
 		return code != 0
 	}
 	return !init || code != 0
+}
+
+// restartRule returns the first of a container's rules that an exit code
+// matches, nil for none (KEP-5307).
+func restartRule(c *corev1.Container, code int32) *corev1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		r := &c.RestartPolicyRules[i]
+		if r.ExitCodes == nil {
+			continue
+		}
+		in := slices.Contains(r.ExitCodes.Values, code)
+		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return r
+		}
+	}
+	return nil
 }

@@ -108,7 +108,7 @@ func sandboxIPs(sb *runtimeapi.PodSandboxStatus) []string {
 
 // containerStatus computes the status of one container.
 func containerStatus(s *podState, p *plan, c *corev1.Container, kind containerKind, node nodeFacts) corev1.ContainerStatus {
-	insts := s.instances(c.Name)
+	insts := s.history(c.Name)
 	st := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
 	started := false
 	if kind != ephemeralContainer {
@@ -219,10 +219,19 @@ func setRunning(st *corev1.ContainerStatus, c *corev1.Container, cur *instance, 
 		vm := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := corev1.RecursiveReadOnlyDisabled
+			if mountedRecursively(cur, m.MountPath) {
+				mode = corev1.RecursiveReadOnlyEnabled
+			}
 			vm.RecursiveReadOnly = &mode
 		}
 		st.VolumeMounts = append(st.VolumeMounts, vm)
 	}
+}
+
+// mountedRecursively says that the runtime has mounted what is at a path
+// read-only to its depths (KEP-3857).
+func mountedRecursively(c *instance, path string) bool {
+	return slices.ContainsFunc(c.Mounts, func(m *runtimeapi.Mount) bool { return m.ContainerPath == path && m.RecursiveReadOnly })
 }
 
 func terminatedState(c *instance, node nodeFacts) corev1.ContainerState {
@@ -297,7 +306,7 @@ func phase(s *podState, p *plan, st *corev1.PodStatus) corev1.PodPhase {
 			return corev1.PodPending // never began
 		}
 		return corev1.PodFailed
-	case waiting > 0, !p.InitDone && running == 0 && stopped == 0:
+	case waiting > 0, !p.InitDone && running == 0 && stopped == 0, p.Restart != nil, restartedAnew(s, p):
 		return corev1.PodPending // Running says that every container has begun
 	case running > 0, stopped > 0:
 		return corev1.PodRunning
@@ -319,7 +328,7 @@ func keepConditions(old []corev1.PodCondition) []corev1.PodCondition {
 // ownConditions are the conditions that the kubelet sets.
 var ownConditions = []corev1.PodConditionType{
 	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady,
-	corev1.PodResizePending, corev1.PodResizeInProgress,
+	corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting,
 }
 
 func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodCondition {
@@ -335,6 +344,7 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		ready,
 	}
 	out := append(own, resizeConditions(s, p)...)
+	out = append(out, restartConditions(s, p)...)
 	if endedByNode(s.Ended) {
 		out = append(out, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: s.Ended.Message,
@@ -383,6 +393,9 @@ func initialized(s *podState, p *plan, st *corev1.PodStatus) corev1.PodCondition
 	}
 	if p.InitDone {
 		return c
+	}
+	if restartedAnew(s, p) {
+		return c // once is enough
 	}
 	var names []string
 	for i := range st.InitContainerStatuses {

@@ -55,6 +55,7 @@ func (k *Kubelet) newWorker(pod *corev1.Pod, static bool) *worker {
 		Rules: &k.cfg.Containers,
 		Asked: pod, Pod: pod, Actual: map[string]corev1.ResourceRequirements{}, Memory: map[string]*memory{}, Probes: map[string]probes.Result{},
 		Starting: map[string]bool{}, Killing: map[string]time.Time{}, Dropping: map[string]bool{},
+		Restarting: restartingOf(pod),
 	}
 	return w
 }
@@ -152,6 +153,10 @@ func (w *worker) step() {
 	if p.End != nil && s.Ended == nil && s.Rejected == nil {
 		s.Ended = p.End
 		w.k.recorder.Event(s.Pod, corev1.EventTypeNormal, p.End.Reason, p.End.Message)
+	}
+	w.takeRestart(&p)
+	if p.Restarted {
+		p = makePlan(s)
 	}
 	w.announce(&p)
 	w.finishResize(&p)

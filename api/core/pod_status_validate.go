@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -51,7 +52,7 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 
 // transitions refuses that a container which ended for good comes back.
 func transitions(now, old []corev1.ContainerStatus, spec *corev1.PodSpec, init bool, path *field.Path) field.ErrorList {
-	if spec.RestartPolicy == corev1.RestartPolicyAlways {
+	if spec.RestartPolicy == corev1.RestartPolicyAlways || restartsAll(spec) {
 		return nil
 	}
 	restarts := map[string]bool{}
@@ -77,6 +78,19 @@ func transitions(now, old []corev1.ContainerStatus, spec *corev1.PodSpec, init b
 		}
 	}
 	return errs
+}
+
+// restartsAll says that the exit of one of a pod's containers may restart all
+// (KEP-5532).
+func restartsAll(spec *corev1.PodSpec) bool {
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		if slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 func podAddress(a corev1.PodIP) string   { return a.IP }

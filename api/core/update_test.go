@@ -68,6 +68,7 @@ func TestUpdates(t *testing.T) {
 			`metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation`},
 		"pod status ips":  {"pods", "status", pod(``), `{status: {podIP: 1.2.3.4, podIPs: [{ip: 1.2.3.4}, {ip: 1.2.3.5}]}}`, `status.podIPs: Invalid value: ["1.2.3.4","1.2.3.5"]: may specify no more than one IP for each IP family`},
 		"pod status back": {"pods", "status", `{spec: {restartPolicy: Never}, status: {containerStatuses: [{name: c, state: {terminated: {exitCode: 0}}}]}}`, `{status: {containerStatuses: [{name: c, state: {running: {}}}]}}`, `status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state`},
+		"pod status anew": {"pods", "status", `{spec: {restartPolicy: Never, containers: [{name: d, image: i, restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}]}]}, status: {containerStatuses: [{name: c, state: {terminated: {exitCode: 0}}}]}}`, `{status: {containerStatuses: [{name: c, state: {running: {}}}]}}`, ``},
 		"pod qos":         {"pods", "status", `{status: {qosClass: Burstable}}`, `{status: {qosClass: Guaranteed}}`, `status.qosClass: Invalid value: "Guaranteed": field is immutable`},
 		"debug":           {"pods", "ephemeralcontainers", pod(``), pod(`, ephemeralContainers: [{name: d, image: i}]`), ``},
 		"debug gone":      {"pods", "ephemeralcontainers", pod(`, ephemeralContainers: [{name: d, image: i}]`), pod(``), `spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not be removed`},

@@ -295,3 +295,26 @@ func makeBelow(root int, sub string, mode uint32, how unix.OpenHow) error {
 	}
 	return unix.Close(at)
 }
+
+// OpenFile opens a regular file in a volume for reading. No link leads out of
+// the volume, and no pipe or device in the file's place is waited for. The
+// caller closes it; errors are those of os.Open.
+func OpenFile(volume, path string) (*os.File, error) {
+	root, err := unix.Open(volume, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: volume, Err: err}
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, filepath.Clean(path), &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return f, nil
+}
