@@ -55,7 +55,7 @@ spec:
 	if n := len(w.shims()); n != 1 {
 		t.Errorf("%d sandboxes", n)
 	}
-	w.delete("p", 0)
+	w.delete("p", 1)
 	w.until("p", "gone", gone)
 	w.noLeaks()
 }
