@@ -34,6 +34,7 @@ type Election struct {
 	// the holder writes the Lease.
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 	Events                                    Recorder // may be nil
+	Metrics                                   *Metrics // may be nil
 	Log                                       *slog.Logger
 }
 
@@ -47,6 +48,7 @@ func (e Election) Lead(ctx context.Context, run func(ctx context.Context) error)
 	e.LeaseDuration = orDefault(e.LeaseDuration, 15*time.Second)
 	e.RenewDeadline = orDefault(e.RenewDeadline, 10*time.Second)
 	e.RetryPeriod = orDefault(e.RetryPeriod, 5*time.Second)
+	e.Metrics.leads(e.Name, false)
 	for ctx.Err() == nil {
 		if err := e.term(ctx, run); err != nil {
 			return fmt.Errorf("leader election for %s/%s: %w", e.Namespace, e.Name, err)
@@ -81,7 +83,9 @@ func (e *Election) term(ctx context.Context, run func(ctx context.Context) error
 				runCtx, cancel := context.WithCancel(leadCtx)
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
+				e.Metrics.leads(e.Name, true)
 				e.keep(runCtx, run)
+				e.Metrics.leads(e.Name, false)
 				stopElector()
 			},
 			OnStoppedLeading: func() {},

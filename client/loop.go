@@ -22,6 +22,10 @@ type Loop struct {
 	queue     workqueue.TypedRateLimitingInterface[string]
 	reconcile func(ctx context.Context, key string) (again time.Duration, err error)
 	log       *slog.Logger
+	metrics   *Metrics // nil measures nothing
+
+	mu    sync.Mutex
+	since map[string]time.Time // when the reconciles under way began; only with metrics
 }
 
 // NewLoop makes a loop. reconcile brings one key's object to its desired
@@ -29,12 +33,20 @@ type Loop struct {
 // positive again puts it back after that time, whatever happens in between.
 // A panic in reconcile counts as an error.
 func NewLoop(name string, log *slog.Logger, reconcile func(ctx context.Context, key string) (again time.Duration, err error)) *Loop {
-	return &Loop{
-		name: name, reconcile: reconcile, log: log,
-		queue: workqueue.NewTypedRateLimitingQueueWithConfig(
-			workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, 1000*time.Second),
-			workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: quietClock{}}),
+	return NewMeasuredLoop(name, nil, log, reconcile)
+}
+
+// NewMeasuredLoop is NewLoop with metrics under the loop's name; nil measures
+// nothing.
+func NewMeasuredLoop(name string, m *Metrics, log *slog.Logger, reconcile func(ctx context.Context, key string) (again time.Duration, err error)) *Loop {
+	cfg := workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: quietClock{}}
+	l := &Loop{name: name, reconcile: reconcile, log: log, metrics: m}
+	if m != nil {
+		cfg.MetricsProvider, l.since = provider{m}, map[string]time.Time{}
 	}
+	l.queue = workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[string](5*time.Millisecond, 1000*time.Second), cfg)
+	return l
 }
 
 // quietClock is the real clock but for tickers, which never tick. The queue
@@ -66,6 +78,7 @@ func (l *Loop) Retries(key string) int { return l.queue.NumRequeues(key) }
 
 // Run works until ctx ends, then waits for the workers.
 func (l *Loop) Run(ctx context.Context, workers int) {
+	defer l.metrics.runs(l)()
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
@@ -105,7 +118,35 @@ func (l *Loop) once(ctx context.Context, key string) (again time.Duration, err e
 			l.log.Error("reconcile panicked", "loop", l.name, "key", key, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
+	if l.metrics != nil {
+		l.begins(key)
+		defer l.ends(key)
+	}
 	return l.reconcile(ctx, key)
+}
+
+func (l *Loop) begins(key string) {
+	l.mu.Lock()
+	l.since[key] = time.Now()
+	l.mu.Unlock()
+}
+
+func (l *Loop) ends(key string) {
+	l.mu.Lock()
+	delete(l.since, key)
+	l.mu.Unlock()
+}
+
+// underWay is how long all reconciles under way have taken so far, and the
+// longest of them.
+func (l *Loop) underWay() (sum, longest time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, t := range l.since {
+		d := time.Since(t)
+		sum, longest = sum+d, max(longest, d)
+	}
+	return sum, longest
 }
 
 // Writes remembers, per key, what this component's own writes did, so that a

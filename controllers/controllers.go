@@ -8,6 +8,7 @@ package controllers
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,8 @@ type Env struct {
 	Events    client.Recorder
 	Log       *slog.Logger
 	Clock     clock.Clock
+	// Metrics measure the loops; nil measures nothing.
+	Metrics *client.Metrics
 	// Workers is how many keys are reconciled at once; 0 is the controller's
 	// own number.
 	Workers int
@@ -36,6 +39,12 @@ func (e Env) WorkersOr(n int) int {
 		return e.Workers
 	}
 	return n
+}
+
+// NewLoop makes a measured loop. The name is that of upstream's work queue of
+// the same purpose, by which dashboards know it.
+func (e Env) NewLoop(queue string, reconcile func(ctx context.Context, key string) (again time.Duration, err error)) *client.Loop {
+	return client.NewMeasuredLoop(queue, e.Metrics, e.Log, reconcile)
 }
 
 // Controller is a started part of the manager. Run is called after the

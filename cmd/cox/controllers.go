@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coxswain/cox/controllers/legacytoken"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
 )
@@ -15,6 +16,7 @@ type controllerConfig struct {
 	list         []string
 	workers      map[string]*int // by a controller's name; 0 is its own number
 	finishedPods int
+	unusedTokens time.Duration
 	mask4, mask6 int
 	nodes        nodelifecycle.Settings
 	// Of the zone's nodes that are evicted from, so many per second.
@@ -30,6 +32,7 @@ func (c *controllerConfig) flags(fs *pflag.FlagSet) {
 		c.workers[name] = fs.Int("concurrent-"+flag+"-syncs", 0, "how many objects the "+name+" handles at once (default: its own number)")
 	}
 	fs.IntVar(&c.finishedPods, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 or less is all of them")
+	fs.DurationVar(&c.unusedTokens, "legacy-service-account-token-clean-up-period", legacytoken.Period, "for how long a token that the cluster made of its own accord may go unused before it is marked invalid, and then until it is deleted")
 	fs.IntVar(&c.mask4, "node-cidr-mask-size-ipv4", 24, "size of a node's range of pod addresses, IPv4")
 	fs.IntVar(&c.mask6, "node-cidr-mask-size-ipv6", 64, "the same, IPv6")
 	fs.DurationVar(&c.nodes.MonitorGrace, "node-monitor-grace-period", d.MonitorGrace, "how long a node may be silent before it counts as not ready")
@@ -49,6 +52,9 @@ func (c *controllerConfig) complete() error {
 		if *n < 0 {
 			return fmt.Errorf("--concurrent-%s-syncs=%d is negative", manager.Flags()[name], *n)
 		}
+	}
+	if c.unusedTokens <= 0 {
+		return fmt.Errorf("--legacy-service-account-token-clean-up-period=%v is not positive", c.unusedTokens)
 	}
 	if c.rate < 0 || c.slowRate < 0 {
 		return fmt.Errorf("--node-eviction-rate and --secondary-node-eviction-rate are not negative")
@@ -78,7 +84,7 @@ func (c *controllerConfig) put(m *manager.Config) {
 	for name, n := range c.workers {
 		m.Workers[name] = *n
 	}
-	m.FinishedPods = c.finishedPods
+	m.FinishedPods, m.UnusedTokens = c.finishedPods, c.unusedTokens
 	if c.finishedPods <= 0 {
 		m.FinishedPods = -1
 	}

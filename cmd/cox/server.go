@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -182,6 +183,7 @@ type server struct {
 	started time.Time
 	cp      *controlPlane
 	node    *localNode
+	metrics *client.Metrics // of the components in this process
 	isReady atomic.Bool
 }
 
@@ -229,6 +231,8 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	if err := s.cp.makeServer(ctx, s.group); err != nil {
 		return err
 	}
+	s.metrics = client.NewMetrics()
+	s.cp.server.Metrics().MustRegister(s.metrics)
 	if err := s.cp.listen(); err != nil {
 		return err
 	}
@@ -297,7 +301,10 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 	}
 	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {
 		m := manager.Config{
-			ClientFor: cp.controllerIdentity,
+			ClientFor: func(account string) client.Interface {
+				return s.metrics.Counted(cp.controllerIdentity(account), s.apiHost())
+			},
+			Metrics:   s.metrics,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
 			RootCA:       bundle.CA.PEM(),
@@ -329,17 +336,20 @@ func (s *server) startScheduler() {
 	})
 }
 
+// apiHost is the API server as metrics name it.
+func (s *server) apiHost() string { return strings.TrimPrefix(s.cfg.serverURL(), "https://") }
+
 // lead runs a component under its user name whenever this server holds the
 // component's Lease, for which upstream's own component may compete as well.
 func (s *server) lead(part, user string, run func(ctx context.Context, door client.Interface) error) {
 	s.group.Go(part, func(ctx context.Context) error {
-		door := s.cp.identity("system:" + user)
+		door := s.metrics.Counted(s.cp.identity("system:"+user), s.apiHost())
 		// Renewed rarely, since a stop gives the Lease up at once and only a
 		// machine that dies keeps the others waiting for its end.
 		return client.Election{
 			Client: door, Namespace: "kube-system", Name: user, Identity: s.cfg.NodeName,
 			LeaseDuration: 40 * time.Second, RenewDeadline: 30 * time.Second, RetryPeriod: 10 * time.Second,
-			Log: s.log.With("component", part),
+			Metrics: s.metrics, Log: s.log.With("component", part),
 		}.Lead(ctx, func(ctx context.Context) error { return run(ctx, door) })
 	})
 }

@@ -24,7 +24,7 @@ type Controller struct {
 // New makes the controller and registers its handlers.
 func New(env controllers.Env) (*Controller, error) {
 	c := &Controller{env: env, roles: client.InformerFor(env.Informers, client.ClusterRoles)}
-	c.loop = client.NewLoop("clusterroleaggregation", env.Log, c.reconcile)
+	c.loop = env.NewLoop("ClusterRoleAggregator", c.reconcile)
 	_, err := c.roles.OnChange(c.changed)
 	return c, err
 }

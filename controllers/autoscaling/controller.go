@@ -50,7 +50,7 @@ func New(env controllers.Env, find controllers.Discovery) (*Controller, error) {
 		hpas: client.InformerFor(env.Informers, client.HorizontalPodAutoscalers),
 		pods: client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("horizontalpodautoscaler", env.Log, c.reconcile)
+	c.loop = env.NewLoop("horizontalpodautoscaler", c.reconcile)
 	_, err := c.hpas.OnChange(func(h, old *autoscalingv2.HorizontalPodAutoscaler) {
 		if h == nil {
 			h = old

@@ -23,7 +23,7 @@ type Cleaner struct {
 // NewCleaner makes the controller and registers its handlers.
 func NewCleaner(env controllers.Env) (*Cleaner, error) {
 	c := &Cleaner{env: env, secrets: client.InformerFor(env.Informers, client.Secrets)}
-	c.loop = client.NewLoop("tokencleaner", env.Log, c.reconcile)
+	c.loop = env.NewLoop("token_cleaner", c.reconcile)
 	_, err := c.secrets.OnChange(func(s, _ *corev1.Secret) {
 		if s != nil && isToken(s) {
 			c.loop.AddObject(s)
@@ -66,7 +66,7 @@ type Signer struct {
 // NewSigner makes the controller and registers its handlers.
 func NewSigner(env controllers.Env) (*Signer, error) {
 	c := &Signer{env: env, secrets: client.InformerFor(env.Informers, client.Secrets), maps: client.InformerFor(env.Informers, client.ConfigMaps)}
-	c.loop = client.NewLoop("bootstrapsigner", env.Log, c.reconcile)
+	c.loop = env.NewLoop("bootstrap_signer_queue", c.reconcile)
 	if _, err := c.secrets.OnChange(func(s, old *corev1.Secret) {
 		if s != nil && isToken(s) || old != nil && isToken(old) {
 			c.loop.Add(infoName)

@@ -30,10 +30,23 @@ type Config struct {
 	Reserved Reserved
 }
 
-// Controller approves, signs and deletes requests.
+// Duty is one of the things to be done about requests. Each is a controller
+// of its own, as upstream's are.
+type Duty int
+
+// The duties: to approve what needs no human's look, to sign what is approved,
+// to delete what is over.
+const (
+	Approve Duty = iota
+	Sign
+	Clean
+)
+
+// Controller approves, signs or deletes requests.
 type Controller struct {
 	env      controllers.Env
 	cfg      Config
+	duty     Duty
 	rules    map[string]rule
 	requests client.Informer[*certificatesv1.CertificateSigningRequest]
 	nodes    client.Informer[*corev1.Node]
@@ -42,14 +55,16 @@ type Controller struct {
 }
 
 // New makes the controller and registers its handlers.
-func New(env controllers.Env, cfg Config) (*Controller, error) {
+func New(env controllers.Env, cfg Config, duty Duty) (*Controller, error) {
 	if cfg.Duration == 0 {
 		cfg.Duration = 365 * 24 * time.Hour
 	}
-	c := &Controller{env: env, cfg: cfg, rules: rules(), requests: client.InformerFor(env.Informers, client.CertificateSigningRequests), nodes: client.InformerFor(env.Informers, client.Nodes)}
-	c.loop = client.NewLoop("certificates", env.Log, c.reconcile)
-	if _, err := c.nodes.OnChange(c.nodeChanged); err != nil {
-		return nil, err
+	c := &Controller{env: env, cfg: cfg, duty: duty, rules: rules(), requests: client.InformerFor(env.Informers, client.CertificateSigningRequests), nodes: client.InformerFor(env.Informers, client.Nodes)}
+	c.loop = env.NewLoop("certificate", c.reconcile)
+	if duty == Approve {
+		if _, err := c.nodes.OnChange(c.nodeChanged); err != nil {
+			return nil, err
+		}
 	}
 	_, err := c.requests.OnChange(func(r, old *certificatesv1.CertificateSigningRequest) {
 		if r == nil {
@@ -73,25 +88,26 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		return 0, nil // the event that is still to come wakes us
 	}
 	again := expires(r, c.env.Clock.Now())
-	if again <= 0 {
+	var err error
+	switch {
+	case c.duty == Clean && again <= 0:
 		uid := r.UID
-		err := client.CertificateSigningRequests.In(c.env.Client, "").Delete(ctx, name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err = client.CertificateSigningRequests.In(c.env.Client, "").Delete(ctx, name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("deleting the request: %w", err)
 		}
 		return 0, nil
-	}
-	var err error
-	switch {
-	case !decided(r):
+	case c.duty == Clean:
+		return again, nil
+	case c.duty == Approve && again > 0 && !decided(r):
 		err = c.approve(ctx, r)
-	case toSign(r):
+	case c.duty == Sign && again > 0 && toSign(r):
 		err = c.sign(ctx, r)
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}
-	return again, nil
+	return 0, nil
 }
 
 // approve asks whether the requester may have such a certificate without a

@@ -34,7 +34,7 @@ func New(env controllers.Env) (*Controller, error) {
 		crons: client.InformerFor(env.Informers, client.CronJobs),
 		jobs:  client.InformerFor(env.Informers, client.Jobs),
 	}
-	c.loop = client.NewLoop("cronjob", env.Log, c.reconcile)
+	c.loop = env.NewLoop("cronjob", c.reconcile)
 	if err := c.jobs.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*batchv1.Job]); err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@ func New(env controllers.Env) (*Controller, error) {
 		failures:  flowcontrol.NewBackOff(time.Second, 15*time.Minute),
 	}
 	c.failures.Clock = env.Clock
-	c.loop = client.NewLoop("daemonset", env.Log, c.reconcile)
+	c.loop = env.NewLoop("daemonset", c.reconcile)
 	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
 		return nil, err
 	}

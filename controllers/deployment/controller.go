@@ -38,7 +38,7 @@ func New(env controllers.Env) (*Controller, error) {
 		sets:        client.InformerFor(env.Informers, client.ReplicaSets),
 		pods:        client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("deployment", env.Log, c.reconcile)
+	c.loop = env.NewLoop("deployment", c.reconcile)
 	if err := c.sets.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ReplicaSet]); err != nil {
 		return nil, err
 	}

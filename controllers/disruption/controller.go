@@ -39,7 +39,7 @@ func New(env controllers.Env, find controllers.Discovery) (*Controller, error) {
 		pods:    client.InformerFor(env.Informers, client.Pods),
 		scales:  newScales(env, find),
 	}
-	c.loop = client.NewLoop("disruption", env.Log, c.reconcile)
+	c.loop = env.NewLoop("disruption", c.reconcile)
 	if _, err := c.budgets.OnChange(func(b, old *policyv1.PodDisruptionBudget) {
 		if b == nil {
 			b = old

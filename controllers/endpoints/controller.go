@@ -32,7 +32,7 @@ func New(env controllers.Env) (*Controller, error) {
 		services:  client.InformerFor(env.Informers, client.Services),
 		endpoints: client.InformerFor(env.Informers, client.Endpoints),
 	}
-	c.loop = client.NewLoop("endpoints", env.Log, c.reconcile)
+	c.loop = env.NewLoop("endpoint", c.reconcile)
 	var err error
 	if c.index, err = backends.NewIndex(env.Informers); err != nil {
 		return nil, err

@@ -39,7 +39,7 @@ func New(env controllers.Env) (*Controller, error) {
 		slices:   client.InformerFor(env.Informers, client.EndpointSlices),
 		nodes:    client.InformerFor(env.Informers, client.Nodes),
 	}
-	c.loop = client.NewLoop("endpointslice", env.Log, c.reconcile)
+	c.loop = env.NewLoop("endpoint_slice", c.reconcile)
 	var err error
 	if c.index, err = backends.NewIndex(env.Informers); err != nil {
 		return nil, err

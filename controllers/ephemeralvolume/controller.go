@@ -36,7 +36,7 @@ func New(env controllers.Env) (*Controller, error) {
 		pods:   client.InformerFor(env.Informers, client.Pods),
 		claims: client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 	}
-	c.loop = client.NewLoop("ephemeralvolume", env.Log, c.reconcile)
+	c.loop = env.NewLoop("ephemeral_volume", c.reconcile)
 	if _, err := c.pods.OnChange(func(p, old *corev1.Pod) {
 		if p != nil && old == nil && hasEphemeral(p) {
 			c.loop.AddObject(p)

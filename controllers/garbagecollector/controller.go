@@ -50,7 +50,7 @@ func New(env controllers.Env, discover controllers.Discovery, changed <-chan str
 		env: env, discover: discover, changed: changed, graph: newGraph(), absent: lru.New(absentOwners),
 		kinds: map[schema.GroupKind]controllers.Resource{}, watched: map[schema.GroupVersionResource]cache.SharedIndexInformer{},
 	}
-	c.loop = client.NewLoop("garbagecollector", env.Log, c.reconcile)
+	c.loop = env.NewLoop("garbage_collector_attempt_to_delete", c.reconcile)
 	return c, nil
 }
 

@@ -48,7 +48,7 @@ func New(env controllers.Env) (*Controller, error) {
 		jobs: client.InformerFor(env.Informers, client.Jobs),
 		pods: client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("job", env.Log, c.reconcile)
+	c.loop = env.NewLoop("job", c.reconcile)
 	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
 		return nil, err
 	}

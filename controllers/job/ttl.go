@@ -24,7 +24,7 @@ type TTL struct {
 // NewTTL makes the controller and registers its handlers.
 func NewTTL(env controllers.Env) (*TTL, error) {
 	c := &TTL{env: env, jobs: client.InformerFor(env.Informers, client.Jobs)}
-	c.loop = client.NewLoop("ttlafterfinished", env.Log, c.reconcile)
+	c.loop = env.NewLoop("ttl_jobs_to_delete", c.reconcile)
 	_, err := c.jobs.OnChange(func(j, _ *batchv1.Job) {
 		if j != nil && j.Spec.TTLSecondsAfterFinished != nil && Finished(j) {
 			c.loop.AddObject(j)

@@ -45,7 +45,7 @@ func New(env controllers.Env) (*Controller, error) {
 		classes: client.InformerFor(env.Informers, client.StorageClasses),
 		nodes:   client.InformerFor(env.Informers, client.Nodes),
 	}
-	c.loop = client.NewLoop("localprovisioner", env.Log, c.reconcile)
+	c.loop = env.NewLoop("local_provisioner", c.reconcile)
 	if _, err := c.claims.OnChange(func(claim, _ *corev1.PersistentVolumeClaim) {
 		if claim != nil && (wants(claim) || claim.Spec.VolumeName != "") {
 			c.loop.AddObject(claim)

@@ -3,6 +3,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,24 +24,29 @@ import (
 	"github.com/coxswain/cox/controllers/cronjob"
 	"github.com/coxswain/cox/controllers/daemonset"
 	"github.com/coxswain/cox/controllers/deployment"
+	"github.com/coxswain/cox/controllers/devicetaint"
 	"github.com/coxswain/cox/controllers/disruption"
 	"github.com/coxswain/cox/controllers/endpoints"
 	"github.com/coxswain/cox/controllers/endpointslice"
 	"github.com/coxswain/cox/controllers/ephemeralvolume"
 	"github.com/coxswain/cox/controllers/garbagecollector"
 	"github.com/coxswain/cox/controllers/job"
+	"github.com/coxswain/cox/controllers/legacytoken"
 	"github.com/coxswain/cox/controllers/localprovisioner"
 	"github.com/coxswain/cox/controllers/mirroring"
 	"github.com/coxswain/cox/controllers/namespace"
 	"github.com/coxswain/cox/controllers/nodeipam"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
+	"github.com/coxswain/cox/controllers/nodettl"
 	"github.com/coxswain/cox/controllers/podgc"
 	"github.com/coxswain/cox/controllers/protection"
 	"github.com/coxswain/cox/controllers/replicaset"
+	"github.com/coxswain/cox/controllers/resourceclaim"
 	"github.com/coxswain/cox/controllers/resourcequota"
 	"github.com/coxswain/cox/controllers/rootca"
 	"github.com/coxswain/cox/controllers/serviceaccount"
 	"github.com/coxswain/cox/controllers/serviceaccounttoken"
+	"github.com/coxswain/cox/controllers/servicecidr"
 	"github.com/coxswain/cox/controllers/statefulset"
 	"github.com/coxswain/cox/controllers/tainteviction"
 	"github.com/coxswain/cox/controllers/volumebinder"
@@ -88,6 +94,12 @@ type Config struct {
 	// FinishedPods is how many finished pods may stay; 0 is 12,500, a
 	// negative number all.
 	FinishedPods int
+	// UnusedTokens is for how long a token that the cluster made for an account
+	// of its own accord may go unused before it is marked, and later deleted; 0
+	// is a year.
+	UnusedTokens time.Duration
+	// Metrics measure the controllers; nil measures nothing.
+	Metrics *client.Metrics
 
 	Log   *slog.Logger
 	Clock clock.Clock // nil is the real one
@@ -95,15 +107,34 @@ type Config struct {
 
 // part is a controller to start: its name (as upstream's --controllers knows
 // it), the service account that it acts as, and how it is made. Two parts of
-// one account share door and recorder.
+// one account share its door.
 type part struct {
 	name, account string
 	make          func(env controllers.Env) (controllers.Controller, error)
 }
 
+// reporters are the controllers whose events name another component than
+// their service account: what upstream's write there is what users filter by.
+var reporters = map[string]string{
+	"daemonset-controller":               "daemonset-controller",
+	"disruption-controller":              "controllermanager",
+	"endpointslice-controller":           "endpoint-slice-controller",
+	"endpointslice-mirroring-controller": "endpoint-slice-mirroring-controller",
+	"ephemeral-volume-controller":        "ephemeral_volume",
+	"node-ipam-controller":               "cidrAllocator",
+	"persistentvolume-binder-controller": "persistentvolume-controller",
+	"resourceclaim-controller":           "resource_claim",
+	"service-cidr-controller":            "service-cidr-controller",
+	"taint-eviction-controller":          "taint-eviction-controller",
+}
+
 // as lets a constructor of a concrete controller stand in a part.
 func as[C controllers.Controller](f func(controllers.Env) (C, error)) func(controllers.Env) (controllers.Controller, error) {
 	return func(env controllers.Env) (controllers.Controller, error) { return f(env) }
+}
+
+func requests(cfg *Config, duty certificates.Duty) func(controllers.Env) (controllers.Controller, error) {
+	return as(func(env controllers.Env) (*certificates.Controller, error) { return certificates.New(env, cfg.Signing, duty) })
 }
 
 func parts(cfg *Config) ([]part, error) {
@@ -131,6 +162,13 @@ func parts(cfg *Config) ([]part, error) {
 		{"persistentvolume-protection-controller", "pv-protection-controller", as(protection.NewVolumes)},
 		{"volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller", as(protection.NewClasses)},
 		{"taint-eviction-controller", "node-controller", as(tainteviction.New)},
+		{"ttl-controller", "ttl-controller", as(nodettl.New)},
+		{"service-cidr-controller", "service-cidrs-controller", as(servicecidr.New)},
+		{"resourceclaim-controller", "resource-claim-controller", as(resourceclaim.New)},
+		{"device-taint-eviction-controller", "device-taint-eviction-controller", as(devicetaint.New)},
+		{"legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", as(func(env controllers.Env) (*legacytoken.Controller, error) {
+			return legacytoken.New(env, cfg.UnusedTokens)
+		})},
 		{"token-cleaner-controller", "token-cleaner", as(bootstrap.NewCleaner)},
 		{"bootstrap-signer-controller", "bootstrap-signer", as(bootstrap.NewSigner)},
 		{"node-lifecycle-controller", "node-controller", as(func(env controllers.Env) (*nodelifecycle.Controller, error) {
@@ -139,9 +177,9 @@ func parts(cfg *Config) ([]part, error) {
 		{"pod-garbage-collector-controller", "pod-garbage-collector", as(func(env controllers.Env) (*podgc.Controller, error) {
 			return podgc.New(env, max(cfg.FinishedPods, 0))
 		})},
-		{"certificatesigningrequest-signing-controller", "certificate-controller", as(func(env controllers.Env) (*certificates.Controller, error) {
-			return certificates.New(env, cfg.Signing)
-		})},
+		{"certificatesigningrequest-approving-controller", "certificate-controller", requests(cfg, certificates.Approve)},
+		{"certificatesigningrequest-signing-controller", "certificate-controller", requests(cfg, certificates.Sign)},
+		{"certificatesigningrequest-cleaner-controller", "certificate-controller", requests(cfg, certificates.Clean)},
 	}
 	if len(cfg.ClusterCIDRs) > 0 {
 		ranges, err := nodeipam.Ranges(cfg.ClusterCIDRs, cfg.NodeMaskIPv4, cfg.NodeMaskIPv6)
@@ -191,6 +229,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.FinishedPods == 0 {
 		cfg.FinishedPods = 12500
 	}
+	if cfg.UnusedTokens == 0 {
+		cfg.UnusedTokens = legacytoken.Period
+	}
 	all, err := parts(&cfg)
 	if err != nil {
 		return err
@@ -200,15 +241,19 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	all = slices.DeleteFunc(all, func(p part) bool { return !enabled(cfg.Controllers, p.name) })
 	running := make([]controllers.Controller, len(all))
-	envs := map[string]controllers.Env{}
+	doors, recorders := map[string]client.Interface{}, map[string]client.Recorder{}
 	for i, p := range all {
-		env, ok := envs[p.account]
-		if !ok {
-			c := client.Interface(finishing{cfg.ClientFor(p.account)})
-			env = controllers.Env{Client: c, Informers: cfg.Informers, Clock: cfg.Clock, Events: client.NewRecorder(ctx, c, p.account, "")}
-			envs[p.account] = env
+		if doors[p.account] == nil {
+			doors[p.account] = finishing{cfg.ClientFor(p.account)}
 		}
-		env.Log, env.Workers = cfg.Log.With("controller", p.name), cfg.Workers[p.name]
+		reporter := cmp.Or(reporters[p.name], p.account)
+		if recorders[reporter] == nil {
+			recorders[reporter] = client.NewRecorder(ctx, doors[p.account], reporter, "")
+		}
+		env := controllers.Env{
+			Client: doors[p.account], Informers: cfg.Informers, Clock: cfg.Clock, Events: recorders[reporter], Metrics: cfg.Metrics,
+			Log: cfg.Log.With("controller", p.name), Workers: cfg.Workers[p.name],
+		}
 		c, err := p.make(env)
 		if err != nil {
 			return fmt.Errorf("controller %s: %w", p.name, err)

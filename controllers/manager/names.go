@@ -13,11 +13,14 @@ type name struct{ long, short, flag string }
 
 var names = []name{
 	{"bootstrap-signer-controller", "bootstrapsigner", ""},
+	{"certificatesigningrequest-approving-controller", "csrapproving", ""},
+	{"certificatesigningrequest-cleaner-controller", "csrcleaner", ""},
 	{"certificatesigningrequest-signing-controller", "csrsigning", ""},
 	{"clusterrole-aggregation-controller", "clusterrole-aggregation", ""},
 	{"cronjob-controller", "cronjob", "cron-job"},
 	{"daemonset-controller", "daemonset", "daemonset"},
 	{"deployment-controller", "deployment", "deployment"},
+	{"device-taint-eviction-controller", "", "device-taint-eviction"},
 	{"disruption-controller", "disruption", ""},
 	{"endpoints-controller", "endpoint", "endpoint"},
 	{"endpointslice-controller", "endpointslice", "service-endpoint"},
@@ -26,6 +29,7 @@ var names = []name{
 	{"garbage-collector-controller", "garbagecollector", "gc"},
 	{"horizontal-pod-autoscaler-controller", "horizontalpodautoscaling", "horizontal-pod-autoscaler"},
 	{"job-controller", "job", "job"},
+	{"legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner", ""},
 	{"local-provisioner-controller", "local-provisioner", ""},
 	{"namespace-controller", "namespace", "namespace"},
 	{"node-ipam-controller", "nodeipam", ""},
@@ -36,21 +40,37 @@ var names = []name{
 	{"pod-garbage-collector-controller", "podgc", ""},
 	{"replicaset-controller", "replicaset", "replicaset"},
 	{"replicationcontroller-controller", "replicationcontroller", "rc"},
+	{"resourceclaim-controller", "resource-claim-controller", "resourceclaim"},
 	{"resourcequota-controller", "resourcequota", "resource-quota"},
 	{"root-ca-certificate-publisher-controller", "root-ca-cert-publisher", ""},
+	{"service-cidr-controller", "", ""},
 	{"serviceaccount-controller", "serviceaccount", ""},
 	{"serviceaccount-token-controller", "serviceaccount-token", "serviceaccount-token"},
 	{"statefulset-controller", "statefulset", "statefulset"},
 	{"taint-eviction-controller", "", ""},
 	{"token-cleaner-controller", "tokencleaner", ""},
+	{"ttl-controller", "ttl", ""},
 	{"ttl-after-finished-controller", "ttl-after-finished", "ttl-after-finished"},
-	{"volumeattributesclass-protection-controller", "vac-protection", ""},
+	{"volumeattributesclass-protection-controller", "", ""},
 }
 
-// absent are upstream's controllers that are not here because their work is
-// done elsewhere (the three that handle signing requests are one), so that a list that names them is not wrong.
-var absent = []string{
-	"certificatesigningrequest-approving-controller", "csrapproving", "certificatesigningrequest-cleaner-controller", "csrcleaner",
+// absent are upstream's controllers that are not here, each with the reason.
+// A list may name them all the same: it was written for upstream's.
+var absent = []struct{ long, short, why string }{
+	{"cloud-node-lifecycle-controller", "cloud-node-lifecycle", "needs a cloud provider"},
+	{"node-route-controller", "route", "needs a cloud provider"},
+	{"service-lb-controller", "service", "needs a cloud provider"},
+	{"persistentvolume-attach-detach-controller", "attachdetach", "not built yet"},
+	{"persistentvolume-expander-controller", "persistentvolume-expander", "not built yet"},
+	{"validatingadmissionpolicy-status-controller", "", "the API server writes the status itself"},
+	{"service-ca-certificate-publisher-controller", "service-ca-cert-publisher", "publishes a distribution's own authority"},
+	{"selinux-warning-controller", "", "off by default"},
+	{"kube-apiserver-serving-clustertrustbundle-publisher-controller", "", "behind a feature gate that is off in 1.36"},
+	{"podcertificaterequest-cleaner-controller", "", "behind a feature gate that is off in 1.36"},
+	{"podgroup-protection-controller", "", "behind a feature gate that is off in 1.36"},
+	{"resourcepoolstatusrequest-controller", "", "behind a feature gate that is off in 1.36"},
+	{"storage-version-migrator-controller", "", "behind a feature gate that is off in 1.36"},
+	{"storageversion-garbage-collector-controller", "storage-version-gc", "behind a feature gate that is off in 1.36"},
 }
 
 // Names lists the controllers by their long names.
@@ -78,7 +98,10 @@ func Flags() map[string]string {
 func CheckControllers(list []string) error {
 	for _, item := range list {
 		item = strings.TrimPrefix(item, "-")
-		known := item == "*" || slices.Contains(absent, item)
+		known := item == "*"
+		for _, a := range absent {
+			known = known || item == a.long || item == a.short && item != ""
+		}
 		for _, n := range names {
 			known = known || item == n.long || item == n.short && item != ""
 		}

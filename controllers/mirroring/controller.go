@@ -37,7 +37,7 @@ func New(env controllers.Env) (*Controller, error) {
 		endpoints: client.InformerFor(env.Informers, client.Endpoints),
 		slices:    client.InformerFor(env.Informers, client.EndpointSlices),
 	}
-	c.loop = client.NewLoop("endpointslicemirroring", env.Log, c.reconcile)
+	c.loop = env.NewLoop("endpoint_slice_mirroring", c.reconcile)
 	if err := c.slices.AddIndex(byService, func(s *discoveryv1.EndpointSlice) []string {
 		if s.Labels[discoveryv1.LabelManagedBy] != ManagedBy || s.Labels[discoveryv1.LabelServiceName] == "" {
 			return nil

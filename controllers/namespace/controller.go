@@ -47,7 +47,7 @@ func New(env controllers.Env, discover controllers.Discovery) (*Controller, erro
 		namespaces: client.InformerFor(env.Informers, client.Namespaces),
 		pods:       client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("namespace", env.Log, c.reconcile)
+	c.loop = env.NewLoop("namespace", c.reconcile)
 	if _, err := c.namespaces.OnChange(func(n, _ *corev1.Namespace) {
 		if n != nil && n.DeletionTimestamp != nil {
 			c.loop.AddObject(n)

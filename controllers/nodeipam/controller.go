@@ -31,7 +31,7 @@ type Controller struct {
 // New makes the controller of the given ranges, at most one per family.
 func New(env controllers.Env, ranges []Range) (*Controller, error) {
 	c := &Controller{env: env, ranges: ranges, nodes: client.InformerFor(env.Informers, client.Nodes), given: map[string][]netip.Prefix{}}
-	c.loop = client.NewLoop("nodeipam", env.Log, c.reconcile)
+	c.loop = env.NewLoop("node_ipam", c.reconcile)
 	_, err := c.nodes.OnChange(func(n, old *corev1.Node) {
 		switch {
 		case n == nil:

@@ -73,7 +73,7 @@ func New(env controllers.Env, settings Settings) (*Controller, error) {
 		pods:   client.InformerFor(env.Informers, client.Pods),
 		health: map[string]Health{}, marked: map[string]bool{}, evicted: map[string]time.Time{},
 	}
-	c.loop = client.NewLoop("nodelifecycle", env.Log, c.reconcile)
+	c.loop = env.NewLoop("node_lifecycle_controller", c.reconcile)
 	if err := c.pods.AddIndex(controllers.NodeIndex, controllers.ByNode); err != nil {
 		return nil, err
 	}

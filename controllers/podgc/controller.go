@@ -47,7 +47,7 @@ func New(env controllers.Env, threshold int) (*Controller, error) {
 		nodes: client.InformerFor(env.Informers, client.Nodes),
 		pods:  client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("podgc", env.Log, c.reconcile)
+	c.loop = env.NewLoop("orphaned_pods_nodes", c.reconcile)
 	if err := c.pods.AddIndex(controllers.NodeIndex, controllers.ByNode); err != nil {
 		return nil, err
 	}

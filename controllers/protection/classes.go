@@ -34,7 +34,7 @@ func NewClasses(env controllers.Env) (*Classes, error) {
 		claims:  client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 		volumes: client.InformerFor(env.Informers, client.PersistentVolumes),
 	}
-	c.loop = client.NewLoop("vacprotection", env.Log, c.reconcile)
+	c.loop = env.NewLoop("vacprotection", c.reconcile)
 	if err := c.claims.AddIndex(byClass, claimClasses); err != nil {
 		return nil, err
 	}

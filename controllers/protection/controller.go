@@ -33,7 +33,7 @@ func NewClaims(env controllers.Env) (*Claims, error) {
 		claims: client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 		pods:   client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("pvcprotection", env.Log, c.reconcile)
+	c.loop = env.NewLoop("pvcprotection", c.reconcile)
 	if err := c.pods.AddIndex(byClaim, claimKeys); err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ type Volumes struct {
 // NewVolumes makes the controller of volumes and registers its handler.
 func NewVolumes(env controllers.Env) (*Volumes, error) {
 	c := &Volumes{env: env, volumes: client.InformerFor(env.Informers, client.PersistentVolumes)}
-	c.loop = client.NewLoop("pvprotection", env.Log, c.reconcile)
+	c.loop = env.NewLoop("pvprotection", c.reconcile)
 	_, err := c.volumes.OnChange(func(v, _ *corev1.PersistentVolume) {
 		if v != nil && (v.DeletionTimestamp != nil || !slices.Contains(v.Finalizers, VolumeFinalizer)) {
 			c.loop.AddObject(v)

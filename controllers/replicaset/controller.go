@@ -52,7 +52,7 @@ type setKind struct {
 
 func newController(env controllers.Env, name string) (*Controller, error) {
 	c := &Controller{env: env, pods: client.InformerFor(env.Informers, client.Pods)}
-	c.loop = client.NewLoop(name, env.Log, c.reconcile)
+	c.loop = env.NewLoop(name, c.reconcile)
 	return c, c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod])
 }
 

@@ -68,7 +68,7 @@ func New(env controllers.Env) (*Controller, error) {
 // NewReplication makes the controller of ReplicationControllers, which are
 // the same machine with another face.
 func NewReplication(env controllers.Env) (*Controller, error) {
-	c, err := newController(env, "replicationcontroller")
+	c, err := newController(env, "replicationmanager")
 	if err != nil {
 		return nil, err
 	}

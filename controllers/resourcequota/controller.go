@@ -55,7 +55,7 @@ func New(env controllers.Env, discover controllers.Discovery) (*Controller, erro
 		quotas:  client.InformerFor(env.Informers, client.ResourceQuotas),
 		watched: map[schema.GroupResource]*source{},
 	}
-	c.loop = client.NewLoop("resourcequota", env.Log, c.reconcile)
+	c.loop = env.NewLoop("resourcequota_primary", c.reconcile)
 	_, err := c.quotas.OnChange(func(q, old *corev1.ResourceQuota) {
 		switch {
 		case q == nil:

@@ -39,7 +39,7 @@ func New(env controllers.Env, bundle []byte) (*Controller, error) {
 		namespaces: client.InformerFor(env.Informers, client.Namespaces),
 		maps:       client.InformerFor(env.Informers, client.ConfigMaps),
 	}
-	c.loop = client.NewLoop("rootca", env.Log, c.reconcile)
+	c.loop = env.NewLoop("root_ca_cert_publisher", c.reconcile)
 	if _, err := c.namespaces.OnChange(func(n, _ *corev1.Namespace) {
 		if n != nil {
 			c.loop.AddObject(n)

@@ -31,7 +31,7 @@ func New(env controllers.Env) (*Controller, error) {
 		namespaces: client.InformerFor(env.Informers, client.Namespaces),
 		accounts:   client.InformerFor(env.Informers, client.ServiceAccounts),
 	}
-	c.loop = client.NewLoop("serviceaccount", env.Log, c.reconcile)
+	c.loop = env.NewLoop("serviceaccount", c.reconcile)
 	if _, err := c.namespaces.OnChange(func(n, _ *corev1.Namespace) {
 		if n != nil {
 			c.loop.AddObject(n)

@@ -39,7 +39,7 @@ func New(env controllers.Env, ca []byte, mint Mint) (*Controller, error) {
 		secrets:  client.InformerFor(env.Informers, client.Secrets),
 		accounts: client.InformerFor(env.Informers, client.ServiceAccounts),
 	}
-	c.loop = client.NewLoop("serviceaccounttoken", env.Log, c.reconcile)
+	c.loop = env.NewLoop("serviceaccount_tokens_service", c.reconcile)
 	if err := c.secrets.AddIndex(byAccount, func(s *corev1.Secret) []string {
 		if s.Type != corev1.SecretTypeServiceAccountToken {
 			return nil

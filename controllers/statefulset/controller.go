@@ -50,7 +50,7 @@ func New(env controllers.Env) (*Controller, error) {
 		pods:      client.InformerFor(env.Informers, client.Pods),
 		claims:    client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 	}
-	c.loop = client.NewLoop("statefulset", env.Log, c.reconcile)
+	c.loop = env.NewLoop("statefulset", c.reconcile)
 	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func New(env controllers.Env) (*Controller, error) {
 		nodes: client.InformerFor(env.Informers, client.Nodes),
 		pods:  client.InformerFor(env.Informers, client.Pods),
 	}
-	c.loop = client.NewLoop("tainteviction", env.Log, c.reconcile)
+	c.loop = env.NewLoop("noexec_taint_pod", c.reconcile)
 	if err := c.pods.AddIndex(controllers.NodeIndex, controllers.ByNode); err != nil {
 		return nil, err
 	}

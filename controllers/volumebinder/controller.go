@@ -44,8 +44,8 @@ func New(env controllers.Env) (*Controller, error) {
 		volumes: client.InformerFor(env.Informers, client.PersistentVolumes),
 		classes: client.InformerFor(env.Informers, client.StorageClasses),
 	}
-	c.claimLoop = client.NewLoop("persistentvolumeclaim", env.Log, c.reconcileClaim)
-	c.volumeLoop = client.NewLoop("persistentvolume", env.Log, c.reconcileVolume)
+	c.claimLoop = env.NewLoop("claims", c.reconcileClaim)
+	c.volumeLoop = env.NewLoop("volumes", c.reconcileVolume)
 	if err := c.claims.AddIndex(byClass, func(p *corev1.PersistentVolumeClaim) []string {
 		return []string{volume.GetPersistentVolumeClaimClass(p)}
 	}); err != nil {
