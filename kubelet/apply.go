@@ -367,7 +367,7 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) error {
 			return err
 		}
 	}
-	if err := w.k.volumes.Unmount(pod.UID); err != nil {
+	if err := w.k.volumes.Unmount(ctx, pod.UID); err != nil {
 		return err
 	}
 	if err := w.k.claims.Unprepare(ctx, pod.UID); err != nil {
@@ -404,7 +404,7 @@ func (w *worker) remove(ctx context.Context, pod *corev1.Pod, static, gone bool)
 			return err
 		}
 	}
-	if err := w.k.volumes.Remove(pod.UID); err != nil {
+	if err := w.k.volumes.Remove(ctx, pod.UID); err != nil {
 		return err
 	}
 	return os.RemoveAll(w.k.podLogDir(pod))

@@ -41,7 +41,7 @@ func (k *Kubelet) runPlugins(ctx context.Context) {
 	run("device plugins", func() error { return k.devices.Run(ctx) })
 	run("plugin registration", func() error {
 		w := plugins.New(plugins.Config{
-			Dir: filepath.Join(k.cfg.PluginDir, "plugins_registry"), Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: k.claims},
+			Dir: filepath.Join(k.cfg.PluginDir, "plugins_registry"), Handlers: map[string]plugins.Handler{registerapi.DRAPlugin: k.claims, registerapi.CSIPlugin: k.csi},
 			Log: k.log, Clock: k.cfg.Clock,
 		})
 		return w.Run(ctx)

@@ -12,37 +12,37 @@ import (
 	"github.com/coxswain/cox/client"
 )
 
-// Claim returns the volume that a claim of the pod's namespace is bound to,
-// if this node may use it. made says that the claim was to be made for the
+// Claim returns a claim of the pod's namespace and the volume that it is bound
+// to, if this node may use it. made says that the claim was to be made for the
 // pod.
-func (s *volumeSource) Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolume, error) {
+func (s *volumeSource) Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	where := s.pod.Namespace + "/" + name
 	pvc, err := client.PersistentVolumeClaims.In(s.k.cfg.Client, s.pod.Namespace).Get(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("error processing PVC %s: failed to fetch PVC from API server: %w", where, err)
+		return nil, nil, fmt.Errorf("error processing PVC %s: failed to fetch PVC from API server: %w", where, err)
 	}
 	switch {
 	case made && !metav1.IsControlledBy(pvc, s.pod):
-		return nil, fmt.Errorf("PVC %s was not created for pod %s/%s (pod is not owner)", where, s.pod.Namespace, s.pod.Name)
+		return nil, nil, fmt.Errorf("PVC %s was not created for pod %s/%s (pod is not owner)", where, s.pod.Namespace, s.pod.Name)
 	case pvc.DeletionTimestamp != nil && len(s.pod.Status.ContainerStatuses) == 0:
-		return nil, fmt.Errorf("error processing PVC %s: PVC is being deleted", where)
+		return nil, nil, fmt.Errorf("error processing PVC %s: PVC is being deleted", where)
 	case pvc.Status.Phase != corev1.ClaimBound || pvc.Spec.VolumeName == "":
-		return nil, fmt.Errorf("error processing PVC %s: PVC is not bound", where)
+		return nil, nil, fmt.Errorf("error processing PVC %s: PVC is not bound", where)
 	}
 	pv, err := client.PersistentVolumes.In(s.k.cfg.Client, "").Get(ctx, pvc.Spec.VolumeName)
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("failed to fetch PV %s from API server: %w", pvc.Spec.VolumeName, err)
+		return nil, nil, fmt.Errorf("failed to fetch PV %s from API server: %w", pvc.Spec.VolumeName, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != pvc.UID {
-		return nil, fmt.Errorf("error processing PVC %s: the volume %s is bound to another claim", where, pv.Name)
+		return nil, nil, fmt.Errorf("error processing PVC %s: the volume %s is bound to another claim", where, pv.Name)
 	}
 	if node := s.k.node.current(); node != nil {
 		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
-			return nil, fmt.Errorf("volume node affinity check failed: %w", err)
+			return nil, nil, fmt.Errorf("volume node affinity check failed: %w", err)
 		}
 	}
-	return pv, nil
+	return pvc, pv, nil
 }

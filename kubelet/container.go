@@ -151,6 +151,9 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 	for _, e := range env {
 		cfg.Envs = append(cfg.Envs, &runtimeapi.KeyValue{Key: e.Name, Value: []byte(e.Value)})
 	}
+	if err := k.volumeDevices(pod, c, cfg); err != nil {
+		return nil, err
+	}
 	if err := k.exclusiveConfig(pod, c, cfg); err != nil {
 		return nil, err
 	}

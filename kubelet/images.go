@@ -130,8 +130,8 @@ func (k *Kubelet) accountToken(ctx context.Context, pod *corev1.Pod, audience st
 	if err != nil {
 		return nil, "", err
 	}
-	token, _, err := k.tokens.get(ctx, pod, &corev1.ServiceAccountTokenProjection{Audience: audience})
-	return sa, token, err
+	token, err := k.tokens.get(ctx, pod, &corev1.ServiceAccountTokenProjection{Audience: audience})
+	return sa, token.value, err
 }
 
 // pull tries the pod's credentials for the image in order, then those that

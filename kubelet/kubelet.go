@@ -25,6 +25,7 @@ import (
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/cgroups"
 	registries "github.com/coxswain/cox/kubelet/credentials"
+	"github.com/coxswain/cox/kubelet/csi"
 	"github.com/coxswain/cox/kubelet/devices"
 	"github.com/coxswain/cox/kubelet/dra"
 	"github.com/coxswain/cox/kubelet/exclusive"
@@ -72,6 +73,7 @@ type Kubelet struct {
 	devices   *devices.Manager
 	exclusive *exclusive.Manager
 	claims    *dra.Manager
+	csi       *csi.Manager
 	providers *registries.Manager // nil without plugins
 	pulls     chan struct{}       // holds a value per pull under way; nil without bound
 	goingDown atomic.Bool         // the machine shuts down
@@ -114,6 +116,7 @@ func New(cfg Config) (*Kubelet, error) {
 	if err := k.newPulls(); err != nil {
 		return nil, err
 	}
+	k.newCSI()
 	k.probes = probes.NewManager(probes.Config{
 		Checker: &probes.Checks{Exec: k.execSync, Version: minorVersion(cfg.Version)}, Clock: cfg.Clock, Log: k.log,
 		Changed: k.probeChanged, Unhealthy: k.unhealthy, Warned: k.probeWarned,
@@ -137,8 +140,11 @@ func (k *Kubelet) Run(ctx context.Context) error {
 			return fmt.Errorf("make the kubelet's folders: %w", err)
 		}
 	}
-	if err := k.volumes.Share(); err != nil {
-		k.log.Warn("mounts will not propagate out of containers", "error", err)
+	// CSI drivers mount below these folders from within their containers.
+	for _, d := range unique([]string{k.cfg.RootDir, k.cfg.PluginDir}) {
+		if err := volumes.Share(d); err != nil {
+			k.log.Warn("mounts will not propagate out of containers", "folder", d, "error", err)
+		}
 	}
 	uids, err := k.volumes.Pods()
 	if err != nil {
@@ -164,6 +170,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { k.status.run(ctx) })
 	wg.Go(func() { k.node.run(ctx) })
+	wg.Go(func() { k.csi.Run(ctx) })
 	k.runPlugins(ctx)
 	wg.Go(func() { k.runShutdown(ctx) })
 	k.informers.Start(ctx)
@@ -378,6 +385,7 @@ func (k *Kubelet) clearOrphans() {
 		w.sync()
 	}
 	k.sweep(known)
+	k.ops.Go(func() { k.csi.Sweep(k.ctx, k.knows) })
 	k.exclusive.Keep(known)
 	k.ops.Go(func() { k.dropClaims(known) })
 	k.shareCPUs()
@@ -391,8 +399,8 @@ func (k *Kubelet) sweep(known map[types.UID]bool) {
 		k.log.Warn("cannot list the pods' folders", "error", err)
 	}
 	for _, uid := range uids {
-		if !known[uid] {
-			if err := k.volumes.Remove(uid); err != nil {
+		if !known[uid] && !k.csi.Holds(uid) {
+			if err := k.volumes.Remove(k.ctx, uid); err != nil {
 				k.log.Warn("cannot remove the folder of a pod that is gone", "uid", uid, "error", err)
 			}
 		}

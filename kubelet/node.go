@@ -301,6 +301,7 @@ func (n *nodeManager) facts(version *runtimeapi.VersionResponse, problem string)
 		features: n.features, handlers: n.handlers, disk: diskSize(n.k.cfg.RootDir),
 	}
 	f.devices, f.healthy, f.gone = n.k.devices.Capacity()
+	f.inUse = n.k.csi.InUse()
 	if version != nil {
 		f.runtime = version.RuntimeName + "://" + version.RuntimeVersion
 	}
@@ -316,6 +317,7 @@ func (n *nodeManager) report(ctx context.Context, node *corev1.Node, version *ru
 	}
 	setNodeStatus(want, f)
 	if !n.due() && sameNodeStatus(&node.Status, &want.Status) {
+		n.k.csi.Reported(f.inUse)
 		return nil
 	}
 	for i := range want.Status.Conditions {
@@ -327,6 +329,7 @@ func (n *nodeManager) report(ctx context.Context, node *corev1.Node, version *ru
 	if err != nil {
 		return fmt.Errorf("update the node's status: %w", err)
 	}
+	n.k.csi.Reported(f.inUse)
 	n.tell(node, out)
 	n.reported = n.k.cfg.Clock.Now()
 	n.remember(out)

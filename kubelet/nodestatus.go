@@ -156,6 +156,7 @@ type statusFacts struct {
 	// no plugin offers any more.
 	devices, healthy corev1.ResourceList
 	gone             []corev1.ResourceName
+	inUse            []corev1.UniqueVolumeName // volumes that must not be detached
 }
 
 // ownNodeConditions are the conditions that the kubelet sets.
@@ -172,6 +173,7 @@ var conditionEvents = map[corev1.NodeConditionType]map[corev1.ConditionStatus]st
 // setNodeStatus computes a node's status. It is a pure function of node and f.
 func setNodeStatus(node *corev1.Node, f *statusFacts) {
 	st := &node.Status
+	st.VolumesInUse = f.inUse
 	setAddressesOfNode(st, f.cfg)
 	capacity := capacityOf(f)
 	// What a device plugin or a user has added stays.

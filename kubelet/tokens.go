@@ -34,13 +34,14 @@ type tokenKey struct {
 type token struct {
 	value   string
 	refresh time.Time
+	expires time.Time
 }
 
 func newTokenCache(c client.Interface, clk clock.PassiveClock) *tokenCache {
 	return &tokenCache{c: c, clock: clk, by: map[tokenKey]token{}}
 }
 
-func (t *tokenCache) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
+func (t *tokenCache) get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (token, error) {
 	seconds := int64(3600)
 	if p.ExpirationSeconds != nil {
 		seconds = *p.ExpirationSeconds
@@ -51,7 +52,7 @@ func (t *tokenCache) get(ctx context.Context, pod *corev1.Pod, p *corev1.Service
 	t.mu.Unlock()
 	now := t.clock.Now()
 	if ok && now.Before(have.refresh) {
-		return have.value, have.refresh, nil
+		return have, nil
 	}
 	account := pod.Spec.ServiceAccountName
 	if account == "" {
@@ -66,21 +67,21 @@ func (t *tokenCache) get(ctx context.Context, pod *corev1.Pod, p *corev1.Service
 	}
 	out, err := client.ServiceAccounts.In(t.c, pod.Namespace).CreateSub(ctx, account, "token", req)
 	if err != nil {
-		return "", time.Time{}, err
+		return token{}, err
 	}
 	tr, ok := out.(*authenticationv1.TokenRequest)
 	if !ok || tr.Status.Token == "" {
-		return "", time.Time{}, fmt.Errorf("the API server answered a TokenRequest with %T", out)
+		return token{}, fmt.Errorf("the API server answered a TokenRequest with %T", out)
 	}
 	life := tr.Status.ExpirationTimestamp.Sub(now)
 	if tr.Spec.ExpirationSeconds != nil {
 		life = min(life, time.Duration(*tr.Spec.ExpirationSeconds)*time.Second)
 	}
-	have = token{tr.Status.Token, now.Add(min(life*8/10, 24*time.Hour))}
+	have = token{tr.Status.Token, now.Add(min(life*8/10, 24*time.Hour)), tr.Status.ExpirationTimestamp.Time}
 	t.mu.Lock()
 	t.by[key] = have
 	t.mu.Unlock()
-	return have.value, have.refresh, nil
+	return have, nil
 }
 
 func (t *tokenCache) forget(uid types.UID) {
@@ -132,7 +133,8 @@ func (s *volumeSource) Secret(name string, opt bool) (*corev1.Secret, error) {
 }
 
 func (s *volumeSource) Token(ctx context.Context, p *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
-	return s.k.tokens.get(ctx, s.pod, p)
+	t, err := s.k.tokens.get(ctx, s.pod, p)
+	return t.value, t.refresh, err
 }
 
 func (s *volumeSource) Field(path string) (string, error) { return podField(s.env, path) }

@@ -84,7 +84,7 @@ type config struct {
 	// what it says is in kubeletConf, and is overridden by the flags given.
 	KubeletConfig, KubeletConfigDir    string
 	CredentialConfig, CredentialBinDir string
-	PluginDir                          string
+	PluginDir, KubeletDir              string
 	kubeletConf                        *kubeletsettings.Settings
 	given                              map[string]bool // settings that were made, by flag
 }
@@ -166,7 +166,8 @@ func (c *config) nodeFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.CNIBinDir, "cni-bin-dir", "", "further folder of CNI plugins")
 	fs.StringVar(&c.KubeletConfig, "kubelet-config", "", "kubelet configuration file (KubeletConfiguration, kubelet.config.k8s.io/v1beta1)")
 	fs.StringVar(&c.KubeletConfigDir, "kubelet-config-dir", "", "folder of drop-ins (*.conf) to the kubelet configuration file")
-	fs.StringVar(&c.PluginDir, "plugin-dir", "", "folder of the sockets of device plugins and DRA drivers (default: DATA-DIR/kubelet; /var/lib/kubelet is where most of them look)")
+	fs.StringVar(&c.KubeletDir, "kubelet-dir", "", "folder of the kubelet (default: DATA-DIR/kubelet; /var/lib/kubelet is where CSI drivers expect it)")
+	fs.StringVar(&c.PluginDir, "plugin-dir", "", "folder of the sockets of plugins and drivers, where that is not --kubelet-dir")
 	fs.StringVar(&c.CredentialConfig, "image-credential-provider-config", "", "configuration of the plugins that know registries' credentials (CredentialProviderConfig)")
 	fs.StringVar(&c.CredentialBinDir, "image-credential-provider-bin-dir", "", "folder of these plugins")
 	c.imageFlags(fs)

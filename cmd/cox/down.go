@@ -98,7 +98,7 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	defer cancel()
 	problems = append(problems, runtime.Purge(ctx, c.runtimeConfig(log)))
 	problems = append(problems, c.purgeNetwork()...)
-	problems = append(problems, runtime.UnmountBeneath(c.DataDir, c.runDir()))
+	problems = append(problems, runtime.UnmountBeneath(c.DataDir, c.runDir()), c.purgeKubelet())
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not everything could be removed, and the data were kept; run it again after mending this: %w", err)
 	}

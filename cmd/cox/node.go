@@ -108,6 +108,9 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	if err := os.MkdirAll(c.StaticPodPath, 0o700); err != nil {
 		return fmt.Errorf("folder of static pods: %w", err)
 	}
+	if err := c.placeKubelet(); err != nil {
+		return fmt.Errorf("--kubelet-dir: %w", err)
+	}
 	n.importArchives(ctx)
 	labels, err := keyValues(c.NodeLabels)
 	if err != nil {
@@ -116,7 +119,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	runtimeService, imageService := n.runtime.CRI()
 	config := kubelet.Config{
 		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
-		RootDir: c.dir("kubelet"), PluginDir: c.PluginDir, LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
+		RootDir: c.kubeletDir(), PluginDir: c.PluginDir, LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
 		Runtime: runtimeService, Images: imageService, PullProgress: n.runtime.PullProgress,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
@@ -160,7 +163,7 @@ func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.S
 	config := kubeletserver.Config{
 		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
 		GetCertificate: to.serving, ClientCAs: to.clientCAs,
-		RootDir: n.cfg.dir("kubelet"), Groups: k, CheckpointDir: n.cfg.dir("kubelet", "checkpoints"),
+		RootDir: n.cfg.kubeletDir(), Groups: k, CheckpointDir: n.cfg.dir("kubelet", "checkpoints"),
 		Log: n.log.With("component", "kubelet-api"),
 	}
 	if err := n.cfg.kubeletConf.ApplyServer(&config); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/controllers/aggregation"
+	"github.com/coxswain/cox/controllers/attachdetach"
 	"github.com/coxswain/cox/controllers/autoscaling"
 	"github.com/coxswain/cox/controllers/bootstrap"
 	"github.com/coxswain/cox/controllers/certificates"
@@ -50,6 +51,7 @@ import (
 	"github.com/coxswain/cox/controllers/statefulset"
 	"github.com/coxswain/cox/controllers/tainteviction"
 	"github.com/coxswain/cox/controllers/volumebinder"
+	"github.com/coxswain/cox/controllers/volumeexpand"
 )
 
 // Config is what the controllers need from the outside.
@@ -156,6 +158,8 @@ func parts(cfg *Config) ([]part, error) {
 		{"cronjob-controller", "cronjob-controller", as(cronjob.New)},
 		{"ttl-after-finished-controller", "ttl-after-finished-controller", as(job.NewTTL)},
 		{"persistentvolume-binder-controller", "persistent-volume-binder", as(volumebinder.New)},
+		{"persistentvolume-attach-detach-controller", "attachdetach-controller", as(attachdetach.New)},
+		{"persistentvolume-expander-controller", "expand-controller", as(volumeexpand.New)},
 		{"local-provisioner-controller", "persistent-volume-binder", as(localprovisioner.New)},
 		{"ephemeral-volume-controller", "ephemeral-volume-controller", as(ephemeralvolume.New)},
 		{"persistentvolumeclaim-protection-controller", "pvc-protection-controller", as(protection.NewClaims)},

@@ -34,6 +34,8 @@ var names = []name{
 	{"namespace-controller", "namespace", "namespace"},
 	{"node-ipam-controller", "nodeipam", ""},
 	{"node-lifecycle-controller", "nodelifecycle", ""},
+	{"persistentvolume-attach-detach-controller", "attachdetach", ""},
+	{"persistentvolume-expander-controller", "persistentvolume-expander", ""},
 	{"persistentvolume-binder-controller", "persistentvolume-binder", ""},
 	{"persistentvolume-protection-controller", "pv-protection", ""},
 	{"persistentvolumeclaim-protection-controller", "pvc-protection", ""},

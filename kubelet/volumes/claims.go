@@ -7,10 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/kubelet/csi"
 )
 
 // claimName is the claim behind a volume: its own, or the one made for the
@@ -25,37 +29,113 @@ func claimName(pod *corev1.Pod, v *corev1.Volume) string {
 	return ""
 }
 
-// claim finds where the volume behind a claim is, and gives it to the pod's
-// group.
-func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) error {
-	pv, err := src.Claim(ctx, claimName(pod, v), v.Ephemeral != nil)
+// claim puts the volume behind a claim in place and gives it to the pod's
+// group. It returns when that is to be repeated, zero for never.
+func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {
+	pvc, pv, err := src.Claim(ctx, claimName(pod, v), v.Ephemeral != nil)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	if pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock {
-		return fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", pv.Name)
+	block := pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock
+	if mounted, mapped := usage(pod, v.Name); block && mounted {
+		return time.Time{}, fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", v.Name)
+	} else if !block && mapped {
+		return time.Time{}, fmt.Errorf("volume %s has volumeMode Filesystem, but is specified in volumeDevices", v.Name)
 	}
-	dir := ""
+	at := place{block: block}
 	switch s := &pv.Spec.PersistentVolumeSource; {
-	case s.HostPath != nil:
+	case s.CSI != nil:
+		readOnly := v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
+		return m.driver(ctx, &csi.Volume{Pod: pod, Name: v.Name, PV: pv, Claim: pvc, ReadOnly: readOnly})
+	case s.HostPath != nil && !block:
 		if err := checkHostPath(s.HostPath); err != nil {
-			return err
+			return time.Time{}, err
 		}
-		dir = s.HostPath.Path
+		at.path = s.HostPath.Path
+	case s.Local != nil && block:
+		if at.path, err = blockDevice(s.Local.Path); err != nil {
+			return time.Time{}, err
+		}
 	case s.Local != nil:
-		if dir, err = m.local(pod, v, s.Local.Path); err != nil {
-			return err
+		if at.path, err = m.local(pod, v, s.Local.Path); err != nil {
+			return time.Time{}, err
 		}
 	default:
-		return fmt.Errorf("persistent volume %s has a source that is not supported by this kubelet: only hostPath and local are", pv.Name)
+		return time.Time{}, fmt.Errorf("persistent volume %s has a source that is not supported by this kubelet: only csi, hostPath and local are", pv.Name)
 	}
+	m.put(pod.UID, v.Name, at)
+	return time.Time{}, nil
+}
+
+// driver has a CSI driver put a volume in place.
+func (m *Manager) driver(ctx context.Context, v *csi.Volume) (time.Time, error) {
+	if m.CSI == nil {
+		return time.Time{}, errors.New("there are no CSI drivers on this node")
+	}
+	p, err := m.CSI.Mount(ctx, v)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if g := fsGroup(v.Pod); g != nil && p.Fresh && p.Group {
+		policy := v.Pod.Spec.SecurityContext.FSGroupChangePolicy
+		if err := giveGroup(p.Path, int(*g), policy != nil && *policy == corev1.FSGroupChangeOnRootMismatch); err != nil {
+			return time.Time{}, fmt.Errorf("set the group of the volume: %w", err)
+		}
+	}
+	m.put(v.Pod.UID, v.Name, place{p.Path, p.Block})
+	return p.Again, nil
+}
+
+// usage says how the pod's containers use a volume: as a folder, as a device.
+func usage(pod *corev1.Pod, name string) (mounted, mapped bool) {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			mounted = mounted || slices.ContainsFunc(list[i].VolumeMounts, func(v corev1.VolumeMount) bool { return v.Name == name })
+			mapped = mapped || slices.ContainsFunc(list[i].VolumeDevices, func(v corev1.VolumeDevice) bool { return v.Name == name })
+		}
+	}
+	return mounted, mapped
+}
+
+// blockDevice checks that a local volume is a block device.
+func blockDevice(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", fmt.Errorf("local volume source path %q cannot be used: %w", path, err)
+	}
+	fi, err := os.Stat(real)
+	if err != nil {
+		return "", err
+	}
+	if mode := fi.Mode(); mode&os.ModeDevice == 0 || mode&os.ModeCharDevice != 0 {
+		return "", fmt.Errorf("local volume source path %q is not a block device", path)
+	}
+	return real, nil
+}
+
+// Device returns where the block device of a pod's volume is on the host.
+func (m *Manager) Device(pod *corev1.Pod, name string) (string, error) {
+	at, ok := m.placed(pod.UID, name)
+	if !ok || !at.block {
+		return "", fmt.Errorf("volume %q is no block device that is in place", name)
+	}
+	return at.path, nil
+}
+
+func (m *Manager) put(uid types.UID, volume string, at place) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.claims[pod.UID] == nil {
-		m.claims[pod.UID] = map[string]string{}
+	if m.claims[uid] == nil {
+		m.claims[uid] = map[string]place{}
 	}
-	m.claims[pod.UID][v.Name] = dir
-	return nil
+	m.claims[uid][volume] = at
+}
+
+func (m *Manager) placed(uid types.UID, volume string) (place, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, ok := m.claims[uid][volume]
+	return at, ok
 }
 
 // local checks a local volume and sets its owner (API documentation of
@@ -73,20 +153,14 @@ func (m *Manager) local(pod *corev1.Pod, v *corev1.Volume, path string) (string,
 		return "", fmt.Errorf("local volume source path %q is not a directory", path)
 	}
 	readOnly := v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
-	if g := fsGroup(pod); g != nil && !readOnly && !m.claimed(pod.UID, v.Name) {
+	_, placed := m.placed(pod.UID, v.Name)
+	if g := fsGroup(pod); g != nil && !readOnly && !placed {
 		policy := pod.Spec.SecurityContext.FSGroupChangePolicy
 		if err := giveGroup(real, int(*g), policy != nil && *policy == corev1.FSGroupChangeOnRootMismatch); err != nil {
 			return "", fmt.Errorf("set the group of the volume: %w", err)
 		}
 	}
 	return real, nil
-}
-
-// claimed says that a volume behind a claim is in place already.
-func (m *Manager) claimed(uid types.UID, volume string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.claims[uid][volume] != ""
 }
 
 // giveGroup gives everything below a folder to a group, which may read and

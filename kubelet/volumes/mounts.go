@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -113,17 +114,36 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// Unmount takes away all volumes of a pod, content included (of hostPaths
-// nothing). It may be repeated.
-func (m *Manager) Unmount(uid types.UID) error {
+// Unmount takes away all volumes of a pod, content included (of hostPaths and
+// of what drivers brought nothing). It may be repeated.
+func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
+	if err := m.unmountDrivers(ctx, uid); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	delete(m.claims, uid)
 	m.mu.Unlock()
 	return removeTree(m.PodDir(uid), filepath.Join(m.PodDir(uid), subpathsFolder), filepath.Join(m.PodDir(uid), volumesFolder))
 }
 
+// unmountDrivers takes away what CSI drivers brought, after the parts of it
+// that containers have mounted: those would keep it busy.
+func (m *Manager) unmountDrivers(ctx context.Context, uid types.UID) error {
+	if m.CSI == nil || !m.CSI.Holds(uid) {
+		return nil
+	}
+	parts := filepath.Join(m.PodDir(uid), subpathsFolder)
+	if err := removeTree(parts, parts); err != nil {
+		return err
+	}
+	return m.CSI.Unmount(ctx, uid)
+}
+
 // Remove deletes the pod's whole folder, volumes included.
-func (m *Manager) Remove(uid types.UID) error {
+func (m *Manager) Remove(ctx context.Context, uid types.UID) error {
+	if err := m.unmountDrivers(ctx, uid); err != nil {
+		return err
+	}
 	return removeTree(m.PodDir(uid), m.PodDir(uid))
 }
 
@@ -160,22 +180,23 @@ func removeTree(podDir string, dirs ...string) error {
 	return nil
 }
 
-// Share makes the folder of all pods a mount of its own whose mounts are seen
-// in both directions by those containers that ask for it (mountPropagation),
-// however the host has mounted what is above. It may be repeated.
-func (m *Manager) Share() error {
-	if err := os.MkdirAll(m.root, 0o750); err != nil {
+// Share makes a folder a mount of its own whose mounts, and those below it,
+// are seen in both directions by those containers that ask for it
+// (mountPropagation), however the host has mounted what is above. It may be
+// repeated.
+func Share(dir string) error {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	if mounted, err := isMountPoint(m.root); err != nil {
+	if mounted, err := isMountPoint(dir); err != nil {
 		return err
 	} else if !mounted {
-		if err := unix.Mount(m.root, m.root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("bind %s: %w", m.root, err)
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", dir, err)
 		}
 	}
-	if err := unix.Mount("", m.root, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("share %s: %w", m.root, err)
+	if err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("share %s: %w", dir, err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/kubelet/csi"
 )
 
 // Source answers for what one pod's volumes refer to. Errors become part of
@@ -27,9 +30,9 @@ type Source interface {
 	// Token returns a service-account token for the pod and when it is to be
 	// replaced.
 	Token(ctx context.Context, p *corev1.ServiceAccountTokenProjection) (token string, refresh time.Time, err error)
-	// Claim returns the persistent volume that a claim is bound to; made says
-	// that the claim was to be made for this pod.
-	Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolume, error)
+	// Claim returns a claim and the persistent volume that it is bound to; made
+	// says that the claim was to be made for this pod.
+	Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error)
 	Field(path string) (string, error)
 	ResourceField(ref *corev1.ResourceFieldSelector) (string, error)
 }
@@ -41,15 +44,23 @@ type Manager struct {
 	// Memory bounds a memory-backed emptyDir without a limit of its own, in
 	// bytes; 0 leaves it to the kernel (half of the memory).
 	Memory int64
+	// CSI has drivers put volumes in place; nil where there can be none.
+	CSI *csi.Manager
 
 	mu     sync.Mutex
-	claims map[types.UID]map[string]string // where volumes behind claims are, by pod and volume
+	claims map[types.UID]map[string]place // where volumes behind claims, and inline ones of drivers, are: by pod and volume
+}
+
+// place is where a volume is: a folder, or a block device.
+type place struct {
+	path  string
+	block bool
 }
 
 // NewManager keeps volumes below root, which holds a folder per pod, named by
 // its uid.
 func NewManager(root string) *Manager {
-	return &Manager{root: root, claims: map[types.UID]map[string]string{}}
+	return &Manager{root: root, claims: map[types.UID]map[string]place{}}
 }
 
 // Error is a volume that could not be set up.
@@ -58,7 +69,11 @@ type Error struct {
 	Err    error
 }
 
+// Error is the error's, or that of a driver's step, which is complete.
 func (e *Error) Error() string {
+	if step := (*csi.Error)(nil); errors.As(e.Err, &step) {
+		return e.Err.Error()
+	}
 	return fmt.Sprintf("MountVolume.SetUp failed for volume %q : %v", e.Volume, e.Err)
 }
 
@@ -89,7 +104,9 @@ func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.
 func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {
 	switch {
 	case claimName(pod, v) != "":
-		return time.Time{}, m.claim(ctx, pod, v, src)
+		return m.claim(ctx, pod, v, src)
+	case v.CSI != nil:
+		return m.driver(ctx, &csi.Volume{Pod: pod, Name: v.Name, Inline: v.CSI, ReadOnly: isTrue(v.CSI.ReadOnly)})
 	case v.Image != nil:
 		return time.Time{}, nil // the runtime mounts it
 	}
@@ -139,13 +156,12 @@ func (m *Manager) place(pod *corev1.Pod, v *corev1.Volume) (dir string, memory b
 	switch {
 	case v.HostPath != nil:
 		return v.HostPath.Path, false, nil
-	case claimName(pod, v) != "":
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if dir = m.claims[pod.UID][v.Name]; dir == "" {
+	case claimName(pod, v) != "" || v.CSI != nil:
+		at, ok := m.placed(pod.UID, v.Name)
+		if !ok || at.block {
 			return "", false, fmt.Errorf("volume %q is not mounted", v.Name)
 		}
-		return dir, false, nil
+		return at.path, false, nil
 	case v.EmptyDir != nil:
 		plugin, memory = pluginEmptyDir, v.EmptyDir.Medium == deprecatedMedium
 	case v.ConfigMap != nil:
@@ -166,7 +182,6 @@ func (m *Manager) place(pod *corev1.Pod, v *corev1.Volume) (dir string, memory b
 func typeName(v *corev1.Volume) string {
 	s := &v.VolumeSource
 	for name, set := range map[string]bool{
-		"persistentVolumeClaim": s.PersistentVolumeClaim != nil, "csi": s.CSI != nil, "ephemeral": s.Ephemeral != nil,
 		"nfs": s.NFS != nil, "iscsi": s.ISCSI != nil, "fc": s.FC != nil, "image": s.Image != nil, "gitRepo": s.GitRepo != nil,
 		"flexVolume": s.FlexVolume != nil, "portworxVolume": s.PortworxVolume != nil, "rbd": s.RBD != nil,
 		"cephfs": s.CephFS != nil, "cinder": s.Cinder != nil, "glusterfs": s.Glusterfs != nil,

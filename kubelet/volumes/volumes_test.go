@@ -50,11 +50,11 @@ func (f *fakeSource) Secret(name string, optional bool) (*corev1.Secret, error) 
 func (f *fakeSource) Token(context.Context, *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
 	return f.token, f.refresh, nil
 }
-func (f *fakeSource) Claim(_ context.Context, name string, made bool) (*corev1.PersistentVolume, error) {
+func (f *fakeSource) Claim(_ context.Context, name string, made bool) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	if pv := f.claims[name]; pv != nil {
-		return pv, nil
+		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}, pv, nil
 	}
-	return nil, fmt.Errorf("claim %q (made %v) not found", name, made)
+	return nil, nil, fmt.Errorf("claim %q (made %v) not found", name, made)
 }
 func (f *fakeSource) Field(path string) (string, error) { return "field " + path, nil }
 func (f *fakeSource) ResourceField(ref *corev1.ResourceFieldSelector) (string, error) {
@@ -152,7 +152,7 @@ func TestAtomicContent(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "..2*")); len(left) != 1 {
 		t.Errorf("folders left: %v", left)
 	}
-	if err := m.Unmount(p.UID); err != nil {
+	if err := m.Unmount(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
@@ -224,7 +224,7 @@ func TestMemoryAndGroups(t *testing.T) {
 	if err != nil || !refresh.Equal(at) {
 		t.Fatal(refresh, err)
 	}
-	t.Cleanup(func() { m.Remove(p.UID) })
+	t.Cleanup(func() { m.Remove(t.Context(), p.UID) })
 	path := func(name string) string { s, _ := m.Path(p, name); return s }
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path("mem"), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || int64(fs.Blocks)*fs.Bsize != 1<<20 {
@@ -248,7 +248,7 @@ func TestMemoryAndGroups(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(path("mem"), "kept")); err != nil {
 		t.Errorf("a second mount hides the first: %v", err)
 	}
-	if err := m.Remove(p.UID); err != nil {
+	if err := m.Remove(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := mountsBelow(m.root); len(left) > 0 {
@@ -282,7 +282,7 @@ func TestRemoveSparesForeignData(t *testing.T) {
 	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o777 {
 		t.Errorf("made %v, %v", fi.Mode(), err)
 	}
-	if err := m.Remove(p.UID); err != nil {
+	if err := m.Remove(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(foreign, "precious")); err != nil {
@@ -297,7 +297,7 @@ func TestSubpathStaysInside(t *testing.T) {
 	if _, err := m.Mount(t.Context(), p, &fakeSource{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { m.Remove(p.UID) })
+	t.Cleanup(func() { m.Remove(t.Context(), p.UID) })
 	dir, _ := m.Path(p, "e")
 	for name, to := range map[string]string{"out": "/etc", "up": "../../..", "in": "real"} {
 		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {

@@ -1,0 +1,72 @@
+package kubelet
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/kubelet/csi"
+)
+
+// newCSI makes what has CSI drivers put volumes in place.
+func (k *Kubelet) newCSI() {
+	k.csi = csi.New(csi.Config{
+		Client: k.cfg.Client, NodeName: k.cfg.NodeName, PluginDir: k.cfg.PluginDir,
+		PodsDir: filepath.Join(k.cfg.RootDir, "pods"), PodDir: k.volumes.PodDir,
+		Token: k.driverToken, Changed: k.driverCame, InUseChanged: k.nudgeNode,
+		Events: func() client.Recorder { return k.recorder }, Log: k.log, Clock: k.cfg.Clock,
+	})
+	k.volumes.CSI = k.csi
+}
+
+// driverToken makes a token of a pod's account for a CSI driver.
+func (k *Kubelet) driverToken(ctx context.Context, pod *corev1.Pod, audience string, seconds *int64) (string, time.Time, error) {
+	t, err := k.tokens.get(ctx, pod, &corev1.ServiceAccountTokenProjection{Audience: audience, ExpirationSeconds: seconds})
+	return t.value, t.expires, err
+}
+
+// driverCame has pods try again that may have waited for a CSI driver.
+func (k *Kubelet) driverCame() {
+	for _, w := range k.allWorkers() {
+		w.mu.Lock()
+		waits := !w.state.VolumesRetry.IsZero() && !w.state.VolumesMounted
+		if waits {
+			w.state.VolumesRetry = time.Time{}
+		}
+		w.mu.Unlock()
+		if waits {
+			w.sync()
+		}
+	}
+}
+
+// knows says that there is a pod of this uid, or what is left of one.
+func (k *Kubelet) knows(uid types.UID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.workers[uid] != nil || k.found[uid] != nil
+}
+
+// volumeDevices adds the block devices of a container's volumes to its
+// configuration.
+func (k *Kubelet) volumeDevices(pod *corev1.Pod, c *corev1.Container, cfg *runtimeapi.ContainerConfig) error {
+	for _, d := range c.VolumeDevices {
+		path, err := k.volumes.Device(pod, d.Name)
+		if err != nil {
+			return err
+		}
+		permissions := "mrw"
+		for i := range pod.Spec.Volumes {
+			if v := &pod.Spec.Volumes[i]; v.Name == d.Name && v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly {
+				permissions = "r"
+			}
+		}
+		cfg.Devices = append(cfg.Devices, &runtimeapi.Device{ContainerPath: d.DevicePath, HostPath: path, Permissions: permissions})
+	}
+	return nil
+}
