@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
@@ -272,7 +273,17 @@ func (m *Manager) object(ctx context.Context, name string) (*storagev1.CSIDriver
 	if !client.WaitForSync(ctx, m.objects.HasSyncedChecker()) {
 		return nil, fmt.Errorf("read CSIDriver %s: %w", name, context.Cause(ctx))
 	}
-	d, _ := m.objects.Get("", name)
+	if d, ok := m.objects.Get("", name); ok {
+		return d, nil
+	}
+	// It may have been made a moment ago, for this very pod.
+	d, err := client.CSIDrivers.In(m.cfg.Client, "").Get(ctx, name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read CSIDriver %s: %w", name, err)
+	}
 	return d, nil
 }
 
