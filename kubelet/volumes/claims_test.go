@@ -44,13 +44,17 @@ func TestClaims(t *testing.T) {
 		"made for the pod": {corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}, ""},
 		"not there":        {claim("lost"), "cannot be used"},
 		"a file":           {claim("file"), "is not a directory"},
-		"block":            {claim("block"), "volumeMode Block"},
+		"block":            {claim("block"), "is not a block device"},
+		"mounted block":    {claim("block"), "volume v has volumeMode Block, but is specified in volumeMounts"},
 		"unknown":          {claim("nfs"), "not supported by this kubelet"},
 		"missing":          {claim("missing"), "not found"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := NewManager(t.TempDir())
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "u"}, Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: c.source}}}}
+			if name == "mounted block" {
+				pod.Spec.Containers = []corev1.Container{{VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}}}
+			}
 			_, err := m.Mount(t.Context(), pod, src)
 			if c.want != "" {
 				if err == nil || !strings.Contains(err.Error(), c.want) {

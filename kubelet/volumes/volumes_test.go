@@ -181,7 +181,7 @@ func TestErrors(t *testing.T) {
 		{configMap("c", item("z", "z")), "configmap references non-existent config key: z"},
 		{configMap("c", item("a", "../../etc/x")), "invalid path: ../../etc/x"},
 		{configMap("c", item("a", "/etc/x")), "invalid path: /etc/x"},
-		{corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}, `volume type "csi" is not supported by this kubelet`},
+		{corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}, `there are no CSI drivers on this node`},
 		{host(corev1.HostPathDirectory, file), "hostPath type check failed: " + file + " is not a directory"},
 		{host(corev1.HostPathFile, file), ""},
 		{host(corev1.HostPathSocket, "/no/such"), "hostPath type check failed: /no/such is not a socket file"},
