@@ -159,6 +159,7 @@ func (a *agent) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.group.Go("servers", func(ctx context.Context) error { return j.servers.follow(ctx, j.door) })
 	a.group.Go("local-volumes", func(ctx context.Context) error { return a.node.runLocalVolumes(ctx, j.door, j.door) })
 	for _, ready := range []<-chan struct{}{a.node.ready(), served} {
 		select {

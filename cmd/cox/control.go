@@ -223,7 +223,7 @@ func (c *config) claim() error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "lock", "log", "manifests", "lost+found", "images":
+		case "lock", "log", "manifests", "lost+found", "images", "pki":
 		default:
 			return fmt.Errorf("%s holds %q and is not a data directory of cox: choose an empty --data-dir", c.DataDir, e.Name())
 		}

@@ -80,6 +80,7 @@ type joined struct {
 	pool    *x509.CertPool
 
 	client, serving *pki.Requested
+	servers         *servers
 	dialer          *connrotation.Dialer
 	door            client.Interface
 }
@@ -110,6 +111,7 @@ func (c *config) join(ctx context.Context, log *slog.Logger) (*joined, error) {
 	if err := j.authority(ctx); err != nil {
 		return nil, err
 	}
+	j.servers = openServers(j.address, c.dir("agent", "servers.json"), j.dialer.DialContext, log)
 	user := "system:node:" + c.NodeName
 	j.client, err = pki.NewRequested(pki.RequestedConfig{
 		Base: c.dir("agent", "kubelet-client"), CA: j.ca, Log: log, Changed: j.dialer.CloseAll,
@@ -230,18 +232,20 @@ func retryNetwork(ctx context.Context, log *slog.Logger, f func() error) error {
 	}
 }
 
-// remote is a door to the server over connections that end when the client
+// remote is a door to the servers over connections that end when the client
 // certificate is renewed, so that none outlives the old one.
 func (j *joined) remote(certificate func(*tls.Config), bearer string) (client.Interface, error) {
-	conf := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: j.pool}
+	// The one name that every server's certificate has, and nobody else's.
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: j.pool, ServerName: "kubernetes.default.svc", NextProtos: []string{"h2", "http/1.1"}}
 	if certificate != nil {
 		certificate(conf)
 	}
 	transport := &http.Transport{
-		DialContext: j.dialer.DialContext, TLSClientConfig: conf, TLSHandshakeTimeout: 10 * time.Second,
+		DialTLSContext:    func(ctx context.Context, _, _ string) (net.Conn, error) { return j.servers.connect(ctx, conf) },
 		ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 4,
-		// A server that vanished is noticed on a connection that only watches.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		// A server that vanished is noticed before its node is missed. The lease's
+		// renewals keep the connection busy: no ping is sent in good times.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}
 	return client.Remote(&rest.Config{Host: j.url, Transport: transport, BearerToken: bearer, UserAgent: "cox-agent/" + gitVersion})
 }

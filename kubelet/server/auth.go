@@ -156,7 +156,7 @@ func (a *authorizer) check(r *http.Request, user client.User) error {
 	verb, subresources := attributes(r)
 	var reason string
 	for _, sub := range subresources {
-		key := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q", user.Name, user.UID, user.Groups, verb, sub))
+		key := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q %q %q", user.Name, user.UID, user.Groups, user.Extra, verb, sub))
 		v, ok := a.answers.get(key)
 		if !ok {
 			var err error

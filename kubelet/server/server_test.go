@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -290,4 +291,27 @@ func (r *recorder) Write(b []byte) (int, error) {
 		r.code = 200
 	}
 	return len(b), nil
+}
+
+// What is believed of a user holds for no other, be it that only what the
+// credential says further tells them apart.
+func TestAnswersAreKeptByUser(t *testing.T) {
+	asked := 0
+	a := &authorizer{allowed: time.Minute, denied: time.Minute, ask: func(_ context.Context, u client.User, _, _, _ string) (bool, string, error) {
+		asked++
+		return u.Extra["scope"] != nil, "", nil
+	}}
+	r := httptest.NewRequest("GET", "/metrics", nil)
+	bob, scoped := client.User{Name: "bob"}, client.User{Name: "bob", Extra: map[string][]string{"scope": {"read"}}}
+	for range 2 {
+		if err := a.check(r, scoped); err != nil {
+			t.Error(err)
+		}
+		if err := a.check(r, bob); err == nil {
+			t.Error("bob may do what he may only with a certain credential")
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times about two users", asked)
+	}
 }

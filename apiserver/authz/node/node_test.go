@@ -60,6 +60,7 @@ func seed(d *doortest.Door) {
 		ClaimRef: &corev1.ObjectReference{Namespace: "ns", Name: "claim"},
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
 			NodeStageSecretRef:        &corev1.SecretReference{Namespace: "ns", Name: "stage"},
+			NodePublishSecretRef:      &corev1.SecretReference{Namespace: "driver", Name: "publish"},
 			ControllerExpandSecretRef: &corev1.SecretReference{Namespace: "ns", Name: "controller-only"}}}}})
 	doortest.Put(d, client.VolumeAttachments, &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "va1"}, Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"}})
 }
@@ -96,6 +97,8 @@ func TestAuthorize(t *testing.T) {
 		"projected secret":              {at("watch", "secrets", "proj-secret"), ""},
 		"environment secret":            {at("list", "secrets", "env-secret"), ""},
 		"secret of a volume":            {at("get", "secrets", "stage"), ""},
+		"secret of a volume elsewhere":  {authz.Attributes{Verb: "get", Resource: "secrets", Namespace: "driver", Name: "publish"}, ""},
+		"secret of that name here":      {at("get", "secrets", "publish"), none},
 		"secret of a volume controller": {at("get", "secrets", "controller-only"), none},
 		"secret of another node's pod":  {at("get", "secrets", "other-pull"), none},
 		"secret of no pod":              {at("get", "secrets", "nobody"), none},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/client"
 )
@@ -137,7 +139,8 @@ func (a *Authorizer) refers(ctx context.Context, node, resource, ns, name string
 	}
 	switch resource {
 	case "secrets":
-		return a.pods.any(ctx, node, ns, func(p *corev1.Pod) (bool, error) { return a.volumeSecret(ctx, p, name) })
+		// A volume's secret may lie in any namespace, such as its driver's.
+		return a.pods.any(ctx, node, "", func(p *corev1.Pod) (bool, error) { return a.volumeSecret(ctx, p, ns, name) })
 	case "persistentvolumes":
 		return a.volume(ctx, node, name)
 	case "volumeattachments":
@@ -341,8 +344,8 @@ func (a *Authorizer) volume(ctx context.Context, node, name string) (bool, error
 }
 
 // volumeSecret says that a volume behind one of the pod's claims needs the
-// secret in the pod's namespace.
-func (a *Authorizer) volumeSecret(ctx context.Context, p *corev1.Pod, name string) (bool, error) {
+// secret.
+func (a *Authorizer) volumeSecret(ctx context.Context, p *corev1.Pod, ns, name string) (bool, error) {
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
 		claim := ""
@@ -368,7 +371,7 @@ func (a *Authorizer) volumeSecret(ctx context.Context, p *corev1.Pod, name strin
 			}
 			continue
 		}
-		if ref := pv.Spec.ClaimRef; ref != nil && ref.Namespace == p.Namespace && ref.Name == claim && volumeNeeds(pv, p.Namespace, name) {
+		if ref := pv.Spec.ClaimRef; ref != nil && ref.Namespace == p.Namespace && ref.Name == claim && volumeNeeds(pv, ns, name) {
 			return true, nil
 		}
 	}
@@ -377,15 +380,18 @@ func (a *Authorizer) volumeSecret(ctx context.Context, p *corev1.Pod, name strin
 
 func atHand() client.Option { return client.WithOptions(client.Options{ResourceVersion: "0"}) }
 
+// volumeNeeds says that a volume, which is bound to a claim, names the secret;
+// a name without a namespace is one in the claim's.
 func volumeNeeds(pv *corev1.PersistentVolume, ns, name string) bool {
-	ref := func(r *corev1.SecretReference) bool {
-		return r != nil && r.Name == name && (r.Namespace == ns || r.Namespace == "")
+	is := func(namespace, n string) bool {
+		return n == name && cmp.Or(namespace, pv.Spec.ClaimRef.Namespace) == ns
 	}
+	ref := func(r *corev1.SecretReference) bool { return r != nil && is(r.Namespace, r.Name) }
 	switch s := &pv.Spec.PersistentVolumeSource; {
 	case s.CSI != nil: // the controller's secrets are none of a node's business
 		return ref(s.CSI.NodePublishSecretRef) || ref(s.CSI.NodeStageSecretRef) || ref(s.CSI.NodeExpandSecretRef)
 	case s.AzureFile != nil:
-		return s.AzureFile.SecretName == name && (s.AzureFile.SecretNamespace == nil || *s.AzureFile.SecretNamespace == ns)
+		return is(ptr.Deref(s.AzureFile.SecretNamespace, ""), s.AzureFile.SecretName)
 	case s.CephFS != nil:
 		return ref(s.CephFS.SecretRef)
 	case s.Cinder != nil:
