@@ -18,7 +18,7 @@ import (
 
 // newClaims makes what has drivers prepare the devices of resource claims.
 func (k *Kubelet) newClaims() error {
-	m, err := dra.New(dra.Config{Client: k.cfg.Client, NodeName: k.cfg.NodeName, Dir: k.cfg.RootDir, Log: k.log, Clock: k.cfg.Clock})
+	m, err := dra.New(dra.Config{Client: k.cfg.Client, NodeName: k.cfg.NodeName, Dir: k.cfg.RootDir, Log: k.log, Clock: k.cfg.Clock, Changed: k.healthChanged})
 	if err != nil {
 		return fmt.Errorf("kubelet: %w", err)
 	}

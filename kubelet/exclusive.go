@@ -93,6 +93,7 @@ func (k *Kubelet) devicesChanged() {
 	if k.node != nil {
 		k.nudgeNode()
 	}
+	k.healthChanged()
 }
 
 // admitExclusive gives a pod's containers what they want for themselves. It

@@ -170,6 +170,12 @@ var conditionEvents = map[corev1.NodeConditionType]map[corev1.ConditionStatus]st
 	corev1.NodeReady:          {corev1.ConditionTrue: "NodeReady", corev1.ConditionFalse: "NodeNotReady"},
 }
 
+// declaredFeatures are what schedulers and API servers may ask for that nodes
+// of another version lack (KEP-5328), sorted.
+var declaredFeatures = []string{
+	"ExtendWebSocketsToKubelet", "InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers", "RestartAllContainersOnContainerExits",
+}
+
 // setNodeStatus computes a node's status. It is a pure function of node and f.
 func setNodeStatus(node *corev1.Node, f *statusFacts) {
 	st := &node.Status
@@ -207,6 +213,7 @@ func setNodeStatus(node *corev1.Node, f *statusFacts) {
 		st.Images = f.images
 	}
 	st.Features, st.RuntimeHandlers = f.features, f.handlers
+	st.DeclaredFeatures = slices.Clone(declaredFeatures)
 	setNodeConditions(st, f)
 }
 

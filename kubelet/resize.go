@@ -53,9 +53,7 @@ type resizeAction struct {
 func resizable(spec *corev1.PodSpec) map[string]*corev1.Container {
 	out := map[string]*corev1.Container{}
 	for i := range spec.InitContainers {
-		if c := &spec.InitContainers[i]; isSidecar(c) {
-			out[c.Name] = c
-		}
+		out[spec.InitContainers[i].Name] = &spec.InitContainers[i]
 	}
 	for i := range spec.Containers {
 		out[spec.Containers[i].Name] = &spec.Containers[i]
@@ -311,9 +309,8 @@ func resizeSummary(pod *corev1.Pod, failure string) string {
 		Error          string      `json:"error,omitempty"`
 	}
 	for i := range pod.Spec.InitContainers {
-		if c := &pod.Spec.InitContainers[i]; isSidecar(c) {
-			sum.InitContainers = append(sum.InitContainers, container{c.Name, c.Resources})
-		}
+		c := &pod.Spec.InitContainers[i]
+		sum.InitContainers = append(sum.InitContainers, container{c.Name, c.Resources})
 	}
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]

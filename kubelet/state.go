@@ -122,6 +122,9 @@ type podState struct {
 	Restarting *reason
 	RestartAt  time.Time
 
+	// Devices are those that containers have, and how they are, by container.
+	Devices map[string][]corev1.ResourceStatus
+
 	// Rejected: the node did not admit the pod. Ended: the pod was stopped
 	// for a reason of the node's own (deadline, eviction).
 	Rejected, Ended *reason

@@ -109,7 +109,7 @@ func sandboxIPs(sb *runtimeapi.PodSandboxStatus) []string {
 // containerStatus computes the status of one container.
 func containerStatus(s *podState, p *plan, c *corev1.Container, kind containerKind, node nodeFacts) corev1.ContainerStatus {
 	insts := s.history(c.Name)
-	st := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
+	st := corev1.ContainerStatus{Name: c.Name, Image: c.Image, AllocatedResourcesStatus: s.Devices[c.Name]}
 	started := false
 	if kind != ephemeralContainer {
 		st.Started = &started

@@ -249,6 +249,7 @@ func (w *worker) publish(p *plan) {
 	if s.Gone {
 		return
 	}
+	s.Devices = w.k.deviceHealth(s.Pod)
 	st := makeStatus(s, p, w.k.facts)
 	w.k.status.set(s.Pod, st, w.static)
 	if w.static && !equality.Semantic.DeepEqual(&s.Pod.Status, st) {

@@ -192,11 +192,6 @@ func validatePodResize(p, old *corev1.Pod) field.ErrorList {
 		for i := range l.now {
 			path := specPath.Child(l.name).Index(i)
 			a, b := &l.now[i], &l.old[i]
-			if l.name == "initContainers" && (a.RestartPolicy == nil || *a.RestartPolicy != corev1.ContainerRestartPolicyAlways) &&
-				!equal(a.Resources, b.Resources) {
-				errs = append(errs, field.Forbidden(path.Child("resources"), "resources for non-sidecar init containers are immutable"))
-				continue
-			}
 			errs = append(errs, validateResize(&a.Resources, &b.Resources, path.Child("resources"))...)
 		}
 	}

@@ -73,7 +73,9 @@ func TestUpdates(t *testing.T) {
 		"debug":           {"pods", "ephemeralcontainers", pod(``), pod(`, ephemeralContainers: [{name: d, image: i}]`), ``},
 		"debug gone":      {"pods", "ephemeralcontainers", pod(`, ephemeralContainers: [{name: d, image: i}]`), pod(``), `spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not be removed`},
 		"debug changed":   {"pods", "ephemeralcontainers", pod(`, ephemeralContainers: [{name: d, image: i}]`), pod(`, ephemeralContainers: [{name: d, image: j}]`), `spec.ephemeralContainers: Forbidden: existing ephemeral containers "d" may not be changed`},
-		"resize qos":      {"pods", "resize", pod(``), `{spec: {containers: [{name: c, resources: {requests: {cpu: 1}}}]}}`, `spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing`},
+		"resize init": {"pods", "resize", `{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 1}}}]}}`,
+			`{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 2}}}]}}`, ``},
+		"resize qos": {"pods", "resize", pod(``), `{spec: {containers: [{name: c, resources: {requests: {cpu: 1}}}]}}`, `spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing`},
 
 		"service address":   {"services", "", `{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 1}]}}`, `{spec: {clusterIP: 10.0.0.2, clusterIPs: [10.0.0.2], ports: [{port: 1}]}}`, `spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`},
 		"service lb class":  {"services", "", `{spec: {type: LoadBalancer, loadBalancerClass: a/b, ports: [{port: 1}]}}`, `{spec: {type: LoadBalancer, loadBalancerClass: a/c, ports: [{port: 1}]}}`, `spec.loadBalancerClass: Invalid value: "a/c": may not change once set`},

@@ -255,16 +255,18 @@ func (m *Manager) Manages(name corev1.ResourceName) bool {
 	return m.endpoints[string(name)] != nil
 }
 
-// Healthy says whether a device is well; known is false for one of a plugin
-// that is not there.
-func (m *Manager) Healthy(name, id string) (healthy, known bool) {
+// Health tells how a device is; it is unknown while its plugin is away.
+func (m *Manager) Health(resource, id string) corev1.ResourceHealthStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	e := m.endpoints[name]
-	if e == nil || e.devices[id] == nil {
-		return false, false
+	e := m.endpoints[resource]
+	switch {
+	case e == nil, !e.gone.IsZero(), e.devices[id] == nil:
+		return corev1.ResourceHealthStatusUnknown
+	case e.devices[id].Health == pluginapi.Healthy:
+		return corev1.ResourceHealthStatusHealthy
 	}
-	return e.devices[id].Health == pluginapi.Healthy, true
+	return corev1.ResourceHealthStatusUnhealthy
 }
 
 // checkpoint is what outlives a restart of the kubelet.

@@ -21,6 +21,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	healthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	drav1beta1 "k8s.io/kubelet/pkg/apis/dra/v1beta1"
 	"k8s.io/utils/clock"
@@ -37,6 +38,9 @@ type Config struct {
 	Dir      string // holds the checkpoint, dra_manager_state
 	Log      *slog.Logger
 	Clock    clock.WithDelayedExecution
+	// Changed is called, without locks held, when devices may be better or
+	// worse than they were; nil for nobody.
+	Changed func()
 }
 
 // callTimeout bounds a call to a driver. wipeAfter is how long a driver may be
@@ -63,6 +67,9 @@ type driver struct {
 	endpoint string
 	conn     *grpc.ClientConn
 	client   drav1.DRAPluginClient
+	cancel   context.CancelFunc // ends the watch of health
+	health   map[deviceID]Health
+	aging    clock.Timer // until the first of health is too old
 }
 
 // Claim is a claim that was prepared on this node, or is to be unprepared.
@@ -127,12 +134,17 @@ func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
 		conn.Close()
 		return fmt.Errorf("none of the DRA gRPC interfaces %v of driver %q is supported", p.Versions, p.Name)
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if old := m.drivers[p.Name]; old != nil {
-		old.conn.Close()
+		old.close()
 	}
 	m.drivers[p.Name] = d
+	m.mu.Unlock()
+	if slices.Contains(p.Versions, healthv1alpha1.DRAResourceHealth_ServiceDesc.ServiceName) {
+		go m.watchHealth(ctx, p.Name, d)
+	}
 	return nil
 }
 
@@ -140,11 +152,16 @@ func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
 // so that nothing is placed on it.
 func (m *Manager) Deregister(p plugins.Plugin) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if d := m.drivers[p.Name]; d != nil && d.endpoint == p.Endpoint {
-		d.conn.Close()
+	d := m.drivers[p.Name]
+	ours := d != nil && d.endpoint == p.Endpoint
+	if ours {
+		d.close()
 		delete(m.drivers, p.Name)
 		m.cfg.Clock.AfterFunc(wipeAfter, func() { m.wipe(p.Name) })
+	}
+	m.mu.Unlock()
+	if ours && m.cfg.Changed != nil {
+		m.cfg.Changed()
 	}
 }
 
@@ -381,6 +398,7 @@ func (m *Manager) unprepare(ctx context.Context, name string, claim *Claim) erro
 // Resource is what a container has of one claim.
 type Resource struct {
 	Claim, Namespace string
+	Entry            string              // in pod.spec.resourceClaims; "" for an extended resource's
 	Devices          map[string][]Device // by driver
 }
 
@@ -402,10 +420,10 @@ func (m *Manager) Of(pod *corev1.Pod, c *corev1.Container) []Resource {
 			if claim.Namespace != pod.Namespace || claim.Name != u.name || !slices.Contains(claim.Pods, pod.UID) {
 				continue
 			}
-			r := Resource{Claim: claim.Name, Namespace: claim.Namespace, Devices: map[string][]Device{}}
+			r := Resource{Claim: claim.Name, Namespace: claim.Namespace, Entry: u.entry, Devices: map[string][]Device{}}
 			for name, devices := range claim.Devices {
 				for _, d := range devices {
-					if all || d.isFor(requests) {
+					if all || d.IsFor(requests...) {
 						r.Devices[name] = append(r.Devices[name], d)
 					}
 				}
@@ -437,9 +455,9 @@ func requestsOf(pod *corev1.Pod, c *corev1.Container, u use) (requests []string,
 	return requests, false
 }
 
-// isFor says that a device is for one of the requests; a device of one of a
+// IsFor says that a device is for one of the requests; a device of one of a
 // request's alternatives ("request/alternative") is for the request.
-func (d *Device) isFor(requests []string) bool {
+func (d *Device) IsFor(requests ...string) bool {
 	if len(d.Requests) == 0 {
 		return true
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -15,6 +16,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+	healthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 	podresourcesv1 "k8s.io/kubelet/pkg/apis/podresources/v1"
@@ -27,7 +29,8 @@ import (
 // devicePlugin offers two devices, which are files.
 type devicePlugin struct {
 	pluginapi.UnimplementedDevicePluginServer
-	dir string
+	dir  string
+	sick chan struct{} // device "one" and "two" are sick after it was closed
 }
 
 func (p *devicePlugin) ListAndWatch(_ *pluginapi.Empty, s grpc.ServerStreamingServer[pluginapi.ListAndWatchResponse]) error {
@@ -35,8 +38,27 @@ func (p *devicePlugin) ListAndWatch(_ *pluginapi.Empty, s grpc.ServerStreamingSe
 	if err := s.Send(&pluginapi.ListAndWatchResponse{Devices: list}); err != nil {
 		return err
 	}
-	<-s.Context().Done()
+	select {
+	case <-p.sick:
+		for _, d := range list {
+			d.Health = pluginapi.Unhealthy
+		}
+		if err := s.Send(&pluginapi.ListAndWatchResponse{Devices: list}); err != nil {
+			return err
+		}
+		<-s.Context().Done()
+	case <-s.Context().Done():
+	}
 	return nil
+}
+
+// hasHealth says that a container's status shows one device, and how it is.
+func hasHealth(resource, device string, health corev1.ResourceHealthStatus) func(*corev1.Pod) bool {
+	return func(p *corev1.Pod) bool {
+		st := status(p, "c").AllocatedResourcesStatus
+		return len(st) == 1 && string(st[0].Name) == resource && len(st[0].Resources) == 1 &&
+			(device == "" || string(st[0].Resources[0].ResourceID) == device) && st[0].Resources[0].Health == health
+	}
 }
 
 func (p *devicePlugin) Allocate(_ context.Context, r *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
@@ -92,8 +114,10 @@ func TestDevices(t *testing.T) {
 	marker := t.TempDir()
 	w.must(os.WriteFile(filepath.Join(marker, "lit"), []byte("yes"), 0o644))
 	plugins := w.path("device-plugins")
+	lamps, sick := (*grpc.Server)(nil), make(chan struct{})
 	serveUnix(t, filepath.Join(plugins, "lamp.sock"), func(s *grpc.Server) {
-		pluginapi.RegisterDevicePluginServer(s, &devicePlugin{dir: marker})
+		lamps = s
+		pluginapi.RegisterDevicePluginServer(s, &devicePlugin{dir: marker, sick: sick})
 	})
 	_, err := pluginapi.NewRegistrationClient(dialUnix(t, filepath.Join(plugins, "kubelet.sock"))).Register(t.Context(),
 		&pluginapi.RegisterRequest{Version: pluginapi.Version, Endpoint: "lamp.sock", ResourceName: "example.com/lamp"}, grpc.WaitForReady(true))
@@ -107,7 +131,7 @@ func TestDevices(t *testing.T) {
 		"resources: {limits: {cpu: 1, memory: 64Mi, example.com/lamp: 1}}", "terminationGracePeriodSeconds: 1"))
 	w.pod(shell("other", "sleep 1000", "", "terminationGracePeriodSeconds: 1"))
 	p := w.until("lit", "ready", isReady)
-	fields := strings.Fields(w.podLog(p, "c", 0))
+	fields := strings.Fields(w.logSays(p, "c", 0, "cpus"))
 	if len(fields) != 5 || (fields[0] != "one" && fields[0] != "two") || fields[1] != "yes" || fields[2] != "device" || fields[4] != "1" {
 		t.Errorf("the container sees %q", fields)
 	}
@@ -132,6 +156,11 @@ func TestDevices(t *testing.T) {
 	if p := w.until("dim", "refused", inPhase(corev1.PodFailed)); p.Status.Reason != "OutOfexample.com/lamp" {
 		t.Errorf("%+v", p.Status)
 	}
+	w.until("lit", "with a healthy lamp", hasHealth("example.com/lamp", c.Devices[0].DeviceIds[0], corev1.ResourceHealthStatusHealthy))
+	close(sick)
+	w.until("lit", "with a sick lamp", hasHealth("example.com/lamp", c.Devices[0].DeviceIds[0], corev1.ResourceHealthStatusUnhealthy))
+	lamps.Stop()
+	w.until("lit", "with a lamp of which nobody tells", hasHealth("example.com/lamp", c.Devices[0].DeviceIds[0], corev1.ResourceHealthStatusUnknown))
 	// A restart of the kubelet changes nothing.
 	w.stop()
 	w.startKubelet()
@@ -151,12 +180,30 @@ func TestDevices(t *testing.T) {
 type draDriver struct {
 	drav1.UnimplementedDRAPluginServer
 	registerapi.UnimplementedRegistrationServer
+	healthv1alpha1.UnimplementedDRAResourceHealthServer
+	health     chan healthv1alpha1.HealthStatus
 	registered chan *registerapi.RegistrationStatus
 	undone     chan string
 }
 
 func (d *draDriver) GetInfo(context.Context, *registerapi.InfoRequest) (*registerapi.PluginInfo, error) {
-	return &registerapi.PluginInfo{Type: registerapi.DRAPlugin, Name: "dra.example.com", SupportedVersions: []string{drav1.DRAPluginService}}, nil
+	return &registerapi.PluginInfo{Type: registerapi.DRAPlugin, Name: "dra.example.com", SupportedVersions: []string{drav1.DRAPluginService, healthv1alpha1.DRAResourceHealth_ServiceDesc.ServiceName}}, nil
+}
+
+func (d *draDriver) NodeWatchResources(_ *healthv1alpha1.NodeWatchResourcesRequest, s grpc.ServerStreamingServer[healthv1alpha1.NodeWatchResourcesResponse]) error {
+	for {
+		select {
+		case h := <-d.health:
+			if err := s.Send(&healthv1alpha1.NodeWatchResourcesResponse{Devices: []*healthv1alpha1.DeviceHealth{{
+				Device: &healthv1alpha1.DeviceIdentifier{PoolName: "p", DeviceName: "d"}, Health: h, LastUpdatedTime: time.Now().Unix(), HealthCheckTimeoutSeconds: 3600,
+				Message: "as told",
+			}}}); err != nil {
+				return err
+			}
+		case <-s.Context().Done():
+			return nil
+		}
+	}
 }
 
 func (d *draDriver) NotifyRegistrationStatus(_ context.Context, s *registerapi.RegistrationStatus) (*registerapi.RegistrationStatusResponse, error) {
@@ -209,19 +256,27 @@ func TestResourceClaims(t *testing.T) {
 	}
 	_, err = claims.UpdateStatus(t.Context(), claim)
 	w.must(err)
-	d := &draDriver{registered: make(chan *registerapi.RegistrationStatus, 10), undone: make(chan string, 10)}
+	d := &draDriver{health: make(chan healthv1alpha1.HealthStatus), registered: make(chan *registerapi.RegistrationStatus, 10), undone: make(chan string, 10)}
 	w.eventually("the folder of plugins is there", func() bool { _, err := os.Stat(w.path("plugins_registry")); return err == nil })
 	serveUnix(t, w.path("plugins_registry", "dra.sock"), func(s *grpc.Server) {
 		drav1.RegisterDRAPluginServer(s, d)
 		registerapi.RegisterRegistrationServer(s, d)
+		healthv1alpha1.RegisterDRAResourceHealthServer(s, d)
 	})
 	if st := <-d.registered; !st.PluginRegistered {
 		t.Fatal(st.Error)
 	}
 	p = w.until("claims", "ready", isReady)
-	if got := w.podLog(p, "c", 0); got != "thing=prepared\n" {
-		t.Errorf("the container says %q", got)
+	w.logSays(p, "c", 0, "thing=prepared\n")
+	const device = "dra.example.com/p/d"
+	w.until("claims", "of unknown health", hasHealth("claim:t", device, corev1.ResourceHealthStatusUnknown))
+	d.health <- healthv1alpha1.HealthStatus_UNHEALTHY
+	p = w.until("claims", "sick", hasHealth("claim:t", device, corev1.ResourceHealthStatusUnhealthy))
+	if m := status(p, "c").AllocatedResourcesStatus[0].Resources[0].Message; m == nil || *m != "as told" {
+		t.Errorf("message: %v", m)
 	}
+	d.health <- healthv1alpha1.HealthStatus_HEALTHY
+	w.until("claims", "well", hasHealth("claim:t", device, corev1.ResourceHealthStatusHealthy))
 	w.delete("claims", 1)
 	if name := <-d.undone; name != "thing" {
 		t.Errorf("undone: %s", name)

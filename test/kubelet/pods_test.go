@@ -32,9 +32,7 @@ spec:
 	if p.Status.PodIP == "" || p.Status.HostIP != "10.244.77.1" || p.Status.Phase != corev1.PodRunning {
 		t.Errorf("status %+v", p.Status)
 	}
-	if got := w.podLog(p, "web", 0); got != "hello\n" {
-		t.Errorf("log %q", got)
-	}
+	w.logSays(p, "web", 0, "hello\n")
 	begin = time.Now()
 	w.delete("web", 1)
 	w.until("web", "gone", gone)
@@ -96,27 +94,7 @@ func hasEvent(w *world, name, want string) bool {
 }
 
 func wantLog(want ...string) func(*testing.T, *world, *corev1.Pod) {
-	return func(t *testing.T, w *world, p *corev1.Pod) {
-		lacks := func(got string) func(string) bool {
-			return func(line string) bool { return !strings.Contains(got, line) }
-		}
-		// The runtime copies what a container wrote on its own: the end of a
-		// container may be known before its last lines are in the file.
-		got := w.podLog(p, "c", 0)
-		for patience := time.After(20 * time.Second); slices.ContainsFunc(want, lacks(got)); got = w.podLog(p, "c", 0) {
-			select {
-			case <-patience:
-			case <-time.After(20 * time.Millisecond):
-				continue
-			}
-			break
-		}
-		for _, line := range want {
-			if !strings.Contains(got, line) {
-				t.Errorf("log lacks %q:\n%s", line, got)
-			}
-		}
-	}
+	return func(_ *testing.T, w *world, p *corev1.Pod) { w.logSays(p, "c", 0, want...) }
 }
 
 func message(container string, want string) func(*testing.T, *world, *corev1.Pod) {

@@ -160,3 +160,44 @@ func TestResizeDeferred(t *testing.T) {
 		t.Errorf("allocated %s", a)
 	}
 }
+
+// TestResizeInit: an init container that runs is resized too, and what one
+// gets that has not run yet counts when it does.
+func TestResizeInit(t *testing.T) {
+	w := newWorld(t)
+	w.pod(`
+metadata: {name: r}
+spec:
+  restartPolicy: Never
+  volumes: [{name: v, emptyDir: {}}]
+  initContainers:
+  - name: c
+    image: cox.local/busybox:1
+    command: [sh, -c, "while ! [ -e /v/go ]; do sleep 0.1; done"]
+    volumeMounts: [{name: v, mountPath: /v}]
+    resources: {requests: {memory: 16Mi}, limits: {memory: 32Mi}}
+  - name: later
+    image: cox.local/busybox:1
+    command: [sh, -c, "sleep 1000"]
+    resources: {requests: {memory: 16Mi}, limits: {memory: 32Mi}}
+  containers: [{name: app, image: "cox.local/busybox:1", command: [sh, -c, "true"]}]
+`)
+	running := func(name string) func(*corev1.Pod) bool {
+		return func(p *corev1.Pod) bool { return p != nil && status(p, name).State.Running != nil }
+	}
+	w.until("r", "initializing", running("c"))
+	patch := `{"spec":{"initContainers":[{"name":"c","resources":{"limits":{"memory":"48Mi"}}},{"name":"later","resources":{"limits":{"memory":"64Mi"}}}]}}`
+	p, err := client.Pods.In(w.root, "default").Patch(t.Context(), "r", types.StrategicMergePatchType, []byte(patch), client.Sub("resize"))
+	w.must(err)
+	p = w.until("r", "resized", resized(p.Generation, "0", "48Mi"))
+	if _, c := w.memoryLimits(p); c != fmt.Sprint(48<<20) {
+		t.Errorf("limit of memory of the first: %s", c)
+	}
+	if _, err := w.exec(p, "c", "sh", "-c", "> /v/go"); err != nil {
+		t.Fatal(err)
+	}
+	p = w.until("r", "at the second", running("later"))
+	if l := status(p, "later").Resources.Limits.Memory().String(); l != "64Mi" || status(p, "c").RestartCount != 0 {
+		t.Errorf("limit of memory of the second: %s; first: %+v", l, status(p, "c"))
+	}
+}

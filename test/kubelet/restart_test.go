@@ -84,9 +84,7 @@ spec:
 	pod("optional-file", "true", "B", ", optional: true")
 	for name, want := range map[string]string{"good": "[1 2\n3]\n", "optional-key": "[]\n", "optional-file": "[]\n"} {
 		p := w.until(name, "succeeded", inPhase(corev1.PodSucceeded))
-		if got := w.podLog(p, "c", 0); got != want {
-			t.Errorf("%s: %q, want %q", name, got, want)
-		}
+		w.logSays(p, "c", 0, want)
 	}
 	pod("no-key", good, "B", "")
 	pod("no-env", "mkdir /v/d; echo A=1 > /v/d/env", "A", "")

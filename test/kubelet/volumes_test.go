@@ -148,7 +148,7 @@ func TestUserNamespace(t *testing.T) {
 	if p.Status.Phase != corev1.PodSucceeded {
 		t.Fatalf("phase %s: %q", p.Status.Phase, w.events("p"))
 	}
-	log := w.podLog(p, "c", 0)
+	log := w.logSays(p, "c", 0, " 65536")
 	m := strings.Fields(log)
 	if len(m) < 3 || m[0] != "0" || m[1] == "0" || m[2] != "65536" {
 		t.Errorf("uid_map in %q", log)

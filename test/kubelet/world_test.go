@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -356,6 +357,23 @@ func (w *world) podLog(p *corev1.Pod, container string, attempt int) string {
 		}
 	}
 	return out.String()
+}
+
+// logSays waits for a container's log to hold all of some texts, and returns
+// it. The runtime copies what a container wrote on its own: that it runs, or
+// its end, may be known before its lines are in the file.
+func (w *world) logSays(p *corev1.Pod, container string, attempt int, want ...string) string {
+	w.t.Helper()
+	got := ""
+	lacks := func(text string) bool { return !strings.Contains(got, text) }
+	for range 400 {
+		if got = w.podLog(p, container, attempt); !slices.ContainsFunc(want, lacks) {
+			return got
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	w.t.Errorf("the log of %s/%s: %q, want %q", p.Name, container, got, want)
+	return got
 }
 
 // eventually waits until something is so.
