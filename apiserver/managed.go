@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
@@ -39,7 +40,7 @@ func (r *resource) tracking(sub string) *tracker {
 	t := v.(*tracker)
 	t.once.Do(func() {
 		t.fm = r.newFields(sub)
-		if r.view.ToHub == nil && r.view.FromHub == nil {
+		if r.view.ToHub == nil && r.view.FromHub == nil || r.custom && r.view.GroupVersionKind == r.Hub {
 			t.memo = fields.NewMemo(r.view.GroupVersion().String(), memoBytes)
 		}
 	})
@@ -141,7 +142,7 @@ func (c *call) track(obj, live runtime.Object, sub, manager string) {
 		t.fm.UpdateNoErrors(live, obj, manager)
 		return
 	}
-	accessor(obj).SetManagedFields(after)
+	setEntries(obj, after, live, before)
 }
 
 // compute has the library work the owners of a change out. live and obj are
@@ -161,11 +162,14 @@ func (t *tracker) compute(live, obj runtime.Object, manager string) fields.Compu
 // entriesBefore are the managedFields that a write starts from; plain is false
 // for one that sets them itself.
 func entriesBefore(obj, live runtime.Object, sub string) (before []metav1.ManagedFieldsEntry, plain bool) {
-	before = accessor(live).GetManagedFields()
+	before = entriesOf(live)
 	if sub != "" {
 		return before, true
 	}
-	sent := accessor(obj).GetManagedFields()
+	if custom, ok := obj.(*unstructured.Unstructured); ok && sharesEntries(custom, live) {
+		return before, true
+	}
+	sent := entriesOf(obj)
 	if len(sent) == 0 {
 		return before, sent == nil
 	}

@@ -146,6 +146,9 @@ func (p *patcher) applyTyped(obj runtime.Object) (out runtime.Object, strict []e
 // copyToWrite copies obj but for its managedFields, which are replaced and
 // never changed, and so can be shared.
 func copyToWrite(obj runtime.Object) runtime.Object {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return copyCustom(u)
+	}
 	bare := wire.Shallow(obj)
 	m, ok := bare.(metav1.Object)
 	if !ok {
@@ -158,9 +161,21 @@ func copyToWrite(obj runtime.Object) runtime.Object {
 	return out
 }
 
+func copyCustom(u *unstructured.Unstructured) *unstructured.Unstructured {
+	bare := wire.Shallow(u).(*unstructured.Unstructured)
+	meta, _ := bare.Object["metadata"].(map[string]any)
+	entries, had := meta["managedFields"]
+	delete(meta, "managedFields")
+	out := bare.DeepCopy()
+	if had {
+		out.Object["metadata"].(map[string]any)["managedFields"] = entries
+	}
+	return out
+}
+
 func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		doc, strict, err := patch.Merge(runtime.DeepCopyJSON(u.Object), p.t.req.Patch)
+		doc, strict, err := patch.Merge(copyCustom(u).Object, p.t.req.Patch)
 		if err == nil {
 			out.(*unstructured.Unstructured).Object = doc
 		}
@@ -292,20 +307,26 @@ func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) 
 // has a known right, as applyTo would.
 func (u *updating) applyTyped(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, bool) {
 	t, manager := u.res.tracking(u.req.Subresource), u.fieldManager()
-	if t.memo == nil || u.res.custom || conf.GroupVersionKind() != u.res.view.GroupVersionKind {
+	if t.memo == nil || conf.GroupVersionKind() != u.res.view.GroupVersionKind {
 		return nil, false
 	}
 	if _, migrates := accessor(cur).GetAnnotations()[corev1.LastAppliedConfigAnnotation]; migrates {
 		return nil, false // of kubectl's two ways to apply, one continues the other
 	}
 	obj := copyToWrite(cur)
-	change, ok := patch.Apply(obj, conf.Object)
+	var change []byte
+	var ok bool
+	if custom, is := obj.(*unstructured.Unstructured); is {
+		change, ok = patch.ApplyTree(custom.Object, conf.Object)
+	} else {
+		change, ok = patch.Apply(obj, conf.Object)
+	}
 	if !ok {
 		return nil, false
 	}
 	obj.GetObjectKind().SetGroupVersionKind(u.res.view.GroupVersionKind)
 	(&viewConverter{u.res.kind}).Default(obj)
-	live, before := wire.Shallow(cur), accessor(cur).GetManagedFields()
+	live, before := wire.Shallow(cur), entriesOf(cur)
 	live.GetObjectKind().SetGroupVersionKind(u.res.Hub)
 	after, ok := t.memo.Apply(live, change, before, manager, u.req.Options.Force, u.now(), t.compute(live, live, manager),
 		func(before []metav1.ManagedFieldsEntry) ([]metav1.ManagedFieldsEntry, bool) {
@@ -314,7 +335,7 @@ func (u *updating) applyTyped(cur runtime.Object, conf *unstructured.Unstructure
 	if !ok {
 		return nil, false
 	}
-	accessor(obj).SetManagedFields(after)
+	setEntries(obj, after, live, before)
 	wire.ClearKind(obj)
 	return obj, true
 }
@@ -333,7 +354,11 @@ func (t *tracker) applied(live, obj runtime.Object, conf *unstructured.Unstructu
 	a, b := wire.Shallow(got), wire.Shallow(obj)
 	for _, o := range []runtime.Object{a, b} {
 		accessor(o).SetManagedFields(nil)
-		o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		if u, custom := o.(*unstructured.Unstructured); !custom {
+			o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+		} else {
+			u.SetGroupVersionKind(conf.GroupVersionKind())
+		}
 	}
 	return after, apiequality.Semantic.DeepEqual(a, b) && fields.Keeps(before, after)
 }

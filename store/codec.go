@@ -13,6 +13,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/internal/plainjson"
 )
 
 // envelope begins every protobuf value; a runtime.Unknown follows.
@@ -63,7 +64,13 @@ func (c *codec) encode(obj runtime.Object) ([]byte, error) {
 			}
 		}
 		obj.GetObjectKind().SetGroupVersionKind(c.kind.StorageGVK())
-		data, err := utiljson.Marshal(obj)
+		var data []byte
+		var err error
+		if u, ok := obj.(*unstructured.Unstructured); ok {
+			data, err = plainjson.Append(make([]byte, 0, 2048), u.Object)
+		} else {
+			data, err = utiljson.Marshal(obj)
+		}
 		if !c.unstructured {
 			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 		}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/validate"
 
 	"github.com/coxswain/cox/api/apiextensions"
+	"github.com/coxswain/cox/apiserver/crd/tree"
 )
 
 // definition is a CustomResourceDefinition at work. Its schemas are compiled
@@ -50,9 +51,11 @@ type version struct {
 	err      error
 	// schema is nil where the version has none.
 	schema    *structural.Structural
+	tree      *tree.Tree
 	openapi   *spec.Schema
 	validator *validate.SchemaValidator
 	rules     func() *structuralcel.Validator
+	ruled     func() []string // ruledFields of the schema
 }
 
 func newDefinition(d *extv1.CustomResourceDefinition, webhook *converter) (*definition, error) {
@@ -100,10 +103,11 @@ func (v *version) compile() error {
 			v.err = fmt.Errorf("schema of %s: %w", v.gvk, err)
 			return
 		}
-		v.schema = s
+		v.schema, v.tree = s, tree.Compile(s, v.preserves)
 		v.openapi = s.ToKubeOpenAPI()
 		eachSchema(v.openapi, alternatives)
 		v.validator = validate.NewSchemaValidator(v.openapi, nil, "", strfmt.Default)
+		v.ruled = sync.OnceValue(func() []string { return ruledFields(s) })
 		v.rules = sync.OnceValue(func() *structuralcel.Validator {
 			return structuralcel.NewValidator(s, true, celconfig.PerCallLimit)
 		})
@@ -165,7 +169,7 @@ func (v *version) normalize(u *unstructured.Unstructured, lax bool) (unknown []e
 	if err := v.compile(); err != nil {
 		return nil, err
 	}
-	if v.schema == nil {
+	if v.schema == nil || v.tree.Settle(u.Object) {
 		return nil, nil
 	}
 	bad, paths := objectmeta.CoerceWithOptions(nil, u.Object, v.schema, true, objectmeta.CoerceOptions{

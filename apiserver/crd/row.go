@@ -229,10 +229,15 @@ func (d *definition) statusStrategy() *api.Strategy {
 	st.PrepareCreate = nil
 	st.PrepareUpdate = func(o, prev runtime.Object) {
 		u, old := o.(*unstructured.Unstructured), prev.(*unstructured.Unstructured)
-		managed, rv := u.GetManagedFields(), u.GetResourceVersion()
+		meta, _ := u.Object["metadata"].(map[string]any)
+		managed, tracked := meta["managedFields"]
+		rv := u.GetResourceVersion()
 		status, has := u.Object["status"]
 		u.Object = runtime.DeepCopyJSON(old.Object)
-		u.SetManagedFields(managed)
+		u.SetManagedFields(nil)
+		if meta, ok := u.Object["metadata"].(map[string]any); ok && tracked {
+			meta["managedFields"] = managed
+		}
 		u.SetResourceVersion(rv)
 		if has {
 			u.Object["status"] = status

@@ -8,10 +8,13 @@ import (
 	"reflect"
 	"strings"
 
+	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
@@ -42,11 +45,13 @@ func (v *version) validate(u, old *unstructured.Unstructured) field.ErrorList {
 	if old != nil {
 		correlated = common.NewCorrelatedObject(u.Object, old.Object, &model.Structural{Structural: v.schema})
 	}
-	errs = append(errs, v.validateSchema(u, correlated)...)
-	errs = append(errs, objectmeta.Validate(nil, u.Object, v.schema, false)...)
-	if bad := listtype.ValidateListSetsAndMaps(nil, v.schema, u.Object); len(bad) > 0 {
-		if old == nil || len(listtype.ValidateListSetsAndMaps(nil, v.schema, old.Object)) == 0 {
-			errs = append(errs, bad...)
+	if !v.tree.Valid(u.Object) {
+		errs = append(errs, v.validateSchema(u, correlated)...)
+		errs = append(errs, objectmeta.Validate(nil, u.Object, v.schema, false)...)
+		if bad := listtype.ValidateListSetsAndMaps(nil, v.schema, u.Object); len(bad) > 0 {
+			if old == nil || len(listtype.ValidateListSetsAndMaps(nil, v.schema, old.Object)) == 0 {
+				errs = append(errs, bad...)
+			}
 		}
 	}
 	errs = append(errs, v.validateReplicas(u)...)
@@ -200,7 +205,7 @@ func (v *version) validateReplicas(u *unstructured.Unstructured) field.ErrorList
 // them something that they can run on.
 func (v *version) validateRules(u, old *unstructured.Unstructured, correlated *common.CorrelatedObject, before field.ErrorList) field.ErrorList {
 	rules := v.rules()
-	if rules == nil {
+	if rules == nil || old != nil && len(before) == 0 && v.idle(u, old) {
 		return nil
 	}
 	for _, e := range before {
@@ -217,4 +222,73 @@ func (v *version) validateRules(u, old *unstructured.Unstructured, correlated *c
 	}
 	errs, _ := rules.Validate(context.Background(), nil, v.schema, u.Object, was, celconfig.RuntimeCELCostBudget, opts...)
 	return errs
+}
+
+// idle says that no rule can find anything: an update is not held against what
+// it leaves as it was, and all that has rules is as it was. Rules that compare
+// with what was are never idle.
+func (v *version) idle(u, old *unstructured.Unstructured) bool {
+	ruled := v.ruled()
+	if ruled == nil {
+		return false
+	}
+	for _, name := range ruled {
+		if !apiequality.Semantic.DeepEqual(u.Object[name], old.Object[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// ruledFields are the fields of an object below which there are rules; nil if
+// the object itself has some, or if any rule compares with the object before.
+func ruledFields(s *structural.Structural) []string {
+	out := []string{}
+	if len(s.XValidations) > 0 {
+		return nil
+	}
+	for name := range s.Properties {
+		p := s.Properties[name]
+		has, compares := rulesWithin(&p)
+		if compares {
+			return nil
+		}
+		if has {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// rulesWithin says whether there are rules in a schema, and such as compare
+// with what was.
+func rulesWithin(s *structural.Structural) (has, compares bool) {
+	if s == nil {
+		return false, false
+	}
+	look := func(rules extv1.ValidationRules) {
+		for i := range rules {
+			r := &rules[i]
+			has = true
+			compares = compares || r.OptionalOldSelf != nil || strings.Contains(r.Rule, "oldSelf") || strings.Contains(r.MessageExpression, "oldSelf")
+		}
+	}
+	look(s.XValidations)
+	into := func(s *structural.Structural) {
+		h, c := rulesWithin(s)
+		has, compares = has || h, compares || c
+	}
+	for name := range s.Properties {
+		p := s.Properties[name]
+		into(&p)
+	}
+	into(s.Items)
+	if s.AdditionalProperties != nil {
+		into(s.AdditionalProperties.Structural)
+	}
+	if v := s.ValueValidation; v != nil && (len(v.AllOf) > 0 || len(v.AnyOf) > 0 || len(v.OneOf) > 0 || v.Not != nil) {
+		has = true // branches may have some
+		compares = true
+	}
+	return has, compares
 }

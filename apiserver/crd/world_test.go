@@ -27,7 +27,7 @@ import (
 // world is a whole API server that serves custom resources, asked as kubectl
 // asks.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	url  string
 	srv  *apiserver.Server
 	mgr  *crd.Manager
@@ -36,7 +36,7 @@ type world struct {
 
 var masters = client.User{Name: "system:apiserver", Groups: []string{"system:masters"}}
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	e, err := etcd.Start(context.Background(), etcd.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -47,13 +47,17 @@ func newWorld(t *testing.T) *world {
 }
 
 // serve starts a server on a store that may have been used before.
-func serve(t *testing.T, e *etcd.Server) *world {
+func serve(t testing.TB, e *etcd.Server) *world {
 	t.Helper()
 	tab, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Config{Backend: e, Table: tab, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
+	sc := store.Config{Backend: e, Table: tab, CompactEvery: -1}
+	if _, bench := t.(*testing.B); !bench { // it is not what is measured
+		sc.Mutated = func(text string) { t.Errorf("shared object changed: %s", text) }
+	}
+	st, err := store.New(sc)
 	if err != nil {
 		t.Fatal(err)
 	}

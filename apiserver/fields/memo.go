@@ -10,6 +10,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
@@ -68,11 +69,7 @@ func (m *Memo) Update(live, obj runtime.Object, before []metav1.ManagedFieldsEnt
 	} else {
 		key = append(key, byUpdate)
 	}
-	old, is := reflect.ValueOf(live), reflect.ValueOf(obj)
-	if old.Type() != is.Type() || old.Kind() != reflect.Pointer {
-		return nil, false
-	}
-	if key, _, ok = shape.Append(key, old.Elem(), is.Elem()); !ok {
+	if key, ok = describe(key, live, obj); !ok {
 		return nil, false
 	}
 	owners, found := m.get(key)
@@ -83,6 +80,24 @@ func (m *Memo) Update(live, obj runtime.Object, before []metav1.ManagedFieldsEnt
 		m.put(string(key), owners)
 	}
 	return stamp(owners, before, now), true
+}
+
+// describe appends what changes from live to obj.
+func describe(key []byte, live, obj runtime.Object) (out []byte, ok bool) {
+	if was, custom := live.(*unstructured.Unstructured); custom {
+		is, custom := obj.(*unstructured.Unstructured)
+		if !custom {
+			return key, false
+		}
+		out, _, ok = shape.Object(key, was.Object, is.Object)
+		return out, ok
+	}
+	old, is := reflect.ValueOf(live), reflect.ValueOf(obj)
+	if old.Type() != is.Type() || old.Kind() != reflect.Pointer {
+		return key, false
+	}
+	out, _, ok = shape.Append(key, old.Elem(), is.Elem())
+	return out, ok
 }
 
 // Apply is Update for a server-side apply: change describes what the

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/coxswain/cox/internal/plainjson"
 )
 
 // ClearKind takes the kind off a typed object, which the table knows without.
@@ -24,13 +26,7 @@ func ClearKind(obj runtime.Object) {
 // customBody encodes a custom object without kind and apiVersion. It is only
 // read.
 func customBody(u *unstructured.Unstructured) ([]byte, error) {
-	m := make(map[string]any, len(u.Object))
-	for k, v := range u.Object {
-		if k != "kind" && k != "apiVersion" {
-			m[k] = v
-		}
-	}
-	return json.Marshal(m)
+	return plainjson.Without(make([]byte, 0, 2048), u.Object, "kind", "apiVersion")
 }
 
 // shallowCustom copies the maps in which kind and metadata are.
