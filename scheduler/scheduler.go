@@ -74,7 +74,7 @@ func New(cfg Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.storage = storage
+	s.storage, storage.snapshot = storage, s.snapshot
 	for _, p := range cfg.Profiles {
 		s.profiles[p.Name] = withVolumes(p, storage)
 	}
@@ -108,7 +108,7 @@ func New(cfg Config) (*Scheduler, error) {
 func withVolumes(p *Profile, s storage) *Profile {
 	out := *p
 	out.Filters = append([]Filter{volumesReady{s}}, p.Filters...)
-	out.Filters = append(out.Filters, volumeBinding{s}, volumeZone{s})
+	out.Filters = append(out.Filters, volumeRestrictions{s}, volumeLimits{s}, volumeBinding{s}, volumeZone{s})
 	return &out
 }
 

@@ -152,8 +152,11 @@ type Snapshot struct {
 	// and with the number of nodes.
 	imageNodes map[string]int
 	images     uint64
-	// storage changes with every claim, volume and storage class.
-	storage uint64
+	// storage changes with every claim, volume, storage class and the like, and
+	// with every placed pod that has claims. claimUsers are the nodes of those
+	// pods, by claim ("namespace/name").
+	storage    uint64
+	claimUsers map[string]map[types.UID]string
 
 	// related is what relations look up.
 	related
@@ -163,7 +166,7 @@ type Snapshot struct {
 func NewSnapshot() *Snapshot {
 	return &Snapshot{
 		byName: map[string]int{}, homeless: map[string]map[types.UID]*Pod{},
-		where: map[types.UID]string{}, imageNodes: map[string]int{}, related: newRelated(),
+		where: map[types.UID]string{}, imageNodes: map[string]int{}, claimUsers: map[string]map[types.UID]string{}, related: newRelated(),
 	}
 }
 
@@ -261,6 +264,7 @@ func (s *Snapshot) SetPod(p *Pod, node string) {
 		s.uncount(p.UID, old)
 	}
 	s.where[p.UID] = node
+	s.use(p, node)
 	if i, ok := s.byName[node]; ok {
 		s.nodes[i].add(p, 1)
 		s.put(p, s.nodes[i])
@@ -313,12 +317,35 @@ func (s *Snapshot) uncount(uid types.UID, node string) {
 			n.add(p, -1)
 			s.related.drop(p)
 			s.touch(n)
+			s.use(p, "")
 		}
 		return
+	}
+	if p := s.homeless[node][uid]; p != nil {
+		s.use(p, "")
 	}
 	delete(s.homeless[node], uid)
 	if len(s.homeless[node]) == 0 {
 		delete(s.homeless, node)
+	}
+}
+
+// use notes which claims a pod on a node uses; "" for no more.
+func (s *Snapshot) use(p *Pod, node string) {
+	for _, name := range p.claims {
+		key := p.Namespace + "/" + name
+		if node == "" {
+			delete(s.claimUsers[key], p.UID)
+			if len(s.claimUsers[key]) == 0 {
+				delete(s.claimUsers, key)
+			}
+		} else {
+			if s.claimUsers[key] == nil {
+				s.claimUsers[key] = map[types.UID]string{}
+			}
+			s.claimUsers[key][p.UID] = node
+		}
+		s.storage++
 	}
 }
 

@@ -35,6 +35,11 @@ type volumeBinder struct {
 	classes client.Informer[*storagev1.StorageClass]
 	taken   map[string]*corev1.PersistentVolume
 
+	drivers  client.Informer[*storagev1.CSIDriver]
+	csiNodes client.Informer[*storagev1.CSINode]
+	capacity client.Informer[*storagev1.CSIStorageCapacity]
+	snapshot *Snapshot // who uses claims; guarded by the scheduler's lock
+
 	mu      sync.Mutex
 	changed chan struct{} // closed at the next change of a claim or volume
 	waiting map[types.UID]context.CancelCauseFunc
@@ -74,7 +79,23 @@ func newVolumeBinder(door client.Interface, informers *client.Informers, happene
 	if err != nil {
 		return nil, nil, fmt.Errorf("watch storage classes: %w", err)
 	}
-	return b, []cache.DoneChecker{claims.HasSyncedChecker(), volumes.HasSyncedChecker(), classes.HasSyncedChecker()}, nil
+	synced := []cache.DoneChecker{claims.HasSyncedChecker(), volumes.HasSyncedChecker(), classes.HasSyncedChecker()}
+	if err := b.capacity.AddIndex(byStorageClass, func(c *storagev1.CSIStorageCapacity) []string { return []string{c.StorageClassName} }); err != nil {
+		return nil, nil, err
+	}
+	drivers, err := b.drivers.OnChange(func(*storagev1.CSIDriver, *storagev1.CSIDriver) { happened() })
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch CSI drivers: %w", err)
+	}
+	nodes, err := b.csiNodes.OnChange(func(*storagev1.CSINode, *storagev1.CSINode) { happened() })
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch CSI nodes: %w", err)
+	}
+	capacity, err := b.capacity.OnChange(func(*storagev1.CSIStorageCapacity, *storagev1.CSIStorageCapacity) { happened() })
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch storage capacities: %w", err)
+	}
+	return b, append(synced, drivers.HasSyncedChecker(), nodes.HasSyncedChecker(), capacity.HasSyncedChecker()), nil
 }
 
 // wake lets those that wait for claims look again.
@@ -104,6 +125,24 @@ func (b *volumeBinder) class(name string) *storagev1.StorageClass {
 	return c
 }
 
+func (b *volumeBinder) driver(name string) *storagev1.CSIDriver {
+	d, _ := b.drivers.Get("", name)
+	return d
+}
+
+func (b *volumeBinder) csiNode(name string) *storagev1.CSINode {
+	n, _ := b.csiNodes.Get("", name)
+	return n
+}
+
+func (b *volumeBinder) capacities(class string) []*storagev1.CSIStorageCapacity {
+	return b.capacity.ByIndex(byStorageClass, class)
+}
+
+func (b *volumeBinder) users(namespace, claim string) map[types.UID]string {
+	return b.snapshot.claimUsers[namespace+"/"+claim]
+}
+
 func (b *volumeBinder) reserved() map[string]*corev1.PersistentVolume { return b.taken }
 
 // reserve chooses volumes for a pod's waiting claims on its node and keeps
@@ -116,9 +155,9 @@ func (b *volumeBinder) reserve(p *Pod, node *corev1.Node) ([]choice, error) {
 	if why != "" {
 		return nil, errors.New(why)
 	}
-	choices, ok := choose(b, vols.waiting, node)
-	if !ok {
-		return nil, errors.New(reasonNoVolume)
+	choices, why := choose(b, vols.waiting, node)
+	if why != "" {
+		return nil, errors.New(why)
 	}
 	for _, c := range choices {
 		if c.volume != nil {

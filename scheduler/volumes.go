@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/component-helpers/storage/volume"
 )
@@ -22,6 +23,13 @@ type storage interface {
 	class(name string) *storagev1.StorageClass
 	// reserved are volumes that are being bound for pods placed before.
 	reserved() map[string]*corev1.PersistentVolume
+	// driver and csiNode are what CSI drivers say of themselves, and of a node;
+	// capacities what they have left for a class.
+	driver(name string) *storagev1.CSIDriver
+	csiNode(name string) *storagev1.CSINode
+	capacities(class string) []*storagev1.CSIStorageCapacity
+	// users are the nodes of the placed pods that use a claim.
+	users(namespace, claim string) map[types.UID]string
 }
 
 // claimNames are the claims behind a pod's volumes.
@@ -110,11 +118,13 @@ const (
 	reasonAffinity = "node(s) had volume node affinity conflict"
 	reasonNoVolume = "node(s) didn't find available persistent volumes to bind"
 	reasonZone     = "node(s) had no available volume zone"
+	reasonCapacity = "node(s) did not have enough free storage"
 )
 
 // choose finds a volume for every waiting claim on a node: smaller claims
-// first, so that a large volume is not spent on a small claim.
-func choose(s storage, waiting []*corev1.PersistentVolumeClaim, node *corev1.Node) ([]choice, bool) {
+// first, so that a large volume is not spent on a small claim. Without one it
+// says why.
+func choose(s storage, waiting []*corev1.PersistentVolumeClaim, node *corev1.Node) ([]choice, string) {
 	waiting = slices.Clone(waiting)
 	slices.SortStableFunc(waiting, func(a, b *corev1.PersistentVolumeClaim) int {
 		x, y := a.Spec.Resources.Requests[corev1.ResourceStorage], b.Spec.Resources.Requests[corev1.ResourceStorage]
@@ -128,13 +138,13 @@ func choose(s storage, waiting []*corev1.PersistentVolumeClaim, node *corev1.Nod
 	for _, claim := range waiting {
 		selected := claim.Annotations[volume.AnnSelectedNode]
 		if selected != "" && selected != node.Name {
-			return nil, false // being provisioned on another node
+			return nil, reasonNoVolume // being provisioned on another node
 		}
 		class := volume.GetPersistentVolumeClaimClass(claim)
 		if selected == "" {
 			v, err := volume.FindMatchingVolume(claim, s.candidates(class), node, taken, false, true)
 			if err != nil {
-				return nil, false
+				return nil, reasonNoVolume
 			}
 			if v != nil {
 				taken[v.Name] = v
@@ -144,11 +154,14 @@ func choose(s storage, waiting []*corev1.PersistentVolumeClaim, node *corev1.Nod
 		}
 		c := s.class(class)
 		if c == nil || c.Provisioner == "" || c.Provisioner == volume.NotSupportedProvisioner || !topologyAllows(c.AllowedTopologies, node) {
-			return nil, false
+			return nil, reasonNoVolume
+		}
+		if !hasCapacity(s, c, claim, node) {
+			return nil, reasonCapacity
 		}
 		out = append(out, choice{claim, nil})
 	}
-	return out, true
+	return out, ""
 }
 
 // topologyAllows says that a class provisions on a node: it has no terms, or
@@ -195,7 +208,10 @@ func (f volumeBinding) For(p *Pod) Check {
 		return nil // volumesReady has said so
 	}
 	conflict := no(&Reason{Plugin: f.Name(), Text: reasonAffinity, Unresolvable: true})
-	none := no(&Reason{Plugin: f.Name(), Text: reasonNoVolume, Unresolvable: true})
+	none := map[string][]*Reason{}
+	for _, why := range []string{reasonNoVolume, reasonCapacity} {
+		none[why] = no(&Reason{Plugin: f.Name(), Text: why, Unresolvable: true})
+	}
 	return func(n *Node) []*Reason {
 		for _, v := range vols.bound {
 			if volume.CheckNodeAffinity(v, n.Labels) != nil {
@@ -203,8 +219,8 @@ func (f volumeBinding) For(p *Pod) Check {
 			}
 		}
 		if len(vols.waiting) > 0 {
-			if _, ok := choose(f.storage, vols.waiting, n.Node); !ok {
-				return none
+			if _, why := choose(f.storage, vols.waiting, n.Node); why != "" {
+				return none[why]
 			}
 		}
 		return nil

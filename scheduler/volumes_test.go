@@ -17,7 +17,16 @@ type shelf struct {
 	volumes []*corev1.PersistentVolume
 	classes map[string]*storagev1.StorageClass
 	taken   map[string]*corev1.PersistentVolume
+	drivers map[string]*storagev1.CSIDriver
+	nodes   map[string]*storagev1.CSINode
+	space   []*storagev1.CSIStorageCapacity
+	placed  map[types.UID]string
 }
+
+func (s *shelf) driver(name string) *storagev1.CSIDriver           { return s.drivers[name] }
+func (s *shelf) csiNode(name string) *storagev1.CSINode            { return s.nodes[name] }
+func (s *shelf) capacities(string) []*storagev1.CSIStorageCapacity { return s.space }
+func (s *shelf) users(string, string) map[types.UID]string         { return s.placed }
 
 func (s *shelf) claim(_, name string) *corev1.PersistentVolumeClaim { return s.claims[name] }
 func (s *shelf) class(name string) *storagev1.StorageClass          { return s.classes[name] }
@@ -146,7 +155,7 @@ func TestVolumesDecideTheNode(t *testing.T) {
 	}
 	// What another pod has reserved is not there for the next.
 	s.taken = map[string]*corev1.PersistentVolume{"static-a": s.volumes[1]}
-	if _, ok := choose(s, []*corev1.PersistentVolumeClaim{s.claims["static1"]}, nodes[0]); ok {
+	if _, why := choose(s, []*corev1.PersistentVolumeClaim{s.claims["static1"]}, nodes[0]); why == "" {
 		t.Error("a reserved volume was chosen again")
 	}
 }
