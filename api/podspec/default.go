@@ -1,6 +1,8 @@
 package podspec
 
 import (
+	"strings"
+
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -131,6 +133,12 @@ func defaultHTTPGet(h *corev1.HTTPGetAction) {
 // pullPolicy is Always for an image that is named by the tag latest or by
 // nothing at all.
 func pullPolicy(image string) corev1.PullPolicy {
+	if tag, ok := plainImage(image); ok {
+		if tag == "" || tag == "latest" {
+			return corev1.PullAlways
+		}
+		return corev1.PullIfNotPresent
+	}
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return corev1.PullIfNotPresent
@@ -141,6 +149,34 @@ func pullPolicy(image string) corev1.PullPolicy {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent
+}
+
+// plainImage returns the tag of an image whose name is obviously valid. That
+// saves most pods the parser, which takes longer than all other defaults.
+func plainImage(image string) (tag string, ok bool) {
+	name, tag, tagged := strings.Cut(image, ":")
+	if len(name) > 128 || len(name) == 64 || len(tag) > 128 || tagged && tag == "" {
+		return "", false // too long, or an image's ID
+	}
+	within := false // a part of the name
+	for i := range len(name) {
+		switch b := name[i]; {
+		case 'a' <= b && b <= 'z' || '0' <= b && b <= '9':
+			within = true
+		case within && (b == '/' || b == '.' || b == '-' || b == '_'):
+			within = false
+		default:
+			return "", false
+		}
+	}
+	for i := range len(tag) {
+		b := tag[i]
+		word := 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9' || b == '_'
+		if !word && (i == 0 || b != '.' && b != '-') {
+			return "", false
+		}
+	}
+	return tag, within
 }
 
 func defaultVolume(v *corev1.Volume) {

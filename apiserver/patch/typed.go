@@ -19,9 +19,9 @@ func Decode(patch []byte) (doc map[string]any, strict []error, err error) { retu
 
 // Onto merges a decoded patch into a typed object, which it changes, without
 // the detour over a document of maps. ok is false, and obj in an unknown state,
-// for whatever needs more than setting and clearing fields: lists of objects,
-// directives, unknown fields, values of the wrong type. strategic says that
-// lists merge by the tags of the type.
+// for whatever needs more: directives, lists that merge other than by a key,
+// unknown fields, values of the wrong type. strategic says that lists merge by
+// the tags of the type.
 func Onto(obj runtime.Object, patch map[string]any, strategic bool) (ok bool) {
 	m := merger{strategic: strategic}
 	return m.structure(reflect.ValueOf(obj).Elem(), patch)
@@ -70,8 +70,17 @@ func (m *merger) structure(to reflect.Value, from map[string]any) bool {
 	}
 	for _, name := range m.keys(from) {
 		f, ok := known.named[name]
-		if !ok || m.strategic && f.merges {
+		if !ok {
+			if of, is := strings.CutPrefix(name, elementOrder); m.strategic && is && from[of] != nil {
+				continue // goes with its list
+			}
 			return false
+		}
+		if m.strategic && f.merges {
+			if !m.merge(to.FieldByIndex(f.index), f.key, from[name], from[elementOrder+name]) {
+				return false
+			}
+			continue
 		}
 		m.sayString(name)
 		if !m.set(to.FieldByIndex(f.index), from[name]) {
@@ -219,7 +228,7 @@ func isBytes(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8
 }
 
-// list replaces bytes, or a list of strings.
+// list replaces bytes, or a list of strings or of objects.
 func (m *merger) list(to reflect.Value, val any) bool {
 	if m.applied {
 		return false
@@ -236,10 +245,22 @@ func (m *merger) list(to reflect.Value, val any) bool {
 		to.SetBytes(b)
 		return true
 	case []any:
-		if to.Type().Elem().Kind() != reflect.String || len(v) > math.MaxInt16 {
+		if len(v) > math.MaxInt16 {
 			return false
 		}
 		list := reflect.MakeSlice(to.Type(), len(v), len(v))
+		if to.Type().Elem().Kind() == reflect.Struct {
+			for i := range v {
+				if hasNull(v[i]) || !m.set(list.Index(i), v[i]) {
+					return false
+				}
+			}
+			to.Set(list)
+			return true
+		}
+		if to.Type().Elem().Kind() != reflect.String {
+			return false
+		}
 		for i := range v {
 			s, ok := v[i].(string)
 			if !ok {
@@ -256,7 +277,8 @@ func (m *merger) list(to reflect.Value, val any) bool {
 // jsonField is a field of a struct as JSON knows it.
 type jsonField struct {
 	index  []int
-	merges bool // has a patch strategy of its own
+	merges bool   // has a patch strategy of its own
+	key    string // by which field of theirs the elements of a list merge, if that is all of the strategy
 }
 
 type jsonFields struct {
@@ -276,7 +298,11 @@ func fieldsOf(t reflect.Type) *jsonFields {
 		if !f.IsExported() || name == "-" || name == "" || strings.Contains(opts, "inline") || len(f.Index) > 1 && !inlined(t, f.Index) {
 			continue
 		}
-		jf := jsonField{index: f.Index, merges: f.Tag.Get("patchStrategy") != ""}
+		strategy := f.Tag.Get("patchStrategy")
+		jf := jsonField{index: f.Index, merges: strategy != ""}
+		if strategy == "merge" && f.Type.Kind() == reflect.Slice && f.Type.Elem().Kind() == reflect.Struct {
+			jf.key = f.Tag.Get("patchMergeKey")
+		}
 		out.named[name] = jf
 		out.all = append(out.all, jf)
 	}

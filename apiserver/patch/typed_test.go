@@ -2,6 +2,9 @@ package patch
 
 import (
 	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,6 +24,69 @@ func deployment() *appsv1.Deployment {
 	d.Spec.Template.Spec = corev1.PodSpec{NodeSelector: map[string]string{"n": "1"}, TerminationGracePeriodSeconds: &ten,
 		Containers: []corev1.Container{{Name: "c", Image: "i"}}}
 	return d
+}
+
+func running() *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{
+		Conditions: []corev1.PodCondition{{Type: "PodScheduled", Status: "True"}}, PodIPs: []corev1.PodIP{{IP: "10.0.0.1"}},
+		ContainerStatuses: []corev1.ContainerStatus{{Name: "c", RestartCount: 3}}}}
+}
+
+// podStatus is what kubelets send.
+const podStatus = `{"metadata":{"uid":"u"},"status":{"$setElementOrder/conditions":[{"type":"Ready"},{"type":"PodScheduled"}],` +
+	`"conditions":[{"type":"Ready","status":"True","lastTransitionTime":"2020-01-02T03:04:05Z"}],"phase":"Running",` +
+	`"containerStatuses":[{"name":"c","ready":true,"restartCount":0,"image":"i","imageID":"","state":{"running":{"startedAt":"2020-01-02T03:04:05Z"}},"lastState":{}}]}}`
+
+// TestListsThatMerge holds random lists, patches and orders against the way
+// over maps.
+func TestListsThatMerge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	types := []string{"A", "B", "C", "D", "E"}
+	some := func() []string {
+		rng.Shuffle(len(types), func(i, j int) { types[i], types[j] = types[j], types[i] })
+		return slices.Clone(types[:rng.IntN(len(types))])
+	}
+	fast := 0
+	for range 3000 {
+		p := running()
+		p.Status.Conditions = nil
+		for _, c := range some() {
+			p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodConditionType(c), Status: "False", Reason: "Old"})
+		}
+		change := []any{}
+		for _, c := range some() {
+			change = append(change, map[string]any{"type": c, "status": "True"})
+		}
+		status := map[string]any{"conditions": change}
+		if rng.IntN(2) == 0 {
+			order := []any{}
+			for _, c := range some() {
+				order = append(order, map[string]any{"type": c})
+			}
+			status["$setElementOrder/conditions"] = order
+		}
+		js, err := json.Marshal(map[string]any{"status": status})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, strategic := range []bool{true, false} {
+			got := p.DeepCopy()
+			doc, _, err := Decode(js)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !Onto(got, doc, strategic) {
+				continue
+			}
+			fast++
+			if want := overMaps(t, p, string(js), strategic); !apiequality.Semantic.DeepEqual(got, want) {
+				t.Fatalf("%s (strategic %v) on %+v gives\n%+v, want\n%+v", js, strategic, p.Status.Conditions, got.Status.Conditions, want.(*corev1.Pod).Status.Conditions)
+			}
+		}
+	}
+	if fast < 1000 {
+		t.Errorf("only %d of 6000 were merged in place", fast)
+	}
 }
 
 // TestOnto holds what is set in place against the way over maps.
@@ -46,7 +112,21 @@ func TestOnto(t *testing.T) {
 		{deployment(), `{"spec":{"template":{"spec":{"securityContext":{"runAsUser":1,"seLinuxOptions":{"level":"s0"}}}}}}`, true},
 		{deployment(), `{"status":{"replicas":2}}`, true},
 		{deployment(), `{"metadata":{"creationTimestamp":"2020-01-02T03:04:05Z"}}`, true},
-		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"j"}]}}}}`, false},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"j"}]}}}}`, true},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"d","image":"j","ports":[{"containerPort":1}],"env":[{"name":"a","value":"b"}]}]}}}}`, true},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c","image":null,"command":["a"]}]}}}}`, true},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}}}}`, false},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c"},{"name":"c"}]}}}}`, true},
+		{deployment(), `{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"b"},{"name":"c"}],"containers":[{"name":"b","image":"j"}]}}}}`, true},
+		{deployment(), `{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"b"}],"containers":[{"name":"b","image":"j"}]}}}}`, false},
+		{deployment(), `{"spec":{"template":{"spec":{"containers":[{"name":"c","$patch":"delete"}]}}}}`, false},
+		{deployment(), `{"spec":{"template":{"spec":{"$setElementOrder/containers":[{"name":"c"}]}}}}`, false},
+		{deployment(), `{"spec":{"template":{"spec":{"tolerations":[{"key":"a"},{"key":"b","operator":"Exists"}]}}}}`, true},
+		{running(), podStatus, true},
+		{running(), `{"status":{"conditions":[{"type":"Ready","status":"False"}]}}`, true},
+		{running(), `{"status":{"podIPs":[{"ip":"10.0.0.1"},{"ip":"fd::1"}]}}`, true},
+		{running(), `{"status":{"containerStatuses":[{"name":"c","state":{"running":null}}]}}`, false},
+		{running(), `{"status":{"containerStatuses":[]}}`, true},
 		{deployment(), `{"spec":{"replicas":"3"}}`, false},
 		{deployment(), `{"spec":{"replicas":3000000000}}`, false},
 		{deployment(), `{"spec":{"replicas":1.5}}`, false},
@@ -109,6 +189,8 @@ func overMaps(t *testing.T, obj runtime.Object, patch string, strategic bool) ru
 		*o = appsv1.Deployment{}
 	case *corev1.ConfigMap:
 		*o = corev1.ConfigMap{}
+	case *corev1.Pod:
+		*o = corev1.Pod{}
 	case *corev1.ResourceQuota:
 		*o = corev1.ResourceQuota{}
 	}
@@ -166,6 +248,16 @@ func TestApplyDescribes(t *testing.T) {
 		doc, _, _ := Decode([]byte(conf))
 		if _, ok := Apply(deployment(), doc); ok {
 			t.Errorf("%s was merged in place", conf)
+		}
+	}
+}
+
+func BenchmarkPodStatus(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		doc, _, _ := Decode([]byte(podStatus))
+		if !Onto(running(), doc, true) {
+			b.Fatal("not in place")
 		}
 	}
 }

@@ -40,7 +40,7 @@ func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
 	})
 	group.Go("admission-policies", rules.Run)
 	return plugins.Default(plugins.Config{
-		Door: cp.root, Authz: cp.auth, Log: cp.log, Now: time.Now,
+		Door: cp.server.Inside(masters), Authz: cp.auth, Log: cp.log, Now: time.Now,
 		Late: []admission.Plugin{rules.Mutating(), hooks.Mutating(), rules.Validating(), hooks.Validating()},
 	})
 }

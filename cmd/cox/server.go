@@ -19,8 +19,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coxswain/cox/apiserver/admission"
-	"github.com/coxswain/cox/apiserver/admission/plugins"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers/certificates"
@@ -396,11 +394,6 @@ func (c *config) pkiConfig(log *slog.Logger) pki.Config {
 		Hostname: host, IPs: ips, ServiceIPs: []net.IP{c.serviceIP().AsSlice()},
 		ClusterDomain: c.ClusterDomain, ExtraSANs: c.TLSSANs, Log: log,
 	}
-}
-
-// admission is the default chain, reading through the server itself.
-func (cp *controlPlane) admission() []admission.Plugin {
-	return plugins.Default(plugins.Config{Door: cp.root, Authz: cp.auth, Log: cp.log, Now: time.Now})
 }
 
 // nodeRules are the rules of the role system:node.

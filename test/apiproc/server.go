@@ -108,7 +108,8 @@ func run(ctx context.Context, s settings) error {
 	}
 	defer st.Close()
 	late := &lateDoor{}
-	root := client.As(late, client.User{Name: "system:apiserver", Groups: []string{"system:masters", "system:authenticated"}})
+	user := client.User{Name: "system:apiserver", Groups: []string{"system:masters", "system:authenticated"}}
+	root := client.As(late, user)
 	turns := flow.New(flow.Config{Door: root, Log: log})
 	defer turns.Close()
 	allowed := authz.Union(authz.Masters())
@@ -121,7 +122,7 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	late.Interface = srv.Door()
-	srv.SetAdmission(plugins.Default(plugins.Config{Door: root, Authz: allowed, Log: log, Now: time.Now}))
+	srv.SetAdmission(plugins.Default(plugins.Config{Door: srv.Inside(user), Authz: allowed, Log: log, Now: time.Now}))
 	srv.Metrics().MustRegister(turns.Collectors()...)
 	work, end := context.WithCancel(context.Background())
 	defer end()
