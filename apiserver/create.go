@@ -48,14 +48,30 @@ func (c *call) create(ctx context.Context) (*answer, error) {
 		}
 		ans, name, err := t.createOnce(obj)
 		t.finish(err == nil)
-		if err == nil || !generated || !apierrors.IsAlreadyExists(err) {
+		if err == nil || !apierrors.IsAlreadyExists(err) {
 			return ans, err
+		}
+		if !generated {
+			return nil, c.exists(ctx, obj, err)
 		}
 		if try == nameTries {
 			return nil, apierrors.NewGenerateNameConflict(c.res.gr, name, 1)
 		}
 		t.restart()
 	}
+}
+
+// exists says of the conflict with an object that this one is going.
+func (c *call) exists(ctx context.Context, obj runtime.Object, err error) error {
+	m := accessor(obj)
+	e, gone := c.res.store.Get(ctx, c.res.key(m.GetNamespace(), m.GetName()), "0")
+	var st *apierrors.StatusError
+	if gone == nil && accessor(e.Object).GetDeletionTimestamp() != nil && errors.As(err, &st) {
+		going := *st
+		going.ErrStatus.Message = "object is being deleted: " + st.ErrStatus.Message
+		return &going
+	}
+	return err
 }
 
 func (t *transaction) createOnce(obj runtime.Object) (ans *answer, name string, err error) {

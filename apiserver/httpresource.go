@@ -263,7 +263,9 @@ func (h *httpCall) loadObject() error {
 	}
 	if s, ok := runtime.AsStrictDecodingError(strict); ok {
 		for _, e := range s.Errors() {
-			h.warn(e.Error())
+			for _, line := range strictLines(e) {
+				h.warn(line)
+			}
 		}
 	}
 	return nil

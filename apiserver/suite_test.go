@@ -215,6 +215,7 @@ var suite = []step{
 		}
 	}},
 	{name: "no new finalizers", req: patching(types.MergePatchType, cms, "a", "one", `{"metadata":{"finalizers":["x/a","x/c"]}}`), want: `metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{"x/c"}`, reason: metav1.StatusReasonInvalid},
+	{name: "create what is going", req: create(cms, "a", cm("one")), want: `object is being deleted: configmaps "one" already exists`, reason: metav1.StatusReasonAlreadyExists},
 	{name: "last finalizer", req: patching(types.MergePatchType, cms, "a", "one", `{"metadata":{"finalizers":null}}`)},
 	{name: "gone", req: verb(client.Get, cms, "a", "one"), want: `configmaps "one" not found`, reason: metav1.StatusReasonNotFound},
 	{name: "delete", req: verb(client.Delete, cms, "a", "m"), check: func(t *testing.T, res *client.Result) {

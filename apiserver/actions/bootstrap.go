@@ -8,13 +8,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/utils/ptr"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,8 +24,11 @@ type BootstrapConfig struct {
 	// ServiceCIDRs are the service ranges; the first address of the first one
 	// is the API server's.
 	ServiceCIDRs []netip.Prefix
-	// Endpoint is the address and port under which this server is reached.
-	Endpoint netip.AddrPort
+	// Port is the one at which API servers listen.
+	Port int32
+	// Join makes this server one of the Service's endpoints, once there are
+	// namespaces.
+	Join func(context.Context) error
 	// ClientCA and FrontProxyCA (PEM) are published for extension servers.
 	ClientCA, FrontProxyCA string
 	// FrontProxyNames are the common names that the front proxy may have.
@@ -36,7 +37,7 @@ type BootstrapConfig struct {
 
 // Bootstrap creates what upstream's API server creates at its start and is
 // still absent: the four namespaces, the system priority classes, the
-// kubernetes Service with its endpoints, the default ServiceCIDR, the CA
+// kubernetes Service with this server among its endpoints, the default ServiceCIDR, the CA
 // data for extension servers, and the date since which tokens' use is noted. It
 // is idempotent. c needs full rights.
 func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
@@ -84,6 +85,7 @@ func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) err
 	}
 	g, gctx = errgroup.WithContext(ctx)
 	g.Go(func() error { return kubernetesService(gctx, c, cfg) })
+	g.Go(func() error { return cfg.Join(gctx) })
 	g.Go(func() error { return tokenTracking(gctx, c) })
 	if cfg.ClientCA != "" {
 		g.Go(func() error { return extensionAuth(gctx, c, cfg) })
@@ -113,8 +115,8 @@ func ensure[T client.Object](ctx context.Context, r client.Resource[T], obj T) e
 	return nil
 }
 
-// kubernetesService publishes the API server as Service default/kubernetes,
-// with Endpoints and an EndpointSlice that name this server.
+// kubernetesService publishes the API servers as Service default/kubernetes,
+// whose endpoints are those that Join tells of.
 func kubernetesService(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
 	first := cfg.ServiceCIDRs[0].Masked().Addr().Next().String()
 	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
@@ -122,52 +124,11 @@ func kubernetesService(ctx context.Context, c client.Interface, cfg BootstrapCon
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: labels},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: first, SessionAffinity: corev1.ServiceAffinityNone,
-			Ports: []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(int32(cfg.Endpoint.Port())), Protocol: corev1.ProtocolTCP}},
+			Ports: []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(cfg.Port), Protocol: corev1.ProtocolTCP}},
 		},
 	})
 	if err != nil {
 		return fmt.Errorf("publish the kubernetes service: %w", err)
-	}
-	port := int32(cfg.Endpoint.Port())
-	subsets := []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: cfg.Endpoint.Addr().String()}},
-		Ports:     []corev1.EndpointPort{{Name: "https", Port: port, Protocol: corev1.ProtocolTCP}},
-	}}
-	mirror := map[string]string{discoveryv1.LabelSkipMirror: "true"}
-	endpoints := client.Endpoints.In(c, "default")
-	if err := ensure(ctx, endpoints, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: mirror}, Subsets: subsets}); err != nil {
-		return fmt.Errorf("publish the kubernetes endpoints: %w", err)
-	}
-	if _, err := endpoints.Mutate(ctx, "kubernetes", "", func(e *corev1.Endpoints) (bool, error) {
-		same := reflect.DeepEqual(e.Subsets, subsets)
-		e.Subsets = subsets
-		return !same, nil
-	}); err != nil {
-		return fmt.Errorf("publish the kubernetes endpoints: %w", err)
-	}
-	family := discoveryv1.AddressTypeIPv4
-	if cfg.Endpoint.Addr().Is6() {
-		family = discoveryv1.AddressTypeIPv6
-	}
-	want := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: "kubernetes", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
-		AddressType: family,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{cfg.Endpoint.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: &port, Protocol: ptr.To(corev1.ProtocolTCP)}},
-	}
-	slices := client.EndpointSlices.In(c, "default")
-	if err := ensure(ctx, slices, want.DeepCopy()); err != nil {
-		return fmt.Errorf("publish the kubernetes endpoint slice: %w", err)
-	}
-	_, err = slices.Mutate(ctx, "kubernetes", "", func(s *discoveryv1.EndpointSlice) (bool, error) {
-		if len(s.Endpoints) == 1 && reflect.DeepEqual(s.Endpoints[0].Addresses, want.Endpoints[0].Addresses) && reflect.DeepEqual(s.Ports, want.Ports) {
-			return false, nil
-		}
-		s.Endpoints, s.Ports = want.Endpoints, want.Ports
-		return true, nil
-	})
-	if err != nil {
-		return fmt.Errorf("publish the kubernetes endpoint slice: %w", err)
 	}
 	return nil
 }

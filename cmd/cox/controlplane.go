@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,7 @@ import (
 	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/apiserver/encryption"
 	"github.com/coxswain/cox/apiserver/flow"
+	"github.com/coxswain/cox/apiserver/peers"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
@@ -93,6 +95,8 @@ type controlPlane struct {
 	service *actions.Services
 	flow    *flow.Controller // nil without flow control
 	crds    *crd.Manager
+	backend store.Backend
+	peers   *peers.Member
 	http    *apiserver.Listening
 	closers []func()
 }
@@ -131,6 +135,7 @@ func (cp *controlPlane) openStore(ctx context.Context) error {
 	if cp.crypt, err = cp.openEncryption(ctx); err != nil {
 		return fmt.Errorf("--encryption-provider-config: %w", err)
 	}
+	cp.backend = backend
 	sc := store.Config{Backend: backend, Table: table, Log: cp.log.With("component", "store")}
 	if cp.crypt != nil {
 		sc.Transformer = cp.crypt.Transformer
@@ -230,6 +235,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
+	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{
 		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,
 		Log: cp.log.With("component", "crd"),
@@ -248,10 +254,23 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		group.Go("encryption", cp.crypt.Run)
 	}
 	group.Go("authentication", users.run)
+	group.Go("peers", cp.peers.Run)
 	group.Go("authorization", order.Run)
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
 	return nil
+}
+
+// member is this server among those that share its etcd.
+func (cp *controlPlane) member() *peers.Member {
+	host, err := os.Hostname()
+	if err != nil {
+		host = cp.cfg.NodeName
+	}
+	return peers.New(peers.Config{
+		Backend: cp.backend, Door: cp.root, Hostname: host, Log: cp.log.With("component", "peers"),
+		Endpoint: netip.AddrPortFrom(netip.MustParseAddr(cp.cfg.AdvertiseAddress), uint16(cp.cfg.Port)),
+	})
 }
 
 // listen opens the HTTPS door.
@@ -277,8 +296,8 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	go func() {
 		errs <- actions.Bootstrap(ctx, cp.root, actions.BootstrapConfig{
 			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(c.ServiceCIDR)},
-			Endpoint:     netip.AddrPortFrom(netip.MustParseAddr(c.AdvertiseAddress), uint16(c.Port)),
-			ClientCA:     string(cp.bundle.CA.PEM()), FrontProxyCA: string(cp.bundle.FrontProxyCA.PEM()),
+			Port:         int32(c.Port), Join: cp.peers.Join,
+			ClientCA: string(cp.bundle.CA.PEM()), FrontProxyCA: string(cp.bundle.FrontProxyCA.PEM()),
 			FrontProxyNames: fmt.Sprintf("[%q]", pki.FrontProxyUser),
 		})
 	}()
@@ -313,6 +332,9 @@ func (cp *controlPlane) drain() {
 	defer cancel()
 	if cp.http == nil {
 		return
+	}
+	if err := cp.peers.Leave(ctx); err != nil {
+		cp.log.Warn("clients may still be sent here", "error", err)
 	}
 	if err := cp.http.Close(ctx); err != nil {
 		cp.log.Warn("the API server was closed", "error", err)

@@ -49,6 +49,10 @@ func New(t testing.TB, dir string, etcd ...string) *Proc {
 	return p
 }
 
+// Advertise has the server tell its peers that it is reached there. It is
+// called before Start.
+func (p *Proc) Advertise(address string) { p.s.Advertise = address }
+
 // Start starts the server, again under its first address, and returns once it
 // answers.
 func (p *Proc) Start() {

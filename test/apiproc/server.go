@@ -7,12 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 
 	"github.com/coxswain/cox/api"
@@ -23,6 +27,7 @@ import (
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/apiserver/flow"
+	"github.com/coxswain/cox/apiserver/peers"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/store"
@@ -35,6 +40,8 @@ type settings struct {
 	Address string   // where to listen
 	Etcd    []string // an etcd elsewhere
 	Compact time.Duration
+	// Advertise is where the server says that it is reached; "" says nothing.
+	Advertise string
 }
 
 const variable = "COX_TEST_APIPROC"
@@ -130,12 +137,43 @@ func run(ctx context.Context, s settings) error {
 	crds := crd.New(crd.Config{Door: root, Server: srv, Forget: st.Forget, Log: log})
 	go func() { _ = crds.Run(work) }()
 	door := srv.Listen(l, bundle.APIServer.ServerTLS())
+	leave, err := join(work, s, b, root, log)
+	if err != nil {
+		return err
+	}
 	fmt.Println("ready", l.Addr())
 	<-ctx.Done()
 	closing, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	if err := leave(closing); err != nil {
+		return err
+	}
 	if err := door.Close(closing); err != nil {
 		return err
 	}
 	return srv.Shutdown(closing)
+}
+
+// join makes the server one of several, if it is to say where it is, and
+// returns how it says good-bye.
+func join(ctx context.Context, s settings, b store.Backend, root client.Interface, log *slog.Logger) (leave func(context.Context) error, err error) {
+	if s.Advertise == "" {
+		return func(context.Context) error { return nil }, nil
+	}
+	at, err := netip.ParseAddrPort(s.Advertise)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem} {
+		_, err := client.Namespaces.In(root, "").Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return nil, err
+		}
+	}
+	m := peers.New(peers.Config{Backend: b, Door: root, Endpoint: at, Hostname: at.Addr().String(), Log: log})
+	if err := m.Join(ctx); err != nil {
+		return nil, err
+	}
+	go func() { _ = m.Run(ctx) }()
+	return m.Leave, nil
 }

@@ -14,9 +14,10 @@ import (
 )
 
 // namespaceLifecycle refuses new objects in a namespace that is absent or
-// being deleted, and the deletion of the namespaces that a cluster needs.
+// being deleted, before anything else looks at them, and the deletion of the
+// namespaces that a cluster needs.
 func namespaceLifecycle(d deps) *plugin {
-	return &plugin{name: "NamespaceLifecycle", ops: ops(admission.Create, admission.Delete), validate: d.namespaceAlive}
+	return &plugin{name: "NamespaceLifecycle", ops: ops(admission.Create, admission.Delete), admit: d.namespaceAlive}
 }
 
 var immortal = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
