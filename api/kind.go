@@ -120,6 +120,9 @@ type View struct {
 	// Check adds to the strategy's validation what only this version demands
 	// of a hub object written through it; old is nil on create.
 	Check func(obj, old runtime.Object) field.ErrorList
+	// Deprecated, where set, is the warning that every request through this
+	// version brings.
+	Deprecated string
 	// ShortNames and Categories differ from the kind's only where upstream's
 	// do; nil means the kind's.
 	ShortNames []string

@@ -153,7 +153,11 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if st.Warnings != nil {
 		t.warns = append(t.warns, st.Warnings(obj, nil)...)
 	}
-	return t.validate(a)
+	if err := t.validate(a); err != nil {
+		return err
+	}
+	t.res.settle(obj)
+	return nil
 }
 
 // generateName appends five random characters, cutting the base so that the

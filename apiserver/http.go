@@ -307,6 +307,9 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.U
 	if err == nil {
 		err = s.decide(r.Context(), a, rec)
 	}
+	if err == nil && r.URL.RawQuery != "" {
+		_, err = requestedTimeout(r)
+	}
 	if err != nil {
 		st := wire.Status(err)
 		rec.End(st.Code, st)

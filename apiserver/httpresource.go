@@ -40,6 +40,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 	var optErr error
 	if r.URL.RawQuery != "" {
 		req.Options, optErr = parseOptions(r.URL.Query(), req.Verb)
+		if _, err := requestedTimeout(r); err != nil && optErr == nil && req.Verb != client.Watch {
+			optErr = err
+		}
 	}
 	if t.watch && t.name != "" {
 		req.Name, req.Options.FieldSelector = "", nameSelector(t.name)
@@ -51,6 +54,9 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 	}
 	c.front, c.manager = f, managerOf(f.userAgent)
 	h := &httpCall{call: c, w: w, r: r}
+	if text := c.res.view.Deprecated; text != "" {
+		c.warn(text)
+	}
 	c.load = func() error {
 		if optErr != nil {
 			return optErr
@@ -121,11 +127,25 @@ func (h *httpCall) plain() {
 	}
 }
 
+// requestedTimeout is the time that the URL asks for, 0 without one; the error
+// is a 400.
+func requestedTimeout(r *http.Request) (time.Duration, error) {
+	text := r.URL.Query().Get("timeout")
+	if text == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid timeout specified in the request URL - %v", err))
+	}
+	return d, nil
+}
+
 // timeout is how long the request may take.
 func (h *httpCall) timeout() time.Duration {
 	most := h.srv.cfg.RequestTimeout
 	if h.r.URL.RawQuery != "" {
-		if d, err := time.ParseDuration(h.r.URL.Query().Get("timeout")); err == nil && d > 0 && d < most {
+		if d, err := requestedTimeout(h.r); err == nil && d > 0 && d < most {
 			return d
 		}
 	}

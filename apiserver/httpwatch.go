@@ -52,6 +52,7 @@ func (h *httpCall) watch() {
 		ct += ";stream=watch"
 	}
 	h.w.Header().Set("Content-Type", ct)
+	h.writeWarnings()
 	h.w.WriteHeader(http.StatusOK)
 	h.record.ResponseStarted(http.StatusOK)
 	h.stream(ctx, w)

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -34,6 +35,8 @@ type kind struct {
 	custom bool
 	// types reads the schema by which fields are managed, at the first write.
 	types func() (managedfields.TypeConverter, error)
+	// empties is how settle goes through an object, made at the first write.
+	empties func() clearing
 }
 
 var allVerbs = []client.Verb{client.Create, client.Delete, client.DeleteCollection, client.Get, client.List, client.Patch, client.Update, client.Watch}
@@ -46,6 +49,9 @@ func newKind(s *Server, k *api.Kind) *kind {
 	ks.hook = s.cfg.Extensions.Hooks[ks.gr]
 	ks.table = table.New(k.Columns, k.Cells)
 	_, ks.custom = k.New().(*unstructured.Unstructured)
+	ks.empties = sync.OnceValue(func() clearing {
+		return clearingOf(reflect.TypeOf(k.New()).Elem(), map[reflect.Type]bool{})
+	})
 	ks.types = sync.OnceValues(func() (managedfields.TypeConverter, error) { return typesOf(s, k) })
 	switch {
 	case k.Verbs != nil:

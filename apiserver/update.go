@@ -293,10 +293,13 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 	if u.strategy.Warnings != nil {
 		u.warns = append(u.warns, u.strategy.Warnings(obj, old)...)
 	}
-	if projection {
-		return nil
+	if !projection {
+		if err := u.validate(a); err != nil {
+			return err
+		}
 	}
-	return u.validate(a)
+	u.res.settle(obj)
+	return nil
 }
 
 // finished says that an object which is being deleted has nothing left to

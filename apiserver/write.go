@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/client"
 )
@@ -142,6 +143,11 @@ func (t *transaction) refused(a *admission.Attributes, err error) error {
 func (t *transaction) invalid(name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
+	}
+	if !t.res.custom {
+		for _, e := range errs {
+			e.BadValue = check.Shown(e.BadValue)
+		}
 	}
 	return apierrors.NewInvalid(t.res.Hub.GroupKind(), name, errs)
 }

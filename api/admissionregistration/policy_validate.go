@@ -126,9 +126,10 @@ func validateAnnotations(policy string, list []admissionv1.AuditAnnotation, env 
 		a, at := &list[i], path.Index(i)
 		full := policy + "/" + a.Key
 		if policy == "" {
-			full = a.Key
+			errs = append(errs, field.Invalid(at.Child("key"), a.Key, "requires metadata.name be non-empty"))
+		} else {
+			errs = append(errs, check.Each(at.Child("key"), full, validation.IsQualifiedName(full))...)
 		}
-		errs = append(errs, check.Each(at.Child("key"), full, validation.IsQualifiedName(full))...)
 		switch text := strings.TrimSpace(a.ValueExpression); {
 		case text == "":
 			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))
@@ -217,7 +218,7 @@ func validateParamRef(r *admissionv1.ParamRef, path *field.Path) field.ErrorList
 			errs = append(errs, field.Forbidden(path.Child("selector"), "name and selector are mutually exclusive"))
 		}
 	}
-	if r.ParameterNotFoundAction == nil {
+	if r.ParameterNotFoundAction == nil || *r.ParameterNotFoundAction == "" {
 		return append(errs, field.Required(path.Child("parameterNotFoundAction"), ""))
 	}
 	return append(errs, check.OneOf(*r.ParameterNotFoundAction, path.Child("parameterNotFoundAction"), admissionv1.DenyAction, admissionv1.AllowAction)...)

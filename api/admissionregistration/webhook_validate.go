@@ -60,7 +60,7 @@ func reviewVersions(versions []string, need bool, path *field.Path) field.ErrorL
 		seen[v] = true
 		errs = append(errs, check.Each(path.Index(i), v, validation.IsDNS1035Label(v))...)
 	}
-	if need && len(errs) == 0 && !slices.ContainsFunc(versions, known) {
+	if need && !slices.ContainsFunc(versions, known) {
 		errs = append(errs, field.Invalid(path, versions, "must include at least one of v1, v1beta1"))
 	}
 	return errs

@@ -118,6 +118,9 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 	}
 	api.DefaultPtr(&s.RevisionHistoryLimit, 10)
 	podspec.DefaultTemplate(&s.Template)
+	if _, ok := d.Annotations[templateGeneration]; !ok { // its writer is who manages it
+		setTemplateGeneration(d, 0)
+	}
 }
 
 // validateDaemonSet checks the spec; old is nil for a new object.
@@ -149,7 +152,10 @@ func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 
 func validateDaemonSetStrategy(s *appsv1.DaemonSetUpdateStrategy, path *field.Path) field.ErrorList {
 	if s.Type != appsv1.RollingUpdateDaemonSetStrategyType {
-		return check.OneOf(s.Type, path.Child("type"), appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)
+		if s.Type == appsv1.OnDeleteDaemonSetStrategyType {
+			return nil
+		}
+		return field.ErrorList{field.NotSupported(path, check.Shown(*s), []appsv1.DaemonSetUpdateStrategyType{appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType})}
 	}
 	p := path.Child("rollingUpdate")
 	if s.RollingUpdate == nil {

@@ -2,14 +2,14 @@ package apps
 
 import (
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
@@ -114,29 +114,27 @@ func defaultStatefulSet(o *appsv1.StatefulSet) {
 	}
 }
 
-// validateStatefulSet checks the spec; old is nil for a new object. Upstream
-// leaves the pod spec itself to the check of each pod that is made from it.
+// validateStatefulSet checks the spec; old is nil for a new object.
 func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 	s, path := &o.Spec, field.NewPath("spec")
 	errs := validatePodManagement(s.PodManagementPolicy, path.Child("podManagementPolicy"))
 	errs = append(errs, validateStatefulSetStrategy(&s.UpdateStrategy, path.Child("updateStrategy"))...)
 	if p := s.PersistentVolumeClaimRetentionPolicy; p != nil {
 		at := path.Child("persistentVolumeClaimRetentionPolicy")
-		errs = append(errs, check.OneOf(p.WhenDeleted, at.Child("whenDeleted"), appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
-		errs = append(errs, check.OneOf(p.WhenScaled, at.Child("whenScaled"), appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)...)
+		errs = append(errs, check.OneOf(p.WhenDeleted, at.Child("whenDeleted"), appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)...)
+		errs = append(errs, check.OneOf(p.WhenScaled, at.Child("whenScaled"), appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType)...)
 	}
 	errs = append(errs, check.NonNegativePtr(s.Replicas, path.Child("replicas"))...)
 	errs = append(errs, check.NonNegative(s.MinReadySeconds, path.Child("minReadySeconds"))...)
 	if s.Ordinals != nil {
 		errs = append(errs, check.NonNegative(s.Ordinals.Start, path.Child("ordinals", "start"))...)
 	}
-	errs = append(errs, check.NonNegativePtr(s.RevisionHistoryLimit, path.Child("revisionHistoryLimit"))...)
 	var oldSelector *metav1.LabelSelector
 	if old != nil {
 		oldSelector = old.Spec.Selector
 	}
 	if s.ServiceName != "" && (old == nil || old.Spec.ServiceName != s.ServiceName) {
-		errs = append(errs, check.Each(path.Child("serviceName"), s.ServiceName, apivalidation.NameIsDNS1035Label(s.ServiceName, false))...)
+		errs = append(errs, check.Each(path.Child("serviceName"), s.ServiceName, validation.IsDNS1123Label(s.ServiceName))...)
 	}
 	selector, selErrs := check.RequiredSelector(s.Selector, oldSelector, "empty selector is invalid for statefulset", "", path.Child("selector"))
 	errs = append(errs, selErrs...)
@@ -145,14 +143,35 @@ func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 		if !selector.Empty() && !selector.Matches(labels.Set(s.Template.Labels)) {
 			errs = append(errs, field.Invalid(template.Child("metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
 		}
-		errs = append(errs, metavalidation.ValidateLabels(s.Template.Labels, template.Child("labels"))...)
-		errs = append(errs, apivalidation.ValidateAnnotations(s.Template.Annotations, template.Child("annotations"))...)
 	}
+	opts := podspec.Options{}
+	if old != nil {
+		opts = podspec.ForUpdate(&old.Spec.Template.Spec)
+	}
+	errs = append(errs, podspec.ValidateTemplate(withClaims(s), template, opts)...)
 	errs = append(errs, check.OneOf(s.Template.Spec.RestartPolicy, template.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
 	if s.Template.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(template.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in StatefulSet is not Supported"))
 	}
 	return errs
+}
+
+// withClaims is the template with the volumes that its claim templates bring.
+func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	if len(s.VolumeClaimTemplates) == 0 {
+		return &s.Template
+	}
+	t := s.Template
+	t.Spec.Volumes = slices.Clone(t.Spec.Volumes)
+	for i := range s.VolumeClaimTemplates {
+		name := s.VolumeClaimTemplates[i].Name
+		if !slices.ContainsFunc(t.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
+			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
+			}})
+		}
+	}
+	return &t
 }
 
 func validatePodManagement(p appsv1.PodManagementPolicyType, path *field.Path) field.ErrorList {

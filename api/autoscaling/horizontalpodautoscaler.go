@@ -30,12 +30,13 @@ func horizontalPodAutoscalerKind() *api.Kind {
 		New: api.New[autoscalingv2.HorizontalPodAutoscaler](), NewList: api.New[autoscalingv2.HorizontalPodAutoscalerList](),
 		Views: append(api.Serve(gvk), v1View()),
 		Strategy: api.Strategy{
-			Default:       api.On(defaultAutoscaler),
-			PrepareCreate: horizontalPodAutoscalerParts.PrepareCreate, PrepareUpdate: horizontalPodAutoscalerParts.PrepareUpdate,
-			Validate: api.Check(validateAutoscaler),
-			ValidateUpdate: api.Check2(func(a, _ *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
-				return validateAutoscaler(a)
+			Default: api.On(defaultAutoscaler),
+			PrepareCreate: api.On(func(a *autoscalingv2.HorizontalPodAutoscaler) {
+				a.Status = autoscalingv2.HorizontalPodAutoscalerStatus{} // generations are not counted
 			}),
+			PrepareUpdate:  api.On2(func(a, old *autoscalingv2.HorizontalPodAutoscaler) { old.Status.DeepCopyInto(&a.Status) }),
+			Validate:       api.Check(func(a *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList { return validateAutoscaler(a, nil) }),
+			ValidateUpdate: api.Check2(validateAutoscaler),
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{

@@ -7,6 +7,8 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api/check"
@@ -17,19 +19,26 @@ const (
 	maxPeriod        = 1800
 )
 
-func validateAutoscaler(a *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+// validateAutoscaler checks the spec; old is nil for a new object.
+func validateAutoscaler(a, old *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
 	s, at := &a.Spec, field.NewPath("spec")
 	var errs field.ErrorList
 	if s.MinReplicas != nil && *s.MinReplicas < 1 {
 		errs = append(errs, field.Invalid(at.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1"))
 	}
-	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
+	switch {
+	case s.MaxReplicas == 0:
+		errs = append(errs, field.Required(at.Child("maxReplicas"), "must be set and greater than 0"))
+	case s.MaxReplicas < 0:
+		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(at.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
 	errs = append(errs, validateReference(&s.ScaleTargetRef, at.Child("scaleTargetRef"))...)
+	if old == nil || old.Spec.ScaleTargetRef.APIVersion != s.ScaleTargetRef.APIVersion {
+		errs = append(errs, validateTargetVersion(&s.ScaleTargetRef, at.Child("scaleTargetRef", "apiVersion"))...)
+	}
 	for i := range s.Metrics {
 		errs = append(errs, validateMetric(&s.Metrics[i], at.Child("metrics").Index(i))...)
 	}
@@ -38,6 +47,19 @@ func validateAutoscaler(a *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 		errs = append(errs, validateRules(b.ScaleDown, at.Child("behavior", "scaleDown"))...)
 	}
 	return errs
+}
+
+// validateTargetVersion wants the group of what is scaled, which only
+// replication controllers lack.
+func validateTargetVersion(r *autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
+	gv, err := schema.ParseGroupVersion(r.APIVersion)
+	switch {
+	case err != nil:
+		return field.ErrorList{field.Invalid(at, r.APIVersion, err.Error())}
+	case gv.Group == "" && r.Kind != "ReplicationController":
+		return field.ErrorList{field.Invalid(at, r.APIVersion, "apiVersion must specify API group")}
+	}
+	return nil
 }
 
 func validateReference(r *autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
@@ -52,41 +74,42 @@ func validateReference(r *autoscalingv2.CrossVersionObjectReference, at *field.P
 	return errs
 }
 
+// validateMetric checks a metric: of its sources the first, which must be that
+// of its type and alone.
 func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if m.Type == "" {
-		return field.ErrorList{field.Required(at.Child("type"), "must specify a metric source type")}
+		errs = append(errs, field.Required(at.Child("type"), "must specify a metric source type"))
 	}
-	errs := check.OneOf(m.Type, at.Child("type"), autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
+	supported := check.OneOf(m.Type, at.Child("type"), autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
 		autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)
+	errs = append(errs, supported...)
 	present := map[string]bool{}
-	if o := m.Object; o != nil {
-		present["object"] = true
-		errs = append(errs, validateObjectMetric(o, at.Child("object"))...)
-	}
-	if e := m.External; e != nil {
-		present["external"] = true
-		errs = append(errs, validateExternalMetric(e, at.Child("external"))...)
-	}
-	if p := m.Pods; p != nil {
-		present["pods"] = true
-		in := at.Child("pods")
-		errs = append(errs, validateIdentifier(&p.Metric, in.Child("metric"))...)
-		errs = append(errs, validateTarget(&p.Target, in.Child("target"))...)
-		if p.Target.AverageValue == nil || p.Target.AverageValue.Sign() != 1 {
-			errs = append(errs, field.Required(in.Child("target", "averageValue"), "must specify a positive target averageValue"))
+	source := func(set bool, name string, check func(at *field.Path) field.ErrorList) {
+		if !set {
+			return
+		}
+		present[name] = true
+		if len(present) == 1 {
+			errs = append(errs, check(at.Child(name))...)
 		}
 	}
-	if r := m.Resource; r != nil {
-		present["resource"] = true
-		errs = append(errs, validateUsage(string(r.Name), &r.Target, at.Child("resource"))...)
-	}
-	if c := m.ContainerResource; c != nil {
-		present["containerResource"] = true
-		in := at.Child("containerResource")
+	source(m.Object != nil, "object", func(in *field.Path) field.ErrorList { return validateObjectMetric(m.Object, in) })
+	source(m.External != nil, "external", func(in *field.Path) field.ErrorList { return validateExternalMetric(m.External, in) })
+	source(m.Pods != nil, "pods", func(in *field.Path) field.ErrorList { return validatePodsMetric(m.Pods, in) })
+	source(m.Resource != nil, "resource", func(in *field.Path) field.ErrorList {
+		return validateUsage(string(m.Resource.Name), &m.Resource.Target, in)
+	})
+	source(m.ContainerResource != nil, "containerResource", func(in *field.Path) field.ErrorList {
+		c := m.ContainerResource
+		e := check.Each(in.Child("container"), c.Container, validation.IsDNS1123Label(c.Container))
 		if c.Container == "" {
-			errs = append(errs, field.Required(in.Child("container"), "must specify a container"))
+			e = field.ErrorList{field.Required(in.Child("container"), "must specify a container")}
 		}
-		errs = append(errs, validateUsage(string(c.Name), &c.Target, in)...)
+		return append(e, validateUsage(string(c.Name), &c.Target, in)...)
+	})
+	if len(supported) > 0 {
+		return append(errs, supported...) // as upstream does, once for the source too
 	}
 	expected := strings.ToLower(string(m.Type[:1])) + string(m.Type[1:])
 	if !present[expected] {
@@ -96,6 +119,15 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 		if present[name] && name != expected {
 			errs = append(errs, field.Forbidden(at.Child(name), "must populate the given metric source only"))
 		}
+	}
+	return errs
+}
+
+func validatePodsMetric(p *autoscalingv2.PodsMetricSource, at *field.Path) field.ErrorList {
+	errs := validateIdentifier(&p.Metric, at.Child("metric"))
+	errs = append(errs, validateTarget(&p.Target, at.Child("target"))...)
+	if p.Target.AverageValue == nil || p.Target.AverageValue.Sign() != 1 {
+		errs = append(errs, field.Required(at.Child("target", "averageValue"), "must specify a positive target averageValue"))
 	}
 	return errs
 }
@@ -146,9 +178,10 @@ func validateIdentifier(m *autoscalingv2.MetricIdentifier, at *field.Path) field
 
 func validateTarget(t *autoscalingv2.MetricTarget, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	switch t.Type {
-	case "":
+	if t.Type == "" {
 		errs = append(errs, field.Required(at.Child("type"), "must specify a metric target type"))
+	}
+	switch t.Type {
 	case autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType:
 	default:
 		errs = append(errs, field.Invalid(at.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))

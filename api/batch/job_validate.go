@@ -201,18 +201,18 @@ func validateRestartPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList
 	return errs
 }
 
-// quoted lists values as upstream's texts do: "A", "B".
+// quoted lists values as upstream's texts do: "A" "B".
 func quoted[T ~string](values ...T) string {
 	out := make([]string, len(values))
 	for i, v := range values {
 		out[i] = strconv.Quote(string(v))
 	}
-	return strings.Join(out, ", ")
+	return strings.Join(out, " ")
 }
 
 func requiredOneOf[T ~string](v T, path *field.Path, supported ...T) field.ErrorList {
 	if v == "" {
-		return field.ErrorList{field.Required(path, "valid values: "+quoted(supported...))}
+		return field.ErrorList{field.Required(path, "valid values: ["+quoted(supported...)+"]")}
 	}
 	return check.OneOf(v, path, supported...)
 }

@@ -46,7 +46,7 @@ func validateRequest(csr *certificatesv1.CertificateSigningRequest) field.ErrorL
 		errs = append(errs, field.Invalid(path.Child("request"), s.Request, fmt.Sprintf("%v", err)))
 	}
 	if len(s.Usages) == 0 {
-		errs = append(errs, field.Required(path.Child("usages"), "usages are required for certificate signing requests"))
+		errs = append(errs, field.Required(path.Child("usages"), ""))
 	}
 	seen := sets.New[certificatesv1.KeyUsage]()
 	for i, u := range s.Usages {

@@ -41,7 +41,10 @@ func Positive[N ~int32 | ~int64 | ~int](n N, path *field.Path) field.ErrorList {
 
 // Immutable refuses a changed value.
 func Immutable(new, old any, path *field.Path) field.ErrorList {
-	return apivalidation.ValidateImmutableField(new, old, path)
+	if Equal(new, old) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, Shown(new), apivalidation.FieldImmutableErrorMsg).WithOrigin("immutable")}
 }
 
 // Equal compares API values: quantities by value, nil and empty alike.

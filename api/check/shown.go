@@ -7,13 +7,31 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // Shown wraps an API value for the text of an error. Clients see structs there
 // by the names of their Go fields, nothing left out, because upstream's server
 // prints its internal types, which have no JSON tags; metav1's types are its
 // internal ones too and keep theirs.
-func Shown(v any) any { return shown{v} }
+//
+// Single values and those without structs in them are returned as they are.
+func Shown(v any) any {
+	for t := reflect.TypeOf(v); t != nil; t = t.Elem() {
+		switch t.Kind() {
+		case reflect.Struct, reflect.Interface:
+			if reflect.ValueOf(v).Kind() == reflect.Pointer && reflect.ValueOf(v).IsNil() {
+				return v
+			}
+			return shown{v}
+		case reflect.Pointer, reflect.Slice, reflect.Map:
+			continue
+		}
+		break
+	}
+	return v
+}
 
 type shown struct{ v any }
 
@@ -45,6 +63,9 @@ func writeShown(b *bytes.Buffer, v reflect.Value) error {
 	case reflect.Struct:
 		if !strings.HasPrefix(v.Type().PkgPath(), "k8s.io/api/") {
 			return writePlain(b, v)
+		}
+		if spec, ok := v.Interface().(corev1.PodSpec); ok {
+			return writePodSpec(b, &spec)
 		}
 		b.WriteByte('{')
 		if err := writeFields(b, v, new(bool)); err != nil {
@@ -79,7 +100,7 @@ func marshals(v reflect.Value) bool {
 }
 
 func writeFields(b *bytes.Buffer, v reflect.Value, some *bool) error {
-	for i := range v.NumField() {
+	for _, i := range order(v.Type()) {
 		f := v.Type().Field(i)
 		if f.Anonymous && strings.HasPrefix(f.Type.PkgPath(), "k8s.io/api/") {
 			if err := writeFields(b, v.Field(i), some); err != nil {
@@ -111,6 +132,50 @@ func writeFields(b *bytes.Buffer, v reflect.Value, some *bool) error {
 		}
 	}
 	return nil
+}
+
+// order is that of a struct's fields in upstream's internal type, where it is
+// not the published one's.
+func order(t reflect.Type) []int {
+	var names []string
+	switch t {
+	case reflect.TypeFor[corev1.PersistentVolumeSource]():
+		names = []string{
+			"GCEPersistentDisk", "AWSElasticBlockStore", "HostPath", "Glusterfs", "NFS", "RBD", "Quobyte", "ISCSI", "FlexVolume", "Cinder",
+			"CephFS", "FC", "Flocker", "AzureFile", "VsphereVolume", "AzureDisk", "PhotonPersistentDisk", "PortworxVolume", "ScaleIO", "Local",
+			"StorageOS", "CSI",
+		}
+	case reflect.TypeFor[corev1.VolumeSource]():
+		names = []string{
+			"HostPath", "EmptyDir", "GCEPersistentDisk", "AWSElasticBlockStore", "GitRepo", "Secret", "NFS", "ISCSI", "Glusterfs",
+			"PersistentVolumeClaim", "RBD", "Quobyte",
+		}
+	case reflect.TypeFor[corev1.PodSecurityContext]():
+		names = []string{
+			"SELinuxOptions", "WindowsOptions", "RunAsUser", "RunAsGroup", "RunAsNonRoot", "SupplementalGroups", "SupplementalGroupsPolicy",
+			"FSGroup", "FSGroupChangePolicy",
+		}
+	case reflect.TypeFor[corev1.PodSpec]():
+		names = []string{
+			"Volumes", "InitContainers", "Containers", "EphemeralContainers", "RestartPolicy", "TerminationGracePeriodSeconds",
+			"ActiveDeadlineSeconds", "DNSPolicy", "NodeSelector", "ServiceAccountName", "AutomountServiceAccountToken", "NodeName",
+			"SecurityContext", "ImagePullSecrets", "Hostname", "Subdomain", "SetHostnameAsFQDN", "Affinity", "SchedulerName", "Tolerations",
+			"HostAliases", "PriorityClassName", "Priority", "PreemptionPolicy", "DNSConfig", "ReadinessGates", "RuntimeClassName", "Overhead",
+			"EnableServiceLinks", "TopologySpreadConstraints",
+		}
+	}
+	out := make([]int, 0, t.NumField())
+	for _, name := range names {
+		if f, ok := t.FieldByName(name); ok {
+			out = append(out, f.Index[0])
+		}
+	}
+	for i := range t.NumField() {
+		if !slices.Contains(out, i) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 func writeMap(b *bytes.Buffer, v reflect.Value) error {

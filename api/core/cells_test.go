@@ -193,25 +193,3 @@ func TestSelectableFields(t *testing.T) {
 		}
 	}
 }
-
-// TestPackSubsets brings subsets that say the same into one form.
-func TestPackSubsets(t *testing.T) {
-	k := kindOf(t, "endpoints")
-	for _, manifest := range []string{
-		`{subsets: [{addresses: [{ip: 1.1.1.1}], notReadyAddresses: [{ip: 1.1.1.2}], ports: [{name: a, port: 1}, {name: b, port: 2}]}]}`,
-		`{subsets: [{notReadyAddresses: [{ip: 1.1.1.2}], ports: [{name: b, port: 2}, {name: a, port: 1}]}, {addresses: [{ip: 1.1.1.1}], ports: [{name: a, port: 1}, {name: b, port: 2}]}]}`,
-		`{subsets: [{addresses: [{ip: 1.1.1.2}, {ip: 1.1.1.1}], ports: [{name: a, port: 1}, {name: b, port: 2}]}, {notReadyAddresses: [{ip: 1.1.1.2}], ports: [{name: a, port: 1}, {name: b, port: 2}]}]}`,
-	} {
-		o := parse(t, k, manifest)
-		k.Strategy.Canonicalize(o)
-		want := `[{"addresses":[{"ip":"1.1.1.1"}],"notReadyAddresses":[{"ip":"1.1.1.2"}],"ports":[{"name":"a","port":1},{"name":"b","port":2}]}]`
-		if got := asJSON(t, o.(*corev1.Endpoints).Subsets); got != want {
-			t.Errorf("%s:\n got %s\nwant %s", manifest, got, want)
-		}
-	}
-	o := parse(t, k, `{subsets: [{addresses: [{ip: 1.1.1.1}]}]}`)
-	k.Strategy.Canonicalize(o)
-	if got := asJSON(t, o.(*corev1.Endpoints).Subsets); got != `[{"addresses":[{"ip":"1.1.1.1"}]}]` {
-		t.Errorf("without ports: %s", got)
-	}
-}

@@ -2,7 +2,6 @@ package core
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -10,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/printing"
 )
 
@@ -92,5 +92,5 @@ func immutableData(now, old *bool, name string, same bool) field.ErrorList {
 
 // immutable reports a changed field in upstream's words.
 func immutable(now, old any, path *field.Path) field.ErrorList {
-	return apivalidation.ValidateImmutableField(now, old, path)
+	return check.Immutable(now, old, path)
 }

@@ -17,15 +17,12 @@ func endpoints() *api.Kind {
 	k := row("Endpoints", "endpoints", "endpoints", true, "services/endpoints", "ep")
 	k.New, k.NewList = api.New[corev1.Endpoints](), api.New[corev1.EndpointsList]()
 	k.Strategy = api.Strategy{
-		Default:        api.On(defaultEndpoints),
-		Validate:       api.Check(validateEndpoints),
-		ValidateUpdate: api.Check2(validateEndpointsUpdate),
-		Canonicalize:   api.On(func(e *corev1.Endpoints) { e.Subsets = packSubsets(e.Subsets) }),
-		Warnings: warnings(func(*corev1.Endpoints, *corev1.Endpoints) []string {
-			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
-		}),
+		Default:             api.On(defaultEndpoints),
+		Validate:            api.Check(validateEndpoints),
+		ValidateUpdate:      api.Check2(validateEndpointsUpdate),
 		AllowCreateOnUpdate: true,
 	}
+	k.Views[0].Deprecated = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.Name(),
 		printing.String("Endpoints", corev1.Endpoints{}.SwaggerDoc()["subsets"]),
@@ -71,5 +68,8 @@ func formatEndpoints(e *corev1.Endpoints) string {
 	if n > shown {
 		out += fmt.Sprintf(" + %d more...", n-shown)
 	}
-	return printing.Or(out, printing.None)
+	if len(e.Subsets) == 0 {
+		return printing.None
+	}
+	return out
 }

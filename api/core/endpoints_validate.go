@@ -47,10 +47,7 @@ func validateEndpointAddress(a *corev1.EndpointAddress, path *field.Path) field.
 	if a.NodeName != nil {
 		errs = append(errs, invalid(path.Child("nodeName"), *a.NodeName, apivalidation.NameIsDNSSubdomain(*a.NodeName, false))...)
 	}
-	if len(errs) > 0 {
-		return errs
-	}
-	return nonSpecialIP(a.IP, path.Child("ip"))
+	return append(errs, nonSpecialIP(a.IP, path.Child("ip"))...)
 }
 
 // validateEndpointsUpdate leaves subsets that did not change alone: they may

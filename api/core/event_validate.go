@@ -29,7 +29,7 @@ func validateEvent(e *corev1.Event) field.ErrorList {
 			errs = append(errs, field.Invalid(ns, about, mismatch))
 		}
 	} else {
-		if about == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem || about != "" && about != e.Namespace {
+		if about == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
 			errs = append(errs, field.Invalid(ns, about, mismatch))
 		}
 		errs = append(errs, validateReport(e)...)
@@ -47,7 +47,7 @@ func validateReport(e *corev1.Event) field.ErrorList {
 			errs = append(errs, field.Invalid(path, "", "can have at most 128 characters"))
 		}
 	}
-	controller := field.NewPath("reportingComponent")
+	controller := field.NewPath("reportingController")
 	if e.ReportingController == "" {
 		errs = append(errs, field.Required(controller, ""))
 	}
@@ -89,19 +89,25 @@ func checkEventsV1(o, prev runtime.Object) field.ErrorList {
 			errs = append(errs, field.Invalid(field.NewPath(f.name), "", "needs to be unset"))
 		}
 	}
-	if s := e.Series; s != nil {
-		if s.Count < 2 {
-			errs = append(errs, field.Invalid(field.NewPath("series", "count"), "", "should be at least 2"))
-		}
-		if s.LastObservedTime.IsZero() {
-			errs = append(errs, field.Required(field.NewPath("series", "lastObservedTime"), ""))
-		}
+	return append(errs, validateSeries(e.Series)...)
+}
+
+func validateSeries(s *corev1.EventSeries) field.ErrorList {
+	if s == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if s.Count < 2 {
+		errs = append(errs, field.Invalid(field.NewPath("series", "count"), "", "should be at least 2"))
+	}
+	if s.LastObservedTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("series", "lastObservedTime"), ""))
 	}
 	return errs
 }
 
 func changedEvent(e, old *corev1.Event) field.ErrorList {
-	var errs field.ErrorList
+	errs := validateSeries(e.Series)
 	for _, f := range []struct {
 		name     string
 		now, old any

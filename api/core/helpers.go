@@ -8,6 +8,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 // equal compares API values: quantities by value, nil and empty alike.
@@ -39,10 +40,11 @@ func nonNegative(n int64, path *field.Path) field.ErrorList {
 
 // nonSpecialIP checks that an address is one that traffic can be sent to.
 func nonSpecialIP(ip string, path *field.Path) field.ErrorList {
-	a, err := netip.ParseAddr(ip)
-	if err != nil {
+	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(ip)) // leading zeros are another check's
+	if !ok {
 		return field.ErrorList{field.Invalid(path, ip, "must be a valid IP address")}
 	}
+	a = a.Unmap()
 	var errs field.ErrorList
 	if a.IsUnspecified() {
 		errs = append(errs, field.Invalid(path, ip, fmt.Sprintf("may not be unspecified (%v)", ip)))

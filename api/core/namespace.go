@@ -78,10 +78,11 @@ func validateFinalizerNames(names []corev1.FinalizerName, path *field.Path) fiel
 	var errs field.ErrorList
 	for i, n := range names {
 		p := path.Index(i)
-		for _, msg := range validation.IsQualifiedName(string(n)) {
+		msgs := validation.IsQualifiedName(string(n))
+		for _, msg := range msgs {
 			errs = append(errs, field.Invalid(p, string(n), msg))
 		}
-		if len(errs) == 0 && n != corev1.FinalizerKubernetes && !qualified(string(n)) {
+		if len(msgs) == 0 && n != corev1.FinalizerKubernetes && !qualified(string(n)) {
 			errs = append(errs, field.Invalid(path, string(n), "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}

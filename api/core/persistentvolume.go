@@ -91,21 +91,7 @@ func defaultPersistentVolume(v *corev1.PersistentVolume) {
 	def(&v.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
 	defPtr(&v.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	podspec.RoundUp(v.Spec.Capacity)
-	switch s := &v.Spec.PersistentVolumeSource; {
-	case s.HostPath != nil:
-		podspec.DefaultHostPath(s.HostPath)
-	case s.ISCSI != nil:
-		def(&s.ISCSI.ISCSIInterface, "default")
-	case s.RBD != nil:
-		def(&s.RBD.RBDPool, "rbd")
-		def(&s.RBD.RadosUser, "admin")
-		def(&s.RBD.Keyring, "/etc/ceph/keyring")
-	case s.AzureDisk != nil:
-		podspec.DefaultAzureDisk(s.AzureDisk)
-	case s.ScaleIO != nil:
-		def(&s.ScaleIO.StorageMode, "ThinProvisioned")
-		def(&s.ScaleIO.FSType, "xfs")
-	}
+	podspec.DefaultPersistentSource(&v.Spec.PersistentVolumeSource)
 }
 
 // prepareVolumePhase notes when the phase changed, unless the writer did.

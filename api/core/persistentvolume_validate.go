@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/podspec"
 )
 
@@ -29,7 +30,9 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	}
 	for _, name := range sets.List(sets.KeySet(s.Capacity)) {
 		q, p := s.Capacity[name], capacity.Key(string(name))
-		errs = append(errs, podspec.ValidateNonNegative(q, p)...)
+		if q.Value() < 0 {
+			errs = append(errs, field.Invalid(p, q.Value(), "must be a valid resource quantity"))
+		}
 		errs = append(errs, podspec.ValidatePositive(q, p)...)
 	}
 	if p := s.PersistentVolumeReclaimPolicy; p != "" {
@@ -87,7 +90,10 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 			return
 		}
 		p := specPath.Child(name)
-		if n++; n > 1 {
+		if n++; n > 1 && name != "flexVolume" { // upstream counts it, no more
+			if name == "cephfs" {
+				p = specPath.Child("cephFS")
+			}
 			errs = append(errs, field.Forbidden(p, "may not specify more than 1 volume type"))
 			return
 		}
@@ -95,6 +101,7 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 	}
 	one(s.HostPath != nil, "hostPath", func(p *field.Path) field.ErrorList { return podspec.ValidateHostPath(s.HostPath, p) })
 	one(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(p *field.Path) field.ErrorList {
+		p = specPath.Child("persistentDisk") // so upstream calls it
 		return podspec.ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, p)
 	})
 	one(s.AWSElasticBlockStore != nil, "awsElasticBlockStore", func(p *field.Path) field.ErrorList {
@@ -110,7 +117,15 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 			HasSecret: v.SecretRef != nil, Secret: name, Initiator: v.InitiatorName, Interface: v.ISCSIInterface}, p)
 	})
 	one(s.Glusterfs != nil, "glusterfs", func(p *field.Path) field.ErrorList {
-		return need(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)
+		e := need(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)
+		if ns := s.Glusterfs.EndpointsNamespace; ns != nil {
+			if *ns == "" {
+				e = append(e, field.Invalid(p.Child("endpointsNamespace"), *ns, "if the endpointnamespace is set, it must be a valid namespace name"))
+			} else {
+				e = append(e, invalid(p.Child("endpointsNamespace"), *ns, apivalidation.ValidateNamespaceName(*ns, false))...)
+			}
+		}
+		return e
 	})
 	one(s.RBD != nil, "rbd", func(p *field.Path) field.ErrorList { return podspec.ValidateRBD(s.RBD.CephMonitors, s.RBD.RBDImage, p) })
 	one(s.CephFS != nil, "cephfs", func(p *field.Path) field.ErrorList { return podspec.ValidateMonitors(s.CephFS.Monitors, p) })
@@ -140,13 +155,17 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 		return need(p, "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)
 	})
 	one(s.StorageOS != nil, "storageos", func(p *field.Path) field.ErrorList {
-		return podspec.ValidateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+		e := podspec.ValidateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+		if r := s.StorageOS.SecretRef; r != nil {
+			e = append(e, need(p.Child("secretRef"), "name", r.Name, "namespace", r.Namespace)...)
+		}
+		return e
 	})
 	one(s.Local != nil, "local", func(p *field.Path) field.ErrorList {
-		if s.Local.Path == "" {
-			return need(p, "path", "")
+		e := need(p, "path", s.Local.Path)
+		if s.Local.Path != "" {
+			e = podspec.ValidateNoBacksteps(s.Local.Path, p.Child("path"))
 		}
-		e := podspec.ValidateNoBacksteps(s.Local.Path, p.Child("path"))
 		if s.NodeAffinity == nil {
 			e = append(e, field.Required(specPath.Child("nodeAffinity"), "Local volume requires node affinity"))
 		}
@@ -189,19 +208,24 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, p *field.Path) field.Error
 
 // validatePersistentVolumeUpdate keeps what a volume is; only the secrets of
 // a CSI driver may be others.
+//
+// Upstream checks an updated volume twice, and clients see each error twice.
 func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 	errs := validatePersistentVolume(v)
+	errs = append(errs, errs...)
 	now, before := v.Spec.PersistentVolumeSource.DeepCopy(), old.Spec.PersistentVolumeSource
 	if c, o := now.CSI, before.CSI; c != nil && o != nil {
 		c.ControllerPublishSecretRef, c.NodePublishSecretRef, c.NodeStageSecretRef = o.ControllerPublishSecretRef, o.NodePublishSecretRef, o.NodeStageSecretRef
 		c.ControllerExpandSecretRef, c.NodeExpandSecretRef = o.ControllerExpandSecretRef, o.NodeExpandSecretRef
 	}
 	if !equal(*now, before) {
-		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n"+diff.Diff(before, *now)))
+		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n"+diff.Diff(check.Shown(before), check.Shown(*now))))
 	}
 	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))...)
 	if old.Spec.NodeAffinity != nil {
-		errs = append(errs, immutable(v.Spec.NodeAffinity, old.Spec.NodeAffinity, specPath.Child("nodeAffinity"))...)
+		if !equal(v.Spec.NodeAffinity, old.Spec.NodeAffinity) {
+			errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), check.Shown(v.Spec.NodeAffinity), apivalidation.FieldImmutableErrorMsg+", except for updating from beta label to GA"))
+		}
 	}
 	return errs
 }

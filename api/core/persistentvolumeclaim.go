@@ -23,10 +23,17 @@ func persistentVolumeClaim() *api.Kind {
 		}),
 		PrepareCreate: api.On(func(c *corev1.PersistentVolumeClaim) {
 			c.Status = corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}
+			if r := c.Spec.DataSourceRef; r != nil && r.Namespace != nil && *r.Namespace != "" {
+				c.Spec.DataSourceRef = nil // sources in other namespaces are an alpha feature
+			}
+			dropForeignSource(&c.Spec)
 			normalizeDataSources(&c.Spec)
 		}),
 		PrepareUpdate: api.On2(func(c, old *corev1.PersistentVolumeClaim) {
 			c.Status = *old.Status.DeepCopy()
+			if o := old.Spec.DataSource; o == nil {
+				dropForeignSource(&c.Spec)
+			}
 			normalizeDataSources(&c.Spec)
 		}),
 		Validate:       api.Check(validateClaim),
@@ -66,6 +73,20 @@ func claimCells(c *corev1.PersistentVolumeClaim) []any {
 	return []any{
 		c.Name, string(phase), c.Spec.VolumeName, capacity, modes, storageClass(c.Annotations, c.Spec.StorageClassName),
 		unset(c.Spec.VolumeAttributesClassName), printing.Age(c.CreationTimestamp), unset(c.Spec.VolumeMode),
+	}
+}
+
+// dropForeignSource drops what is no claim and no snapshot from the older of
+// the two fields, where it is only ignored; the newer one refuses it.
+func dropForeignSource(spec *corev1.PersistentVolumeClaimSpec) {
+	if s := spec.DataSource; s != nil && spec.DataSourceRef == nil {
+		group := ""
+		if s.APIGroup != nil {
+			group = *s.APIGroup
+		}
+		if !(s.Kind == "PersistentVolumeClaim" && group == "" || s.Kind == "VolumeSnapshot" && group == "snapshot.storage.k8s.io") {
+			spec.DataSource = nil
+		}
 	}
 }
 

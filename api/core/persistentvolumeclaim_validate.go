@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/podspec"
 )
 
@@ -40,7 +41,7 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	}
 	before.VolumeAttributesClassName = rest.VolumeAttributesClassName
 	if !equal(*rest, *before) {
-		errs = append(errs, field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+diff.Diff(*before, *rest)))
+		errs = append(errs, field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+diff.Diff(check.Shown(*before), check.Shown(*rest))))
 	}
 	errs = append(errs, immutable(c.Annotations[corev1.BetaStorageClassAnnotation], old.Annotations[corev1.BetaStorageClassAnnotation],
 		field.NewPath("metadata", "annotations").Key(corev1.BetaStorageClassAnnotation))...)
@@ -73,8 +74,13 @@ func claimWarnings(c, _ *corev1.PersistentVolumeClaim) []string {
 	if _, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok {
 		out = append(out, storageClassWarning)
 	}
-	if s, ok := c.Spec.Resources.Requests[corev1.ResourceStorage]; ok && s.MilliValue()%1000 != 0 {
-		out = append(out, `spec.resources.requests[storage]: fractional byte value "`+s.String()+`" is invalid, must be an integer`)
+	for _, l := range []struct {
+		name string
+		list corev1.ResourceList
+	}{{"requests", c.Spec.Resources.Requests}, {"limits", c.Spec.Resources.Limits}} {
+		if s, ok := l.list[corev1.ResourceStorage]; ok && s.MilliValue()%1000 != 0 {
+			out = append(out, `spec.resources.`+l.name+`[storage]: fractional byte value "`+s.String()+`" is invalid, must be an integer`)
+		}
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/podspec"
 )
 
@@ -50,6 +51,16 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	if !changed {
 		return errs
 	}
+	for i, c := range p.Spec.Containers {
+		if c.Image == "" {
+			errs = append(errs, field.Required(specPath.Child("containers").Index(i).Child("image"), ""))
+		}
+	}
+	for i, c := range p.Spec.InitContainers {
+		if c.Image == "" {
+			errs = append(errs, field.Required(specPath.Child("initContainers").Index(i).Child("image"), ""))
+		}
+	}
 	errs = append(errs, validateDeadlineUpdate(p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)...)
 	errs = append(errs, validateTolerationsUpdate(p.Spec.Tolerations, old.Spec.Tolerations)...)
 	errs = append(errs, validateGatesUpdate(p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
@@ -71,7 +82,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		errs = append(errs, gatedPodUpdate(p, old, rest)...)
 	}
 	if !equal(*rest, old.Spec) {
-		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatableFields, diff.Diff(podspec.Shown(&old.Spec), podspec.Shown(rest)))))
+		errs = append(errs, field.Forbidden(specPath, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatableFields, diff.Diff(check.Shown(old.Spec), check.Shown(*rest)))))
 	}
 	return errs
 }
@@ -117,7 +128,7 @@ func validateTolerationsUpdate(now, old []corev1.Toleration) field.ErrorList {
 			return field.ErrorList{field.Forbidden(specPath.Child("tolerations"), "existing toleration can not be modified except its tolerationSeconds")}
 		}
 	}
-	return nil
+	return podspec.ValidateTolerations(now, specPath.Child("tolerations"))
 }
 
 // validateGatesUpdate lets scheduling gates only be taken away.

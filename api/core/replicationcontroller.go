@@ -146,6 +146,7 @@ func validateController(r *corev1.ReplicationController, opts podspec.Options) f
 		errs = append(errs, field.Required(path.Child("replicas"), ""))
 	}
 	errs = append(errs, nonNegative(int64(replicas(r)), path.Child("replicas"))...)
+	opts.Owner = "ReplicationController"
 	return append(errs, podspec.ValidateTemplateFor(r.Spec.Template, selector, replicas(r), path.Child("template"), opts)...)
 }
 
@@ -178,13 +179,11 @@ func validateControllerStatus(r, old *corev1.ReplicationController) field.ErrorL
 	return errs
 }
 
+// controllerWarnings warns about a new controller; of changes upstream says
+// nothing.
 func controllerWarnings(r, old *corev1.ReplicationController) []string {
-	var before *corev1.PodTemplateSpec
-	if old != nil {
-		before = old.Spec.Template
-	}
-	if r.Spec.Template == nil {
+	if r.Spec.Template == nil || old != nil {
 		return nil
 	}
-	return podspec.Warnings(r.Spec.Template, before, field.NewPath("spec", "template"))
+	return podspec.Warnings(r.Spec.Template, nil, field.NewPath("spec", "template"))
 }

@@ -3,7 +3,6 @@ package core
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
@@ -58,9 +57,7 @@ func componentStatus() *api.Kind {
 		}
 		return []any{c.Name, state, message, problem}
 	})
-	k.Strategy.Warnings = func(runtime.Object, runtime.Object) []string {
-		return []string{"v1 ComponentStatus is deprecated in v1.19+"}
-	}
+	k.Views[0].Deprecated = "v1 ComponentStatus is deprecated in v1.19+"
 	return k
 }
 

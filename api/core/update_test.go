@@ -48,7 +48,7 @@ func TestUpdates(t *testing.T) {
 	const bound = `phase: Bound, capacity: {storage: 1Gi}`
 	for name, tc := range map[string]struct{ resource, sub, old, now, want string }{
 		"pod image":       {"pods", "", pod(``), `{metadata: {name: p}, spec: {containers: [{name: c, image: "i:2"}]}}`, ``},
-		"pod no image":    {"pods", "", pod(``), `{metadata: {name: p}, spec: {containers: [{name: c, imagePullPolicy: IfNotPresent}]}}`, `spec.containers[0].image: Required value`},
+		"pod no image":    {"pods", "", pod(``), `{metadata: {name: p}, spec: {containers: [{name: c, imagePullPolicy: IfNotPresent}]}}`, `spec.containers[0].image: Required value && spec.containers[0].image: Required value`},
 		"pod hostname":    {"pods", "", pod(``), pod(`, hostname: h`), only},
 		"pod containers":  {"pods", "", pod(``), `{metadata: {name: p}, spec: {containers: [{name: c, image: "i:1"}, {name: d, image: i}]}}`, `spec.containers: Forbidden: pod updates may not add or remove containers`},
 		"pod toleration":  {"pods", "", pod(``), pod(`, tolerations: [{key: a, operator: Exists}]`), ``},

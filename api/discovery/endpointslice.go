@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/check"
@@ -30,7 +31,11 @@ func endpointSliceKind() *api.Kind {
 					api.DefaultPtr(&s.Ports[i].Protocol, corev1.ProtocolTCP)
 				}
 			}),
-			PrepareCreate: func(o runtime.Object) { o.(*discoveryv1.EndpointSlice).Generation = 1 },
+			PrepareCreate: func(o runtime.Object) {
+				s := o.(*discoveryv1.EndpointSlice)
+				s.Generation = 1
+				dropTopology(s, nil)
+			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				s, old := o.(*discoveryv1.EndpointSlice), prev.(*discoveryv1.EndpointSlice)
 				s.Generation = old.Generation
@@ -38,6 +43,7 @@ func endpointSliceKind() *api.Kind {
 				if s.AddressType != old.AddressType || !check.Equal(s.Endpoints, old.Endpoints) || !check.Equal(s.Ports, old.Ports) {
 					s.Generation++
 				}
+				dropTopology(s, old)
 			},
 			Validate:            api.Check(validateEndpointSlice),
 			ValidateUpdate:      api.Check2(validateEndpointSliceUpdate),
@@ -56,6 +62,27 @@ func endpointSliceKind() *api.Kind {
 	}
 }
 
+// dropTopology empties a field that only the beta version could write. A node
+// that stood there alone moves to the field of its own.
+func dropTopology(s, old *discoveryv1.EndpointSlice) {
+	nodes := map[string]bool{}
+	if old != nil {
+		if check.Equal(s.Endpoints, old.Endpoints) {
+			return
+		}
+		for _, e := range old.Endpoints {
+			nodes[e.DeprecatedTopology[corev1.LabelHostname]] = true
+		}
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		if n, ok := e.DeprecatedTopology[corev1.LabelHostname]; ok && e.NodeName == nil && nodes[n] && len(validation.IsDNS1123Subdomain(n)) == 0 {
+			e.NodeName = &n
+		}
+		e.DeprecatedTopology = nil
+	}
+}
+
 // shown is how many ports or addresses a cell lists before it counts the rest.
 const shown = 3
 
@@ -63,7 +90,7 @@ func portsCell(ports []discoveryv1.EndpointPort) string {
 	var list []string
 	for _, p := range ports {
 		switch {
-		case p.Port == nil && p.Name == nil:
+		case p.Port == nil && (p.Name == nil || *p.Name == ""):
 		case p.Port == nil:
 			list = append(list, *p.Name)
 		default:

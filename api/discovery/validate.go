@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/coxswain/cox/api/check"
 )
@@ -55,7 +56,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressTy
 			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
 		}
 		for k, a := range e.Addresses {
-			errs = append(errs, validateAddress(a, t, addresses.Index(k))...)
+			errs = append(errs, validateAddress(a, t, addresses, addresses.Index(k))...)
 		}
 		if e.NodeName != nil {
 			errs = append(errs, check.Each(at.Child("nodeName"), *e.NodeName, validation.IsDNS1123Subdomain(*e.NodeName))...)
@@ -76,35 +77,37 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressTy
 }
 
 // validateAddress checks an address of the slice's type.
-func validateAddress(a string, t discoveryv1.AddressType, path *field.Path) field.ErrorList {
-	ip, err := netip.ParseAddr(a)
+func validateAddress(a string, t discoveryv1.AddressType, list, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	ip, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(a)) // leading zeros are another check's
+	ip = ip.Unmap()
 	switch t {
 	case discoveryv1.AddressTypeFQDN:
 		return validation.IsFullyQualifiedDomainName(path, a)
-	case discoveryv1.AddressTypeIPv4:
-		if err != nil || !ip.Is4() {
-			return field.ErrorList{field.Invalid(path, a, "must be a valid IPv4 address").WithOrigin("format=ip-sloppy")}
-		}
-	case discoveryv1.AddressTypeIPv6:
-		if err != nil || !ip.Is6() || ip.Is4In6() || ip.Zone() != "" {
-			return field.ErrorList{field.Invalid(path, a, "must be a valid IPv6 address").WithOrigin("format=ip-sloppy")}
+	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+		errs = validation.IsValidIPForLegacyField(path, a, true, nil)
+		if ok && ip.Is4() != (t == discoveryv1.AddressTypeIPv4) {
+			errs = append(errs, field.Invalid(list, a, "must be an "+string(t)+" address"))
 		}
 	default:
 		return nil
+	}
+	if !ok {
+		return errs
 	}
 	// Traffic must not be led to the node itself, its metadata service or
 	// everyone.
 	switch {
 	case ip.IsUnspecified():
-		return field.ErrorList{field.Invalid(path, a, "may not be unspecified (0.0.0.0 or ::)")}
+		errs = append(errs, field.Invalid(path, a, "may not be unspecified (0.0.0.0 or ::)"))
 	case ip.IsLoopback():
-		return field.ErrorList{field.Invalid(path, a, "may not be in the loopback range (127.0.0.0/8, ::1/128)")}
+		errs = append(errs, field.Invalid(path, a, "may not be in the loopback range (127.0.0.0/8, ::1/128)"))
 	case ip.IsLinkLocalUnicast():
-		return field.ErrorList{field.Invalid(path, a, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")}
+		errs = append(errs, field.Invalid(path, a, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"))
 	case ip.IsLinkLocalMulticast():
-		return field.ErrorList{field.Invalid(path, a, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")}
+		errs = append(errs, field.Invalid(path, a, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"))
 	}
-	return nil
+	return errs
 }
 
 func validateHints(h *discoveryv1.EndpointHints, path *field.Path) field.ErrorList {

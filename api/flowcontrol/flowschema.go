@@ -32,7 +32,17 @@ func flowSchemaKind() *api.Kind {
 			ValidateUpdate: api.Check2(func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList { return validateFlowSchema(s) }),
 		},
 		Subresources: map[string]api.Subresource{
-			"status": {Object: &api.Strategy{PrepareUpdate: flowSchemaParts.PrepareStatus}},
+			"status": {Object: &api.Strategy{
+				PrepareUpdate: flowSchemaParts.PrepareStatus,
+				ValidateUpdate: api.Check2(func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
+					seen := map[flowcontrolv1.FlowSchemaConditionType]bool{}
+					var errs field.ErrorList
+					for i, c := range s.Status.Conditions {
+						errs = append(errs, validateCondition(i, c.Type, seen)...)
+					}
+					return errs
+				}),
+			}},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
@@ -74,7 +84,11 @@ func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 		errs = append(errs, field.Invalid(at, p, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if m := s.Spec.DistinguisherMethod; m != nil {
-		errs = append(errs, check.OneOf(m.Type, path.Child("distinguisherMethod"), flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+		if t := m.Type; t != flowcontrolv1.FlowDistinguisherMethodByNamespaceType && t != flowcontrolv1.FlowDistinguisherMethodByUserType {
+			errs = append(errs, field.NotSupported(path.Child("distinguisherMethod", "type"), check.Shown(*m), []flowcontrolv1.FlowDistinguisherMethodType{
+				flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType,
+			}))
+		}
 	}
 	name := path.Child("priorityLevelConfiguration", "name")
 	if n := s.Spec.PriorityLevelConfiguration.Name; n == "" {
@@ -86,61 +100,4 @@ func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 		errs = append(errs, validateRules(&s.Spec.Rules[i], path.Child("rules").Index(i))...)
 	}
 	return errs
-}
-
-func validateRules(r *flowcontrolv1.PolicyRulesWithSubjects, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(r.Subjects) == 0 {
-		errs = append(errs, field.Required(path.Child("subjects"), "subjects must contain at least one value"))
-	}
-	for i := range r.Subjects {
-		errs = append(errs, validateSubject(&r.Subjects[i], path.Child("subjects").Index(i))...)
-	}
-	if len(r.ResourceRules) == 0 && len(r.NonResourceRules) == 0 {
-		errs = append(errs, field.Required(path, "at least one of resourceRules and nonResourceRules has to be non-empty"))
-	}
-	for i := range r.ResourceRules {
-		rule, at := &r.ResourceRules[i], path.Child("resourceRules").Index(i)
-		for _, l := range []struct {
-			name, what string
-			values     []string
-		}{{"verbs", "verbs must contain at least one value", rule.Verbs}, {"apiGroups", "resource rules must supply at least one api group", rule.APIGroups}, {"resources", "resource rules must supply at least one resource", rule.Resources}} {
-			if len(l.values) == 0 {
-				errs = append(errs, field.Required(at.Child(l.name), l.what))
-			}
-		}
-		if len(rule.Namespaces) == 0 && !rule.ClusterScope {
-			errs = append(errs, field.Required(at.Child("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace"))
-		}
-	}
-	for i := range r.NonResourceRules {
-		rule, at := &r.NonResourceRules[i], path.Child("nonResourceRules").Index(i)
-		if len(rule.Verbs) == 0 {
-			errs = append(errs, field.Required(at.Child("verbs"), "verbs must contain at least one value"))
-		}
-		if len(rule.NonResourceURLs) == 0 {
-			errs = append(errs, field.Required(at.Child("nonResourceURLs"), "nonResourceURLs must contain at least one value"))
-		}
-	}
-	return errs
-}
-
-func validateSubject(s *flowcontrolv1.Subject, path *field.Path) field.ErrorList {
-	required := func(child string, ok bool, what string) field.ErrorList {
-		if ok {
-			return nil
-		}
-		return field.ErrorList{field.Required(path.Child(child), what)}
-	}
-	switch s.Kind {
-	case flowcontrolv1.SubjectKindUser:
-		return required("user", s.User != nil && s.User.Name != "", "user is required when subject kind is 'User'")
-	case flowcontrolv1.SubjectKindGroup:
-		return required("group", s.Group != nil && s.Group.Name != "", "group is required when subject kind is 'Group'")
-	case flowcontrolv1.SubjectKindServiceAccount:
-		return required("serviceAccount", s.ServiceAccount != nil && s.ServiceAccount.Name != "" && s.ServiceAccount.Namespace != "", "serviceAccount is required when subject kind is 'ServiceAccount'")
-	}
-	return field.ErrorList{field.NotSupported(path.Child("kind"), s.Kind, []flowcontrolv1.SubjectKind{
-		flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser,
-	})}
 }

@@ -1,6 +1,8 @@
 package flowcontrol
 
 import (
+	"fmt"
+	"math"
 	"strconv"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -12,7 +14,11 @@ import (
 	"github.com/coxswain/cox/api/printing"
 )
 
-const maxQueues = 10 * 1000 * 1000
+const (
+	maxQueues = 10 * 1000 * 1000
+	// A request's hand is dealt from a hash of so many bits.
+	maxEntropyBits = 60
+)
 
 var priorityLevelConfigurationParts = api.SpecStatus(func(o *flowcontrolv1.PriorityLevelConfiguration) (*flowcontrolv1.PriorityLevelConfigurationSpec, *flowcontrolv1.PriorityLevelConfigurationStatus) {
 	return &o.Spec, &o.Status
@@ -36,7 +42,17 @@ func priorityLevelConfigurationKind() *api.Kind {
 			}),
 		},
 		Subresources: map[string]api.Subresource{
-			"status": {Object: &api.Strategy{PrepareUpdate: priorityLevelConfigurationParts.PrepareStatus}},
+			"status": {Object: &api.Strategy{
+				PrepareUpdate: priorityLevelConfigurationParts.PrepareStatus,
+				ValidateUpdate: api.Check2(func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+					seen := map[flowcontrolv1.PriorityLevelConfigurationConditionType]bool{}
+					var errs field.ErrorList
+					for i, c := range p.Status.Conditions {
+						errs = append(errs, validateCondition(i, c.Type, seen)...)
+					}
+					return errs
+				}),
+			}},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
@@ -122,9 +138,14 @@ func percentage(n *int32, path *field.Path) field.ErrorList {
 }
 
 func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *field.Path) field.ErrorList {
-	errs := check.NonNegativePtr(l.NominalConcurrencyShares, path.Child("nominalConcurrencyShares"))
+	var errs field.ErrorList
+	if n := l.NominalConcurrencyShares; n != nil && *n < 0 {
+		errs = append(errs, field.Invalid(path.Child("nominalConcurrencyShares"), *n, "must be a non-negative integer"))
+	}
 	errs = append(errs, percentage(l.LendablePercent, path.Child("lendablePercent"))...)
-	errs = append(errs, check.NonNegativePtr(l.BorrowingLimitPercent, path.Child("borrowingLimitPercent"))...)
+	if n := l.BorrowingLimitPercent; n != nil && *n < 0 {
+		errs = append(errs, field.Invalid(path.Child("borrowingLimitPercent"), *n, "if specified, must be a non-negative integer"))
+	}
 	at := path.Child("limitResponse")
 	q := l.LimitResponse.Queuing
 	switch l.LimitResponse.Type {
@@ -149,6 +170,9 @@ func validateLimited(l *flowcontrolv1.LimitedPriorityLevelConfiguration, path *f
 			errs = append(errs, field.Invalid(in.Child("handSize"), q.HandSize, "must be positive"))
 		} else if q.HandSize > q.Queues {
 			errs = append(errs, field.Invalid(in.Child("handSize"), q.HandSize, "should not be greater than queues ("+strconv.Itoa(int(q.Queues))+")"))
+		} else if math.Ceil(math.Log2(float64(q.Queues))*float64(q.HandSize)) > maxEntropyBits {
+			errs = append(errs, field.Invalid(in.Child("handSize"), q.HandSize,
+				fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, maxEntropyBits)))
 		}
 	default:
 		errs = append(errs, field.NotSupported(at.Child("type"), l.LimitResponse.Type, []flowcontrolv1.LimitResponseType{

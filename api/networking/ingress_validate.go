@@ -2,13 +2,15 @@ package networking
 
 import (
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	pathsegment "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	netutils "k8s.io/utils/net"
 
 	"github.com/coxswain/cox/api/check"
 )
@@ -67,7 +69,7 @@ func validateIngressRule(r *networkingv1.IngressRule, path *field.Path) field.Er
 	var errs field.ErrorList
 	if r.Host != "" {
 		at := path.Child("host")
-		if _, err := netip.ParseAddr(r.Host); err == nil {
+		if netutils.ParseIPSloppy(r.Host) != nil {
 			errs = append(errs, field.Invalid(at, r.Host, "must be a DNS name, not an IP address"))
 		}
 		errs = append(errs, validateHost(r.Host, at)...)
@@ -136,6 +138,8 @@ func validateBackend(b *networkingv1.IngressBackend, path *field.Path) field.Err
 		for name, v := range map[string]string{"kind": b.Resource.Kind, "name": b.Resource.Name} {
 			if v == "" {
 				errs = append(errs, field.Required(at.Child(name), ""))
+			} else {
+				errs = append(errs, check.Each(at.Child(name), v, pathsegment.IsValidPathSegmentName(v))...)
 			}
 		}
 		return errs
@@ -145,7 +149,7 @@ func validateBackend(b *networkingv1.IngressBackend, path *field.Path) field.Err
 	if b.Service.Name == "" {
 		errs = append(errs, field.Required(at.Child("name"), ""))
 	} else {
-		errs = append(errs, check.Each(at.Child("name"), b.Service.Name, validation.IsDNS1035Label(b.Service.Name))...)
+		errs = append(errs, check.Each(at.Child("name"), b.Service.Name, validation.IsDNS1123Label(b.Service.Name))...)
 	}
 	named, numbered := b.Service.Port.Name != "", b.Service.Port.Number != 0
 	port := at.Child("port")
@@ -162,16 +166,20 @@ func validateBackend(b *networkingv1.IngressBackend, path *field.Path) field.Err
 	return errs
 }
 
-func validateIngressStatus(i, _ *networkingv1.Ingress) field.ErrorList {
+func validateIngressStatus(i, old *networkingv1.Ingress) field.ErrorList {
 	var errs field.ErrorList
+	var stored []string
+	for k := range old.Status.LoadBalancer.Ingress {
+		stored = append(stored, old.Status.LoadBalancer.Ingress[k].IP)
+	}
 	for k := range i.Status.LoadBalancer.Ingress {
 		lb, at := &i.Status.LoadBalancer.Ingress[k], field.NewPath("status", "loadBalancer", "ingress").Index(k)
 		if lb.IP != "" {
-			errs = append(errs, validation.IsValidIPForLegacyField(at.Child("ip"), lb.IP, false, nil)...)
+			errs = append(errs, validation.IsValidIPForLegacyField(at.Child("ip"), lb.IP, true, stored)...)
 		}
 		if lb.Hostname != "" {
 			errs = append(errs, check.Subdomain(lb.Hostname, at.Child("hostname"))...)
-			if _, err := netip.ParseAddr(lb.Hostname); err == nil {
+			if netutils.ParseIPSloppy(lb.Hostname) != nil {
 				errs = append(errs, field.Invalid(at.Child("hostname"), lb.Hostname, "must be a DNS name, not an IP address"))
 			}
 		}

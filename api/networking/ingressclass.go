@@ -39,7 +39,7 @@ func ingressClassKind() *api.Kind {
 			},
 			Validate: api.Check(validateIngressClass),
 			ValidateUpdate: api.Check2(func(c, old *networkingv1.IngressClass) field.ErrorList {
-				return append(validateParameters(c.Spec.Parameters, field.NewPath("spec", "parameters")),
+				return append(validateIngressClass(c),
 					check.Immutable(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))...)
 			}),
 		},
@@ -95,7 +95,7 @@ func validateParameters(p *networkingv1.IngressClassParametersReference, at *fie
 	const cluster, namespace = networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace
 	errs = append(errs, check.OneOf(*p.Scope, at.Child("scope"), cluster, namespace)...)
 	switch {
-	case *p.Scope == namespace && (p.Namespace == nil || *p.Namespace == ""):
+	case *p.Scope == namespace && p.Namespace == nil:
 		errs = append(errs, field.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'"))
 	case *p.Scope == namespace:
 		errs = append(errs, check.Each(at.Child("namespace"), *p.Namespace, validation.IsDNS1123Label(*p.Namespace))...)

@@ -28,7 +28,7 @@ func ipAddressKind() *api.Kind {
 		Strategy: api.Strategy{
 			Validate: api.Check(validateIPAddress),
 			ValidateUpdate: api.Check2(func(a, old *networkingv1.IPAddress) field.ErrorList {
-				return check.Immutable(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))
+				return append(validateIPAddress(a), check.Immutable(a.Spec.ParentRef, old.Spec.ParentRef, field.NewPath("spec", "parentRef"))...)
 			}),
 			// The name is the address, in the one form that makes it unique.
 			ValidateName: func(name string, _ bool) []string {
@@ -57,7 +57,7 @@ func ipAddressKind() *api.Kind {
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("ParentRef", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
-			printing.AgeColumn(),
+			// Upstream sends an age and has no column for it.
 		},
 		Cells: api.Cells(func(a *networkingv1.IPAddress) []any {
 			return []any{a.Name, parentCell(a.Spec.ParentRef), printing.Age(a.CreationTimestamp)}

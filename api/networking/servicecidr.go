@@ -27,7 +27,8 @@ func serviceCIDRKind() *api.Kind {
 		New:    api.New[networkingv1.ServiceCIDR](), NewList: api.New[networkingv1.ServiceCIDRList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			PrepareCreate: serviceCIDRParts.PrepareCreate, PrepareUpdate: serviceCIDRParts.PrepareUpdate,
+			PrepareCreate:  api.On(func(c *networkingv1.ServiceCIDR) { c.Status = networkingv1.ServiceCIDRStatus{} }),
+			PrepareUpdate:  api.On2(func(c, old *networkingv1.ServiceCIDR) { old.Status.DeepCopyInto(&c.Status) }),
 			Validate:       api.Check(func(c *networkingv1.ServiceCIDR) field.ErrorList { return validateCIDRs(c.Spec.CIDRs) }),
 			ValidateUpdate: api.Check2(validateServiceCIDRUpdate),
 		},
@@ -61,7 +62,7 @@ func validateCIDRs(cidrs []string) field.ErrorList {
 		a, err1 := netip.ParsePrefix(cidrs[0])
 		b, err2 := netip.ParsePrefix(cidrs[1])
 		if err1 == nil && err2 == nil && a.Addr().Is4() == b.Addr().Is4() {
-			errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96"))
+			errs = append(errs, field.Invalid(path, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
 		}
 	}
 	for i, c := range cidrs {
@@ -78,5 +79,12 @@ func validateServiceCIDRUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList
 		errs := validateCIDRs(c.Spec.CIDRs)
 		return append(errs, check.Immutable(c.Spec.CIDRs[0], old.Spec.CIDRs[0], path.Index(0))...)
 	}
-	return check.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, path)
+	if len(c.Spec.CIDRs) != len(old.Spec.CIDRs) {
+		return check.Immutable(c.Spec.CIDRs, old.Spec.CIDRs, path)
+	}
+	var errs field.ErrorList
+	for i := range c.Spec.CIDRs {
+		errs = append(errs, check.Immutable(c.Spec.CIDRs[i], old.Spec.CIDRs[i], path.Index(i))...)
+	}
+	return errs
 }

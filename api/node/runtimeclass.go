@@ -29,13 +29,6 @@ func runtimeClassKind() *api.Kind {
 				if r.Overhead != nil {
 					podspec.RoundUp(r.Overhead.PodFixed)
 				}
-				if r.Scheduling != nil {
-					for i := range r.Scheduling.Tolerations {
-						if t := &r.Scheduling.Tolerations[i]; t.Operator == "" && t.Key != "" {
-							t.Operator = corev1.TolerationOpEqual
-						}
-					}
-				}
 			}),
 			Validate: api.Check(validateRuntimeClass),
 			ValidateUpdate: api.Check2(func(r, old *nodev1.RuntimeClass) field.ErrorList {
@@ -45,7 +38,7 @@ func runtimeClassKind() *api.Kind {
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
-			printing.String("Handler", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]),
+			printing.String("Handler", ""),
 			printing.AgeColumn(),
 		},
 		Cells: api.Cells(func(r *nodev1.RuntimeClass) []any {
@@ -56,8 +49,11 @@ func runtimeClassKind() *api.Kind {
 
 func validateRuntimeClass(r *nodev1.RuntimeClass) field.ErrorList {
 	errs := check.Each(field.NewPath("handler"), r.Handler, validation.IsDNS1123Label(r.Handler))
+	if r.Handler == "" {
+		errs = field.ErrorList{field.Required(field.NewPath("handler"), "")}
+	}
 	if r.Overhead != nil {
-		errs = append(errs, podspec.ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: r.Overhead.PodFixed}, field.NewPath("overhead", "podFixed"))...)
+		errs = append(errs, podspec.ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: r.Overhead.PodFixed}, field.NewPath("overhead"))...)
 	}
 	if s := r.Scheduling; s != nil {
 		path := field.NewPath("scheduling")

@@ -103,7 +103,7 @@ func (c *checker) restartRules(ctr *corev1.Container, path *field.Path, regular 
 			continue
 		}
 		codes := p.Child("exitCodes")
-		errs = append(errs, oneOf(r.ExitCodes.Operator, codes.Child("operator"), corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
+		errs = append(errs, check.OneOf(r.ExitCodes.Operator, codes.Child("operator"), corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
 		if n := len(r.ExitCodes.Values); n > 255 {
 			errs = append(errs, field.TooMany(codes.Child("values"), n, 255))
 		}

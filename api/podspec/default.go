@@ -240,6 +240,29 @@ func defaultDownward(files []corev1.DownwardAPIVolumeFile) {
 	}
 }
 
+// DefaultPersistentSource sets what the sources of a persistent volume leave
+// open.
+func DefaultPersistentSource(s *corev1.PersistentVolumeSource) {
+	if s.HostPath != nil {
+		DefaultHostPath(s.HostPath)
+	}
+	if s.ISCSI != nil {
+		def(&s.ISCSI.ISCSIInterface, "default")
+	}
+	if s.RBD != nil {
+		def(&s.RBD.RBDPool, "rbd")
+		def(&s.RBD.RadosUser, "admin")
+		def(&s.RBD.Keyring, "/etc/ceph/keyring")
+	}
+	if s.AzureDisk != nil {
+		DefaultAzureDisk(s.AzureDisk)
+	}
+	if s.ScaleIO != nil {
+		def(&s.ScaleIO.StorageMode, "ThinProvisioned")
+		def(&s.ScaleIO.FSType, "xfs")
+	}
+}
+
 // DefaultHostPath names the unset type.
 func DefaultHostPath(h *corev1.HostPathVolumeSource) { defPtr(&h.Type, corev1.HostPathUnset) }
 

@@ -147,9 +147,6 @@ func TestTemplateFor(t *testing.T) {
 			c.Name = "e"
 			x.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon(c)}}
 		}, `spec.template.spec.ephemeralContainers: Forbidden: ephemeral containers not allowed in pod template`},
-		"shared disk": {func(x *corev1.PodTemplateSpec) {
-			x.Spec.Volumes[0].VolumeSource = corev1.VolumeSource{GCEPersistentDisk: &corev1.GCEPersistentDiskVolumeSource{PDName: "d"}}
-		}, `spec.template.spec.volumes[0].gcePersistentDisk.readOnly: Invalid value: false: must be read-only for replicated pods > 1; GCE PD can only be mounted on multiple machines if it is read-only`},
 	} {
 		x := good()
 		tc.change(x)

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -78,16 +79,17 @@ func (c *checker) envSource(v *corev1.EnvVar, path *field.Path) field.ErrorList 
 }
 
 // requiredName wants the name of a ConfigMap or Secret.
+// A name that ends in a dash passes, as it would before a generated suffix.
 func requiredName(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, "")}
 	}
-	return check.Subdomain(name, path)
+	return invalid(path, name, apivalidation.NameIsDNSSubdomain(name, true))
 }
 
 // validateKeyRef checks a reference to one key of a ConfigMap or Secret.
 func validateKeyRef(name, key string, path *field.Path) field.ErrorList {
-	errs := requiredName(name, path.Child("name"))
+	errs := check.Subdomain(name, path.Child("name"))
 	if key == "" {
 		return append(errs, field.Required(path.Child("key"), ""))
 	}

@@ -38,14 +38,19 @@ func usesStopSignal(spec *corev1.PodSpec) bool {
 	return eachContainer(spec, func(c *corev1.Container) bool { return c.Lifecycle != nil && c.Lifecycle.StopSignal != nil })
 }
 
-// eachContainer calls f for the containers and init containers until it
-// returns true.
+// eachContainer calls f for the containers of every sort until it returns
+// true.
 func eachContainer(spec *corev1.PodSpec, f func(*corev1.Container) bool) bool {
 	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {
 			if f(&list[i]) {
 				return true
 			}
+		}
+	}
+	for i := range spec.EphemeralContainers {
+		if f((*corev1.Container)(&spec.EphemeralContainers[i].EphemeralContainerCommon)) {
+			return true
 		}
 	}
 	return false

@@ -1,11 +1,14 @@
 package podspec
 
 import (
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"slices"
-	"strings"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 func (c *checker) mounts(ctr *corev1.Container, path *field.Path) field.ErrorList {
@@ -46,7 +49,7 @@ func (c *checker) mounts(ctr *corev1.Container, path *field.Path) field.ErrorLis
 			}
 			errs = append(errs, validateDescendingPath(m.SubPathExpr, path.Child("subPathExpr"))...)
 		}
-		errs = append(errs, validatePropagation(m.MountPropagation, ctr, p.Child("mountPropagation"))...)
+		errs = append(errs, validatePropagation(m.MountPropagation, ctr, path.Child("mountPropagation"))...)
 		errs = append(errs, validateRecursiveReadOnly(m, p.Child("recursiveReadOnly"))...)
 	}
 	return errs
@@ -56,7 +59,7 @@ func validatePropagation(mode *corev1.MountPropagationMode, ctr *corev1.Containe
 	if mode == nil {
 		return nil
 	}
-	if errs := oneOf(*mode, path, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone); len(errs) > 0 {
+	if errs := check.OneOf(*mode, path, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone); len(errs) > 0 {
 		return errs
 	}
 	if *mode == corev1.MountPropagationBidirectional && (ctr.SecurityContext == nil || !isTrue(ctr.SecurityContext.Privileged)) {

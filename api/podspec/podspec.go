@@ -26,9 +26,19 @@ type Options struct {
 	InvalidSelectorValues bool
 	// RestartPolicies names the restart policies accepted; nil means all.
 	RestartPolicies []corev1.RestartPolicy
+	// Owner is the kind of the workload, as an error names it; "" means
+	// ReplicaSet.
+	Owner string
 	// StoredSelectors accepts spread constraints that name a matchLabelKey
 	// also set in the label selector, as the API server itself merges them.
 	StoredSelectors bool
+}
+
+func (o *Options) owner() string {
+	if o.Owner == "" {
+		return "ReplicaSet"
+	}
+	return o.Owner
 }
 
 // ForUpdate returns the options for replacing old.
@@ -64,14 +74,11 @@ func ValidateTemplateFor(t *corev1.PodTemplateSpec, selector labels.Selector, re
 		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
 	errs = append(errs, ValidateTemplate(t, path, opts)...)
-	if replicas > 1 {
-		errs = append(errs, validateReadOnlyDisks(t.Spec.Volumes, path.Child("spec", "volumes"))...)
-	}
 	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
 		errs = append(errs, field.NotSupported(path.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported"))
+		errs = append(errs, field.Forbidden(path.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+opts.owner()+" is not Supported"))
 	}
 	return errs
 }

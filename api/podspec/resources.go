@@ -145,13 +145,21 @@ func ValidateResourceRequirements(r *corev1.ResourceRequirements, path *field.Pa
 }
 
 func (c *checker) containerResources(r *corev1.ResourceRequirements, path *field.Path) field.ErrorList {
-	errs := ValidateResourceRequirements(r, path)
+	return append(ValidateResourceRequirements(r, path), c.claimsOf(r, path)...)
+}
+
+// claimsOf checks which of the pod's claims something uses.
+func (c *checker) claimsOf(r *corev1.ResourceRequirements, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	seen := map[string]sets.Set[string]{}
 	for i, claim := range r.Claims {
 		p := path.Child("claims").Index(i)
 		if claim.Name == "" {
-			errs = append(errs, field.Required(p.Child("name"), ""))
+			errs = append(errs, field.Required(p, ""))
 			continue
+		}
+		if claim.Request != "" {
+			errs = append(errs, invalid(p.Child("request"), claim.Request, validation.IsDNS1123Label(claim.Request))...)
 		}
 		if s, ok := seen[claim.Name]; ok && (s.Has("") || s.Has(claim.Request) || claim.Request == "") {
 			id := claim.Name
@@ -165,7 +173,7 @@ func (c *checker) containerResources(r *corev1.ResourceRequirements, path *field
 		}
 		seen[claim.Name].Insert(claim.Request)
 		if !c.claims.Has(claim.Name) {
-			e := field.NotFound(p.Child("name"), claim.Name)
+			e := field.NotFound(p, claim.Name)
 			e.Detail = "must be one of the names in pod.spec.resourceClaims"
 			if len(c.claims) == 0 {
 				e.Detail += " which is empty"
@@ -222,7 +230,13 @@ func (c *checker) podResources(path *field.Path) field.ErrorList {
 			}
 		}
 	}
+	errs = append(errs, c.claimsOf(r, path)...)
 	if len(errs) > 0 {
+		for _, name := range sets.List(sets.KeySet(r.Requests)) {
+			if _, limited := r.Limits[name]; !limited && !overcommits(name) {
+				errs = append(errs, field.Required(path.Child("limits"), "Limit must be set for non overcommitable resources"))
+			}
+		}
 		return errs
 	}
 	errs = append(errs, ValidateResourceRequirements(r, path)...)

@@ -2,6 +2,8 @@ package podspec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -148,8 +150,24 @@ func ValidateTopologySelectorTerms(terms []corev1.TopologySelectorTerm, path *fi
 				values.Insert(v)
 			}
 		}
+		// A term that says nothing counts as said before.
+		if len(t.MatchLabelExpressions) == 0 || slices.ContainsFunc(terms[:i], func(o corev1.TopologySelectorTerm) bool { return sameTopology(o, t) }) {
+			errs = append(errs, field.Duplicate(p, ""))
+		}
 	}
 	return errs
+}
+
+// sameTopology says that two terms select the same, whatever their order.
+func sameTopology(a, b corev1.TopologySelectorTerm) bool {
+	of := func(t corev1.TopologySelectorTerm) map[string]sets.Set[string] {
+		out := map[string]sets.Set[string]{}
+		for _, r := range t.MatchLabelExpressions {
+			out[r.Key] = sets.New(r.Values...)
+		}
+		return out
+	}
+	return maps.EqualFunc(of(a), of(b), func(x, y sets.Set[string]) bool { return x.Equal(y) })
 }
 
 func (c *checker) affinity(path *field.Path) field.ErrorList {

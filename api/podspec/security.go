@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -44,7 +45,7 @@ func (c *checker) podSecurityContext(s *field.Path) field.ErrorList {
 		errs = append(errs, check.OneOf(*p, s.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 	}
 	if p := sc.SupplementalGroupsPolicy; p != nil {
-		errs = append(errs, oneOf(*p, s.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
+		errs = append(errs, check.OneOf(*p, s.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
 	}
 	if p := sc.SELinuxChangePolicy; p != nil {
 		errs = append(errs, check.OneOf(*p, s.Child("seLinuxChangePolicy"), corev1.SELinuxChangePolicyRecursive)...)
@@ -182,8 +183,110 @@ func validateWindows(w *corev1.WindowsSecurityContextOptions, s *field.Path) fie
 	if g := w.GMSACredentialSpec; g != nil && *g == "" {
 		errs = append(errs, field.Invalid(s.Child("gmsaCredentialSpec"), *g, "gmsaCredentialSpec cannot be an empty string"))
 	}
-	if u := w.RunAsUserName; u != nil && *u == "" {
-		errs = append(errs, field.Invalid(s.Child("runAsUserName"), *u, "runAsUserName cannot be an empty string"))
+	if u := w.RunAsUserName; u != nil {
+		for _, m := range windowsUser(*u) {
+			errs = append(errs, field.Invalid(s.Child("runAsUserName"), *u, m))
+		}
+	}
+	return errs
+}
+
+// The forms of a Windows domain's name, and what a user's may not hold; see
+// the API page "Configure RunAsUserName for Windows pods and containers".
+const (
+	maxWindowsDomain = 256
+	maxWindowsUser   = 104
+	noWindowsUser    = `"/\:;|=,+*?<>@[]`
+)
+
+var (
+	netBIOSDomain = regexp.MustCompile(`^[^\\/:\*\?"<>|\.][^\\/:\*\?"<>|]{0,14}$`)
+	dnsDomain     = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$`)
+)
+
+// windowsUser says what is wrong with a user's name of the form DOMAIN\USER.
+func windowsUser(name string) []string {
+	if name == "" {
+		return []string{"runAsUserName cannot be an empty string"}
+	}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		return []string{"runAsUserName cannot contain control characters"}
+	}
+	parts := strings.Split(name, `\`)
+	if len(parts) > 2 {
+		return []string{"runAsUserName cannot contain more than one backslash"}
+	}
+	var out []string
+	user := parts[len(parts)-1]
+	if len(parts) == 2 {
+		domain := parts[0]
+		if len(domain) >= maxWindowsDomain {
+			out = append(out, fmt.Sprintf("runAsUserName's Domain length must be under %d characters", maxWindowsDomain))
+		}
+		if !netBIOSDomain.MatchString(domain) && !dnsDomain.MatchString(domain) {
+			out = append(out, "runAsUserName's Domain doesn't match the NetBios nor the DNS format")
+		}
+	}
+	switch {
+	case user == "":
+		return append(out, "runAsUserName's User cannot be empty")
+	case len(user) > maxWindowsUser:
+		out = append(out, fmt.Sprintf("runAsUserName's User length must not be longer than %d characters", maxWindowsUser))
+	}
+	if strings.Trim(user, ". ") == "" {
+		out = append(out, "runAsUserName's User cannot contain only periods or spaces")
+	}
+	if strings.ContainsAny(user, noWindowsUser) {
+		out = append(out, "runAsUserName's User cannot contain the following characters: "+noWindowsUser)
+	}
+	return out
+}
+
+// hostProcess checks that a Windows pod with processes of the host has
+// nothing else in it.
+func (c *checker) hostProcess(path *field.Path) field.ErrorList {
+	of := func(w *corev1.WindowsSecurityContextOptions) *bool {
+		if w == nil {
+			return nil
+		}
+		return w.HostProcess
+	}
+	var pod *bool
+	if sc := c.spec.SecurityContext; sc != nil {
+		pod = of(sc.WindowsOptions)
+	}
+	var errs field.ErrorList
+	all, some := true, false
+	see := func(sc *corev1.SecurityContext, at *field.Path) {
+		value := isTrue(pod)
+		if sc != nil {
+			if own := of(sc.WindowsOptions); own != nil {
+				if pod != nil && *own != *pod {
+					errs = append(errs, field.Invalid(at.Child("securityContext", "windowsOptions", "hostProcess"), *own,
+						fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *pod)))
+				}
+				value = *own
+			}
+		}
+		all, some = all && value, some || value
+	}
+	for i := range c.spec.InitContainers {
+		see(c.spec.InitContainers[i].SecurityContext, path.Child("initContainers").Index(i))
+	}
+	for i := range c.spec.Containers {
+		see(c.spec.Containers[i].SecurityContext, path.Child("containers").Index(i))
+	}
+	for i := range c.spec.EphemeralContainers {
+		see(c.spec.EphemeralContainers[i].SecurityContext, path.Child("ephemeralContainers").Index(i))
+	}
+	if !some {
+		return errs
+	}
+	if !all {
+		errs = append(errs, field.Invalid(path, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers"))
+	}
+	if !c.spec.HostNetwork {
+		errs = append(errs, field.Invalid(path.Child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers"))
 	}
 	return errs
 }
@@ -195,7 +298,7 @@ func (c *checker) operatingSystem(s *field.Path) field.ErrorList {
 	if os == nil {
 		return nil
 	}
-	errs := oneOf(os.Name, s.Child("os"), corev1.Linux, corev1.Windows)
+	errs := oneOf(os.Name, s.Child("os", "name"), corev1.Linux, corev1.Windows)
 	forbid := func(set bool, text string, names ...string) {
 		if set {
 			p := s

@@ -55,12 +55,15 @@ func Validate(spec *corev1.PodSpec, meta *metav1.ObjectMeta, path *field.Path, o
 	}
 	errs = append(errs, ValidateTolerations(spec.Tolerations, path.Child("tolerations"))...)
 	errs = append(errs, c.hostAliases(path.Child("hostAliases"))...)
-	if p := spec.PreemptionPolicy; p != nil {
+	if p := spec.PreemptionPolicy; p != nil && *p == "" {
+		errs = append(errs, field.Required(path.Child("preemptionPolicy"), ""))
+	} else if p != nil {
 		errs = append(errs, check.OneOf(*p, path.Child("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	if spec.Overhead != nil {
 		errs = append(errs, ValidateResourceRequirements(&corev1.ResourceRequirements{Limits: spec.Overhead}, path.Child("overhead"))...)
 	}
+	errs = append(errs, c.hostProcess(path)...)
 	return append(errs, c.operatingSystem(path)...)
 }
 

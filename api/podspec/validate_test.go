@@ -131,7 +131,7 @@ func TestSpecFields(t *testing.T) {
 			p.Spec.SchedulingGates, p.Spec.NodeName = []corev1.PodSchedulingGate{{Name: "a"}}, "n"
 		}, `spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared`},
 		{"os", func(p *corev1.Pod, c *corev1.Container) { p.Spec.OS = &corev1.PodOS{Name: "plan9"} },
-			`spec.os: Unsupported value: "plan9": supported values: "linux", "windows"`},
+			`spec.os.name: Unsupported value: "plan9": supported values: "linux", "windows"`},
 		{"windows options on linux", func(p *corev1.Pod, c *corev1.Container) {
 			p.Spec.OS = &corev1.PodOS{Name: "linux"}
 			p.Spec.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}
@@ -288,7 +288,7 @@ func TestResources(t *testing.T) {
 		{"huge pages alone", set(func(r *corev1.ResourceRequirements) { r.Limits = list("hugepages-2Mi", "2Mi") }),
 			`spec.containers[0].resources: Forbidden: HugePages require cpu or memory`},
 		{"claim", set(func(r *corev1.ResourceRequirements) { r.Claims = []corev1.ResourceClaim{{Name: "tpu"}} }),
-			`spec.containers[0].resources.claims[0].name: Not found: "tpu": must be one of the names in pod.spec.resourceClaims: gpu`},
+			`spec.containers[0].resources.claims[0]: Not found: "tpu": must be one of the names in pod.spec.resourceClaims: gpu`},
 	})
 }
 

@@ -105,10 +105,11 @@ func (c *checker) volumeSource(s *corev1.VolumeSource, name string, p *field.Pat
 		errs := ValidateDriverName(s.CSI.Driver, p.Child("driver"))
 		if r := s.CSI.NodePublishSecretRef; r != nil {
 			rp := p.Child("nodePublishSecretRef", "name")
+			named := p.Child("name") // so upstream calls it
 			if r.Name == "" {
 				return append(errs, field.Required(rp, ""))
 			}
-			errs = append(errs, invalid(rp, r.Name, apivalidation.NameIsDNSSubdomain(r.Name, false))...)
+			errs = append(errs, invalid(named, r.Name, apivalidation.NameIsDNSSubdomain(r.Name, false))...)
 		}
 		return errs
 	})
@@ -309,10 +310,7 @@ func validateProjection(s *corev1.VolumeProjection, paths sets.Set[string], p *f
 			file(f, p)
 		}
 	})
-	if n == 0 {
-		errs = append(errs, field.Required(p, "must specify a volume type"))
-	}
-	return errs
+	return errs // a source of no type is accepted, and brings nothing
 }
 
 func validateTrustBundle(b *corev1.ClusterTrustBundleProjection, p *field.Path) field.ErrorList {

@@ -71,7 +71,11 @@ func networkVolumes(o *exactlyOne, s *corev1.VolumeSource) {
 		return append(errs, required(s.ScaleIO.VolumeName, p.Child("volumeName"))...)
 	})
 	o.source(s.StorageOS != nil, "storageos", func(p *field.Path) field.ErrorList {
-		return ValidateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+		errs := ValidateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+		if r := s.StorageOS.SecretRef; r != nil {
+			errs = append(errs, required(r.Name, p.Child("secretRef", "name"))...)
+		}
+		return errs
 	})
 }
 
@@ -115,7 +119,7 @@ func ValidateISCSI(v ISCSI, p *field.Path) field.ErrorList {
 				return
 			}
 		}
-		errs = append(errs, field.Invalid(p, name, "must be valid format"))
+		errs = append(errs, field.Invalid(p, name, "must be valid format starting with iqn, eui, or naa"))
 	}
 	if v.IQN == "" {
 		errs = append(errs, field.Required(p.Child("iqn"), ""))
@@ -192,7 +196,7 @@ func ValidateAzureDisk(d *corev1.AzureDiskVolumeSource, p *field.Path) field.Err
 	if d.Kind == nil {
 		return errs
 	}
-	errs = append(errs, oneOf(*d.Kind, p.Child("kind"), corev1.AzureSharedBlobDisk, corev1.AzureDedicatedBlobDisk, corev1.AzureManagedDisk)...)
+	errs = append(errs, check.OneOf(*d.Kind, p.Child("kind"), corev1.AzureSharedBlobDisk, corev1.AzureDedicatedBlobDisk, corev1.AzureManagedDisk)...)
 	if *d.Kind == corev1.AzureManagedDisk && !strings.HasPrefix(d.DataDiskURI, "/subscriptions/") {
 		errs = append(errs, field.NotSupported(p.Child("diskURI"), d.DataDiskURI, []string{"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"}))
 	}
@@ -248,19 +252,6 @@ func ValidateStorageOS(name, namespace string, p *field.Path) field.ErrorList {
 	}
 	if namespace != "" {
 		errs = append(errs, invalid(p.Child("volumeNamespace"), namespace, validation.IsDNS1123Label(namespace))...)
-	}
-	return errs
-}
-
-// validateReadOnlyDisks refuses disks that many pods cannot share writable.
-func validateReadOnlyDisks(volumes []corev1.Volume, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	const text = "must be read-only for replicated pods > 1; "
-	for i, v := range volumes {
-		if d := v.GCEPersistentDisk; d != nil && !d.ReadOnly {
-			errs = append(errs, field.Invalid(p.Index(i).Child("gcePersistentDisk", "readOnly"), false,
-				text+"GCE PD can only be mounted on multiple machines if it is read-only"))
-		}
 	}
 	return errs
 }

@@ -73,7 +73,7 @@ func (w *warner) spec(s *corev1.PodSpec) {
 	}
 	for i, a := range s.HostAliases {
 		if names.Has(a.IP) {
-			w.warn(p.Child("hostAliases").Index(i).Child("ip"), "duplicates ip %q", a.IP)
+			w.warn(p.Child("hostAliases").Index(i).Child("ip"), "duplicate ip %q", a.IP)
 		}
 		names.Insert(a.IP)
 	}

@@ -91,7 +91,7 @@ func validateBudget(b, old *policyv1.PodDisruptionBudget) field.ErrorList {
 func validateBudgetStatus(b, _ *policyv1.PodDisruptionBudget) field.ErrorList {
 	s, path := &b.Status, field.NewPath("status")
 	errs := metavalidation.ValidateConditions(s.Conditions, path.Child("conditions"))
-	errs = append(errs, check.NonNegative(s.DisruptionsAllowed, path.Child("podDisruptionsAllowed"))...)
+	errs = append(errs, check.NonNegative(s.DisruptionsAllowed, path.Child("disruptionsAllowed"))...)
 	errs = append(errs, check.NonNegative(s.CurrentHealthy, path.Child("currentHealthy"))...)
 	errs = append(errs, check.NonNegative(s.DesiredHealthy, path.Child("desiredHealthy"))...)
 	return append(errs, check.NonNegative(s.ExpectedPods, path.Child("expectedPods"))...)

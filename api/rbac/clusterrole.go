@@ -51,7 +51,7 @@ func validateClusterRole(r, old *rbacv1.ClusterRole) field.ErrorList {
 		s := &r.AggregationRule.ClusterRoleSelectors[i]
 		errs = append(errs, check.LabelSelector(s, stored, path.Index(i))...)
 		if _, err := metav1.LabelSelectorAsSelector(s); err != nil {
-			errs = append(errs, field.Invalid(path.Index(i), *s, "invalid label selector."))
+			errs = append(errs, field.Invalid(path.Index(i), nil, "invalid label selector."))
 		}
 	}
 	return errs

@@ -62,10 +62,7 @@ func validateTemplateUpdate(t, old *resourcev1.ResourceClaimTemplate) field.Erro
 }
 
 func immutable(v, old any, path *field.Path) field.ErrorList {
-	if check.Equal(v, old) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(path, check.Shown(v), apivalidation.FieldImmutableErrorMsg)}
+	return check.Immutable(v, old, path)
 }
 
 // requestNames are the requests of a claim with their subrequests.

@@ -92,7 +92,9 @@ func validatePriorityClass(c *schedulingv1.PriorityClass) field.ErrorList {
 	} else if c.Value > highestUserPriority {
 		errs = append(errs, field.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", highestUserPriority)))
 	}
-	if p := c.PreemptionPolicy; p != nil {
+	if p := c.PreemptionPolicy; p != nil && *p == "" {
+		errs = append(errs, field.Required(field.NewPath("preemptionPolicy"), ""))
+	} else if p != nil {
 		errs = append(errs, check.OneOf(*p, field.NewPath("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
 	}
 	return errs

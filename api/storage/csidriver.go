@@ -31,16 +31,24 @@ func csiDriverKind() *api.Kind {
 		New: api.New[storagev1.CSIDriver](), NewList: api.New[storagev1.CSIDriverList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			Default:       api.On(defaultCSIDriver),
-			PrepareCreate: func(o runtime.Object) { o.(*storagev1.CSIDriver).Generation = 0 },
+			Default: api.On(defaultCSIDriver),
+			PrepareCreate: func(o runtime.Object) {
+				d := o.(*storagev1.CSIDriver)
+				d.Generation = 0
+				d.Spec.PreventPodSchedulingIfMissing = nil // an alpha feature's
+			},
+			Warnings: func(o, prev runtime.Object) []string {
+				if s := &o.(*storagev1.CSIDriver).Spec; prev == nil && len(s.TokenRequests) > 0 && s.ServiceAccountTokenInSecrets == nil {
+					return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+				}
+				return nil
+			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				d, old := o.(*storagev1.CSIDriver), prev.(*storagev1.CSIDriver)
-				// The generation counts the changes of what kubelets act on.
-				d.Generation = old.Generation
-				if !check.Equal(d.Spec.TokenRequests, old.Spec.TokenRequests) || !check.Equal(d.Spec.RequiresRepublish, old.Spec.RequiresRepublish) ||
-					!check.Equal(d.Spec.SELinuxMount, old.Spec.SELinuxMount) {
-					d.Generation++
+				if old.Spec.PreventPodSchedulingIfMissing == nil {
+					d.Spec.PreventPodSchedulingIfMissing = nil
 				}
+				api.CountGeneration(d, old, d.Spec, old.Spec)
 			},
 			Validate: api.Check(validateCSIDriver),
 			ValidateUpdate: api.Check2(func(d, old *storagev1.CSIDriver) field.ErrorList {
@@ -86,7 +94,7 @@ func csiDriverCells(d *storagev1.CSIDriver) []any {
 		audiences = append(audiences, t.Audience)
 	}
 	tokens := printing.Unset
-	if s.TokenRequests != nil {
+	if len(s.TokenRequests) > 0 {
 		tokens = strings.Join(audiences, ",")
 	}
 	return []any{
@@ -117,8 +125,8 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 		errs = append(errs, check.OneOf(*p, path.Child("fsGroupPolicy"), storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
 	}
 	errs = append(errs, validateTokenRequests(s.TokenRequests, path.Child("tokenRequests"))...)
-	for i, m := range s.VolumeLifecycleModes {
-		errs = append(errs, check.OneOf(m, path.Child("volumeLifecycleModes").Index(i), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
+	for _, m := range s.VolumeLifecycleModes {
+		errs = append(errs, check.OneOf(m, path.Child("volumeLifecycleModes"), storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)...)
 	}
 	errs = append(errs, mustBeSet(s.SELinuxMount, path.Child("seLinuxMount"))...)
 	if n := s.NodeAllocatableUpdatePeriodSeconds; n != nil && *n < minUpdateSeconds {

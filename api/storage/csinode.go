@@ -13,8 +13,8 @@ import (
 )
 
 // maxNodeID is the length of a node's name in a driver, by the CSI
-// specification.
-const maxNodeID = 192
+// specification (since 1.4; 192 before).
+const maxNodeID = 256
 
 func csiNodeKind() *api.Kind {
 	gvk := storagev1.SchemeGroupVersion.WithKind("CSINode")
@@ -48,7 +48,7 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 		if d.NodeID == "" {
 			errs = append(errs, field.Required(at.Child("nodeID"), d.NodeID))
 		} else if len(d.NodeID) > maxNodeID {
-			errs = append(errs, field.Invalid(at.Child("nodeID"), d.NodeID, "must be 192 characters or less"))
+			errs = append(errs, field.Invalid(at.Child("nodeID"), d.NodeID, "must be 256 characters or less"))
 		}
 		if d.Allocatable != nil {
 			errs = append(errs, check.NonNegativePtr(d.Allocatable.Count, at.Child("allocatable", "count"))...)
@@ -59,8 +59,11 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 		seen.Insert(d.Name)
 		keys := sets.New[string]()
 		for _, k := range d.TopologyKeys {
-			if k == "" || keys.Has(k) {
+			if k == "" {
 				errs = append(errs, field.Required(at, k))
+			}
+			if keys.Has(k) {
+				errs = append(errs, field.Duplicate(at, k))
 			}
 			keys.Insert(k)
 			errs = append(errs, check.Each(at, k, validation.IsQualifiedName(k))...)
@@ -79,10 +82,8 @@ func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
 			if o.Name != d.Name {
 				continue
 			}
-			d.Allocatable = o.Allocatable
-			if !check.Equal(d, o) {
-				errs = append(errs, field.Invalid(field.NewPath("CSINodeDriver"), n.Spec.Drivers[i], "field is immutable"))
-			}
+			d.Allocatable, o.Allocatable = nil, nil
+			errs = append(errs, check.Immutable(d, o, field.NewPath("spec", "drivers"))...)
 		}
 	}
 	return errs

@@ -2,7 +2,6 @@ package storage
 
 import (
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -38,13 +37,8 @@ func validateCapacity(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 	}
 	errs := check.LabelSelector(c.NodeTopology, oldTopology, field.NewPath("nodeTopology"))
 	errs = append(errs, check.Each(field.NewPath("storageClassName"), c.StorageClassName, validation.IsDNS1123Subdomain(c.StorageClassName))...)
-	for _, q := range []struct {
-		name  string
-		value *resource.Quantity
-	}{{"capacity", c.Capacity}, {"maximumVolumeSize", c.MaximumVolumeSize}} {
-		if q.value != nil && q.value.Sign() < 0 {
-			errs = append(errs, field.Invalid(field.NewPath(q.name), q.value.String(), "must be greater than or equal to 0").WithOrigin("minimum"))
-		}
+	if q := c.Capacity; q != nil && q.Sign() < 0 { // the largest volume's size is not looked at
+		errs = append(errs, field.Invalid(field.NewPath("capacity"), q.String(), "must be greater than or equal to 0").WithOrigin("minimum"))
 	}
 	return errs
 }

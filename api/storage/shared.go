@@ -22,14 +22,15 @@ func validateQualified(name string, path *field.Path) field.ErrorList {
 	if name == "" {
 		return field.ErrorList{field.Required(path, name)}
 	}
-	return check.Each(path, name, validation.IsQualifiedName(strings.ToLower(name)))
+	name = strings.ToLower(name)
+	return check.Each(path, name, validation.IsQualifiedName(name))
 }
 
 // validateDriverName checks the name of a CSI driver.
 func validateDriverName(name string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if name == "" {
-		errs = append(errs, field.Required(path, ""))
+		return field.ErrorList{field.Required(path, "")}
 	}
 	if len(name) > maxDriverName {
 		errs = append(errs, field.TooLong(path, "" /*unused*/, maxDriverName))

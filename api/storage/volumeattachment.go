@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"math"
+
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/api/printing"
 )
 
@@ -26,6 +29,12 @@ func volumeAttachmentKind() *api.Kind {
 		New: api.New[storagev1.VolumeAttachment](), NewList: api.New[storagev1.VolumeAttachmentList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			Default: api.On(func(a *storagev1.VolumeAttachment) {
+				if s := a.Spec.Source.InlineVolumeSpec; s != nil {
+					podspec.RoundUp(s.Capacity)
+					podspec.DefaultPersistentSource(&s.PersistentVolumeSource)
+				}
+			}),
 			PrepareCreate: func(o runtime.Object) {
 				o.(*storagev1.VolumeAttachment).Status = storagev1.VolumeAttachmentStatus{}
 			},
@@ -65,17 +74,20 @@ func volumeAttachmentKind() *api.Kind {
 
 func validateVolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateQualified(a.Spec.Attacher, path.Child("attacher"))
-	errs = append(errs, validateDriverName(a.Spec.Attacher, path.Child("attacher"))...)
+	errs := validateDriverName(a.Spec.Attacher, path.Child("attacher"))
+	if a.Spec.Attacher != "" {
+		errs = append(errs, validateQualified(a.Spec.Attacher, path.Child("attacher"))...)
+	}
 	source := path.Child("source")
 	switch name, inline := a.Spec.Source.PersistentVolumeName, a.Spec.Source.InlineVolumeSpec; {
 	case name == nil && inline == nil:
 		errs = append(errs, field.Required(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
 	case name != nil && inline != nil:
 		errs = append(errs, field.Forbidden(source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
-	case name != nil && *name == "":
-		errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
 	case name != nil:
+		if *name == "" {
+			errs = append(errs, field.Required(source.Child("persistentVolumeName"), "must specify non empty persistentVolumeName"))
+		}
 		errs = append(errs, check.Each(source.Child("persistentVolumeName"), *name, validation.IsDNS1123Subdomain(*name))...)
 	}
 	errs = append(errs, check.Each(path.Child("nodeName"), a.Spec.NodeName, validation.IsDNS1123Subdomain(a.Spec.NodeName))...)
@@ -95,6 +107,9 @@ func validateAttachmentStatus(s *storagev1.VolumeAttachmentStatus, path *field.P
 		if e != nil && len(e.Message) > maxVolumeError {
 			errs = append(errs, field.TooLong(path.Child(name, "message"), "" /*unused*/, maxVolumeError))
 		}
+		if e != nil && e.ErrorCode != nil && *e.ErrorCode < 0 {
+			errs = append(errs, field.Invalid(path.Child(name, "errorCode"), *e.ErrorCode, validation.InclusiveRangeError(0, math.MaxInt32)))
+		}
 	}
 	return errs
 }
@@ -102,7 +117,7 @@ func validateAttachmentStatus(s *storagev1.VolumeAttachmentStatus, path *field.P
 func validateVolumeAttachmentUpdate(a, old *storagev1.VolumeAttachment) field.ErrorList {
 	errs := validateVolumeAttachment(a)
 	if !check.Equal(a.Spec, old.Spec) {
-		errs = append(errs, field.Invalid(field.NewPath("spec"), a.Spec, "field is immutable"))
+		errs = append(errs, field.Invalid(field.NewPath("spec"), check.Shown(a.Spec), "field is immutable"))
 	}
 	return errs
 }

@@ -20,12 +20,9 @@ func volumeAttributesClassKind() *api.Kind {
 		New: api.New[storagev1.VolumeAttributesClass](), NewList: api.New[storagev1.VolumeAttributesClassList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			Validate: api.Check(func(c *storagev1.VolumeAttributesClass) field.ErrorList {
-				errs := validateQualified(c.DriverName, field.NewPath("driverName"))
-				return append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
-			}),
+			Validate: api.Check(validateAttributesClass),
 			ValidateUpdate: api.Check2(func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-				var errs field.ErrorList
+				errs := validateAttributesClass(c)
 				if c.DriverName != old.DriverName {
 					errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
 				}
@@ -44,4 +41,9 @@ func volumeAttributesClassKind() *api.Kind {
 			return []any{c.Name, c.DriverName, printing.Age(c.CreationTimestamp)}
 		}),
 	}
+}
+
+func validateAttributesClass(c *storagev1.VolumeAttributesClass) field.ErrorList {
+	errs := validateQualified(c.DriverName, field.NewPath("driverName"))
+	return append(errs, validateParameters(c.Parameters, false, field.NewPath("parameters"))...)
 }

@@ -96,6 +96,12 @@ func (d *definition) view(v *version) api.View {
 
 		FieldNames: []string{},
 	}
+	if v.Deprecated {
+		out.Deprecated = v.gvk.GroupVersion().String() + " " + v.gvk.Kind + " is deprecated"
+		if v.DeprecationWarning != nil {
+			out.Deprecated = *v.DeprecationWarning
+		}
+	}
 	for _, f := range v.SelectableFields {
 		out.FieldNames = append(out.FieldNames, strings.TrimPrefix(f.JSONPath, "."))
 	}
