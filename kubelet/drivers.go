@@ -6,8 +6,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet/csi"
@@ -69,4 +71,43 @@ func (k *Kubelet) volumeDevices(pod *corev1.Pod, c *corev1.Container, cfg *runti
 		cfg.Devices = append(cfg.Devices, &runtimeapi.Device{ContainerPath: d.DevicePath, HostPath: path, Permissions: permissions})
 	}
 	return nil
+}
+
+// VolumeStats are how full a pod's volumes of CSI drivers are, as far as these
+// tell.
+func (k *Kubelet) VolumeStats(ctx context.Context, pod *corev1.Pod) []stats.VolumeStats {
+	if !k.csi.Holds(pod.UID) {
+		return nil
+	}
+	var out []stats.VolumeStats
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		got, ok := k.csi.Stats(ctx, pod, v.Name)
+		if !ok {
+			continue
+		}
+		st := stats.VolumeStats{Name: v.Name, FsStats: stats.FsStats{Time: metav1.NewTime(got.Time)}}
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			st.PVCRef = &stats.PVCReference{Namespace: pod.Namespace, Name: v.PersistentVolumeClaim.ClaimName}
+		case v.Ephemeral != nil:
+			st.PVCRef = &stats.PVCReference{Namespace: pod.Namespace, Name: pod.Name + "-" + v.Name}
+		}
+		if got.HasBytes {
+			st.CapacityBytes, st.AvailableBytes, st.UsedBytes = unsigned(got.Capacity), unsigned(got.Available), unsigned(got.Used)
+		}
+		if got.HasInodes {
+			st.Inodes, st.InodesFree, st.InodesUsed = unsigned(got.Inodes), unsigned(got.InodesFree), unsigned(got.InodesUsed)
+		}
+		if got.HasHealth {
+			st.VolumeHealthStats = &stats.VolumeHealthStats{Abnormal: got.Abnormal}
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+func unsigned(n int64) *uint64 {
+	u := uint64(max(n, 0))
+	return &u
 }

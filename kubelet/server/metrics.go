@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -146,9 +147,53 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
+	t.volumes(r.Context(), s.cfg.Node)
 	w.Header().Set("Content-Type", textFormat)
 	_, _ = w.Write(t.Bytes())
 	if s.cfg.Metrics != nil {
 		s.cfg.Metrics(w, r)
 	}
+}
+
+// volumes tells how full claims are whose drivers say so.
+func (t *text) volumes(ctx context.Context, node Node) {
+	var all []stats.VolumeStats
+	seen := map[stats.PVCReference]bool{}
+	for _, pod := range node.PodList() {
+		for _, v := range node.VolumeStats(ctx, pod) {
+			if v.PVCRef != nil && !seen[*v.PVCRef] { // several pods may share one
+				seen[*v.PVCRef] = true
+				all = append(all, v)
+			}
+		}
+	}
+	for _, m := range []struct {
+		name, help string
+		of         func(*stats.VolumeStats) *uint64
+	}{
+		{"capacity_bytes", "Capacity in bytes of the volume", func(v *stats.VolumeStats) *uint64 { return v.CapacityBytes }},
+		{"available_bytes", "Number of available bytes in the volume", func(v *stats.VolumeStats) *uint64 { return v.AvailableBytes }},
+		{"used_bytes", "Number of used bytes in the volume", func(v *stats.VolumeStats) *uint64 { return v.UsedBytes }},
+		{"inodes", "Maximum number of inodes in the volume", func(v *stats.VolumeStats) *uint64 { return v.Inodes }},
+		{"inodes_free", "Number of free inodes in the volume", func(v *stats.VolumeStats) *uint64 { return v.InodesFree }},
+		{"inodes_used", "Number of used inodes in the volume", func(v *stats.VolumeStats) *uint64 { return v.InodesUsed }},
+		{"health_status_abnormal", "Abnormal volume health status. The count is either 1 or 0. 1 indicates the volume is unhealthy, 0 indicates volume is healthy", health},
+	} {
+		for i := range all {
+			if n := m.of(&all[i]); n != nil {
+				t.add("kubelet_volume_stats_"+m.name, "gauge", m.help, float64(*n), "namespace", all[i].PVCRef.Namespace, "persistentvolumeclaim", all[i].PVCRef.Name)
+			}
+		}
+	}
+}
+
+func health(v *stats.VolumeStats) *uint64 {
+	if v.VolumeHealthStats == nil {
+		return nil
+	}
+	var n uint64
+	if v.VolumeHealthStats.Abnormal {
+		n = 1
+	}
+	return &n
 }

@@ -27,6 +27,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet"
@@ -44,6 +45,9 @@ type Node interface {
 	Container(namespace, name, uid, container string, previous bool) (*kubelet.ContainerRef, error)
 	// Sandbox returns the CRI id of the pod's sandbox and the pod's address.
 	Sandbox(namespace, name, uid string) (id, ip string, err error)
+	// VolumeStats are how full the pod's volumes of drivers are, as far as these
+	// tell.
+	VolumeStats(ctx context.Context, pod *corev1.Pod) []stats.VolumeStats
 }
 
 // Config is what the API is made of. Fields without a default must be set.

@@ -26,6 +26,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/kubelet"
@@ -68,6 +69,13 @@ type fakeNode struct {
 
 func (n *fakeNode) NodeName() string       { return "node-1" }
 func (n *fakeNode) PodList() []*corev1.Pod { return []*corev1.Pod{n.pod} }
+func (n *fakeNode) VolumeStats(context.Context, *corev1.Pod) []stats.VolumeStats {
+	used := uint64(5)
+	return []stats.VolumeStats{
+		{Name: "data", PVCRef: &stats.PVCReference{Namespace: "ns", Name: "claim"}, FsStats: stats.FsStats{UsedBytes: &used}, VolumeHealthStats: &stats.VolumeHealthStats{Abnormal: true}},
+		{Name: "inline", FsStats: stats.FsStats{UsedBytes: &used}},
+	}
+}
 func (n *fakeNode) Pod(namespace, name, uid string) (*corev1.Pod, bool) {
 	return n.pod, namespace == n.pod.Namespace && name == n.pod.Name && (uid == "" || uid == string(n.pod.UID))
 }
@@ -160,6 +168,23 @@ func serve(t *testing.T, c *certs, cfg Config) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+func TestVolumesInMetrics(t *testing.T) {
+	var out text
+	out.volumes(t.Context(), &fakeNode{pod: newPod()})
+	got := out.String()
+	for _, want := range []string{
+		`kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="claim"} 5`,
+		`kubelet_volume_stats_health_status_abnormal{namespace="ns",persistentvolumeclaim="claim"} 1`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s is not in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "inline") || strings.Contains(got, "capacity") {
+		t.Errorf("what nobody told is in\n%s", got)
+	}
 }
 
 func TestWhoMayDoWhat(t *testing.T) {

@@ -116,6 +116,7 @@ func (s *Server) collect(ctx context.Context, onlyCPUAndMemory bool) (*stats.Sum
 		}
 		if !onlyCPUAndMemory && pod != nil {
 			s.podFiles(&p)
+			p.VolumeStats = append(p.VolumeStats, s.cfg.Node.VolumeStats(ctx, pod)...)
 		}
 		sum.Pods = append(sum.Pods, p)
 	}
