@@ -44,6 +44,9 @@ type Controller struct {
 	mu       sync.Mutex
 	unwanted map[string]time.Time            // since when, by attachment
 	told     map[string]map[types.UID]string // what pods were told last, by attachment
+	// attaching are the nodes to which volumes are being attached, until the
+	// informer shows it: no two nodes must both find a volume free.
+	attaching map[string]string
 }
 
 // New makes the controller and registers its handlers.
@@ -56,7 +59,7 @@ func New(env controllers.Env) (*Controller, error) {
 		volumes:     client.InformerFor(env.Informers, client.PersistentVolumes),
 		attachments: client.InformerFor(env.Informers, client.VolumeAttachments),
 		drivers:     client.InformerFor(env.Informers, client.CSIDrivers),
-		unwanted:    map[string]time.Time{}, told: map[string]map[types.UID]string{},
+		unwanted:    map[string]time.Time{}, told: map[string]map[types.UID]string{}, attaching: map[string]string{},
 	}
 	c.loop = client.NewLoop("attachdetach", env.Log, c.reconcile)
 	for _, err := range []error{
@@ -116,6 +119,9 @@ func (c *Controller) watch() error {
 		return err
 	}
 	if _, err := c.attachments.OnChange(func(va, old *storagev1.VolumeAttachment) {
+		if va != nil && old == nil {
+			c.attached(va)
+		}
 		if va == nil {
 			c.forget(old.Name)
 			va = old
@@ -292,7 +298,13 @@ func (c *Controller) apply(ctx context.Context, name string, node *corev1.Node, 
 		}
 	}
 	for _, va := range p.attach {
+		if other := c.begin(va); other != "" {
+			return fmt.Errorf("attach by %s: the volume is just being attached to node %s", va.Name, other)
+		}
 		got, err := res.Create(ctx, va)
+		if err != nil {
+			c.attached(va)
+		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("attach by %s: %w", va.Name, err)
 		}
@@ -306,6 +318,32 @@ func (c *Controller) apply(ctx context.Context, name string, node *corev1.Node, 
 		}
 	}
 	return nil
+}
+
+// begin notes that a volume for one node is being attached; where it is being attached to
+// another node it returns that.
+func (c *Controller) begin(va *storagev1.VolumeAttachment) (other string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	volume := *va.Spec.Source.PersistentVolumeName
+	if pv, ok := c.volumes.Get("", volume); ok && !exclusive(pv) {
+		return ""
+	}
+	if node := c.attaching[volume]; node != "" && node != va.Spec.NodeName {
+		return node
+	}
+	c.attaching[volume] = va.Spec.NodeName
+	return ""
+}
+
+// attached is called when the informer shows an attachment, or when it was not
+// made.
+func (c *Controller) attached(va *storagev1.VolumeAttachment) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name := va.Spec.Source.PersistentVolumeName; name != nil && c.attaching[*name] == va.Spec.NodeName {
+		delete(c.attaching, *name)
+	}
 }
 
 // fresh says that a pod was not told this last.
