@@ -71,7 +71,8 @@ func (w *worker) update(pod *corev1.Pod) {
 	}
 	w.state.Asked = pod
 	w.state.Pod = withResources(pod, resourcesOf(w.state.Pod))
-	if !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
+	// An ephemeral container may be the first that uses a volume.
+	if len(old.Spec.EphemeralContainers) != len(pod.Spec.EphemeralContainers) || !maps.Equal(old.Labels, pod.Labels) || !maps.Equal(old.Annotations, pod.Annotations) {
 		w.state.VolumesStale = true
 	}
 	w.watchReferences()

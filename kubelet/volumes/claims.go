@@ -37,13 +37,16 @@ func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 		return time.Time{}, err
 	}
 	block := pv.Spec.VolumeMode != nil && *pv.Spec.VolumeMode == corev1.PersistentVolumeBlock
-	if mounted, mapped := usage(pod, v.Name); block && mounted {
+	mounted, mapped := usage(pod, v.Name)
+	if block && mounted {
 		return time.Time{}, fmt.Errorf("volume %s has volumeMode Block, but is specified in volumeMounts", v.Name)
 	} else if !block && mapped {
 		return time.Time{}, fmt.Errorf("volume %s has volumeMode Filesystem, but is specified in volumeDevices", v.Name)
 	}
 	at := place{block: block}
 	switch s := &pv.Spec.PersistentVolumeSource; {
+	case s.CSI != nil && !mounted && !mapped:
+		return time.Time{}, nil // nobody looks at it, and drivers are not asked for nothing
 	case s.CSI != nil:
 		readOnly := v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 		return m.driver(ctx, &csi.Volume{Pod: pod, Name: v.Name, PV: pv, Claim: pvc, ReadOnly: readOnly})
@@ -88,11 +91,18 @@ func (m *Manager) driver(ctx context.Context, v *csi.Volume) (time.Time, error) 
 
 // usage says how the pod's containers use a volume: as a folder, as a device.
 func usage(pod *corev1.Pod, name string) (mounted, mapped bool) {
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			mounted = mounted || slices.ContainsFunc(list[i].VolumeMounts, func(v corev1.VolumeMount) bool { return v.Name == name })
-			mapped = mapped || slices.ContainsFunc(list[i].VolumeDevices, func(v corev1.VolumeDevice) bool { return v.Name == name })
-		}
+	look := func(mounts []corev1.VolumeMount, devices []corev1.VolumeDevice) {
+		mounted = mounted || slices.ContainsFunc(mounts, func(v corev1.VolumeMount) bool { return v.Name == name })
+		mapped = mapped || slices.ContainsFunc(devices, func(v corev1.VolumeDevice) bool { return v.Name == name })
+	}
+	for i := range pod.Spec.InitContainers {
+		look(pod.Spec.InitContainers[i].VolumeMounts, pod.Spec.InitContainers[i].VolumeDevices)
+	}
+	for i := range pod.Spec.Containers {
+		look(pod.Spec.Containers[i].VolumeMounts, pod.Spec.Containers[i].VolumeDevices)
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		look(pod.Spec.EphemeralContainers[i].VolumeMounts, pod.Spec.EphemeralContainers[i].VolumeDevices)
 	}
 	return mounted, mapped
 }

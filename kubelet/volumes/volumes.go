@@ -106,6 +106,9 @@ func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 	case claimName(pod, v) != "":
 		return m.claim(ctx, pod, v, src)
 	case v.CSI != nil:
+		if mounted, _ := usage(pod, v.Name); !mounted {
+			return time.Time{}, nil
+		}
 		return m.driver(ctx, &csi.Volume{Pod: pod, Name: v.Name, Inline: v.CSI, ReadOnly: isTrue(v.CSI.ReadOnly)})
 	case v.Image != nil:
 		return time.Time{}, nil // the runtime mounts it

@@ -190,7 +190,9 @@ func TestErrors(t *testing.T) {
 		{host(corev1.HostPathDirectoryOrCreate, filepath.Join(filepath.Dir(file), "new/dir")), ""},
 		{host(corev1.HostPathFileOrCreate, filepath.Join(filepath.Dir(file), "newfile")), ""},
 	} {
-		_, err := NewManager(t.TempDir()).Mount(t.Context(), pod(vol("v", c.v)), src)
+		p := pod(vol("v", c.v))
+		p.Spec.Containers = []corev1.Container{{VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}}}
+		_, err := NewManager(t.TempDir()).Mount(t.Context(), p, src)
 		got, want := "", c.want
 		if err != nil {
 			got = err.Error()
@@ -317,5 +319,17 @@ func TestSubpathStaysInside(t *testing.T) {
 	}
 	if _, err := os.Stat("/etc/new"); err == nil {
 		t.Error("a folder was made outside")
+	}
+}
+
+// TestUnused asks no driver for a volume that no container looks at.
+func TestUnused(t *testing.T) {
+	m, p := NewManager(t.TempDir()), pod(vol("v", corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "none"}}))
+	if _, err := m.Mount(t.Context(), p, &fakeSource{}); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{VolumeMounts: []corev1.VolumeMount{{Name: "v"}}}}}
+	if _, err := m.Mount(t.Context(), p, &fakeSource{}); err == nil {
+		t.Error("a volume that is used was left out")
 	}
 }
