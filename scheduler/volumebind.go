@@ -53,7 +53,9 @@ func newVolumeBinder(door client.Interface, informers *client.Informers, happene
 		claims:  client.InformerFor(informers, client.PersistentVolumeClaims),
 		volumes: client.InformerFor(informers, client.PersistentVolumes),
 		classes: client.InformerFor(informers, client.StorageClasses),
-		taken:   map[string]*corev1.PersistentVolume{}, changed: make(chan struct{}),
+		drivers: client.InformerFor(informers, client.CSIDrivers), csiNodes: client.InformerFor(informers, client.CSINodes),
+		capacity: client.InformerFor(informers, client.CSIStorageCapacities),
+		taken:    map[string]*corev1.PersistentVolume{}, changed: make(chan struct{}),
 		waiting: map[types.UID]context.CancelCauseFunc{},
 	}
 	if err := b.volumes.AddIndex(byStorageClass, func(v *corev1.PersistentVolume) []string {

@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/client"
 )
 
 // disk is a volume of the driver "d".
@@ -116,5 +118,18 @@ func TestCapacity(t *testing.T) {
 		if got := placedOn(n, d); got != c.want {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 		}
+	}
+}
+
+// TestViewOfStorage makes the view that a running scheduler has, every kind of
+// it there and empty.
+func TestViewOfStorage(t *testing.T) {
+	b, synced, err := newVolumeBinder(nil, client.NewInformers(nil), func() {})
+	if err != nil || len(synced) != 6 {
+		t.Fatal(len(synced), err)
+	}
+	b.snapshot = NewSnapshot()
+	if b.driver("d") != nil || b.csiNode("n") != nil || len(b.capacities("c")) != 0 || len(b.users("ns", "c")) != 0 {
+		t.Error("an empty cluster has drivers")
 	}
 }
