@@ -71,7 +71,7 @@ func (e *Election) term(ctx context.Context, run func(ctx context.Context) error
 	electorCtx := klog.NewContext(context.WithoutCancel(ctx), logr.FromSlogHandler(e.Log.Handler()))
 	electorCtx, stopElector := context.WithCancel(electorCtx)
 	defer stopElector()
-	lock := &leaseLock{e: e}
+	lock := &leaseLock{e: e, tenure: &tenure{length: e.LeaseDuration}}
 	started, done := make(chan struct{}), make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, Name: e.Name,
@@ -80,7 +80,7 @@ func (e *Election) term(ctx context.Context, run func(ctx context.Context) error
 			OnStartedLeading: func(leadCtx context.Context) {
 				close(started)
 				defer close(done)
-				runCtx, cancel := context.WithCancel(leadCtx)
+				runCtx, cancel := context.WithCancel(context.WithValue(leadCtx, tenureKey{}, lock.tenure))
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
 				e.Metrics.leads(e.Name, true)
@@ -145,6 +145,7 @@ type leaseLock struct {
 	e        *Election
 	lease    *coordinationv1.Lease // as last seen; shared, read only
 	acquired bool                  // has ever been held during this term
+	tenure   *tenure               // how long it is good
 }
 
 func (l *leaseLock) leases() Resource[*coordinationv1.Lease] {
@@ -167,9 +168,11 @@ func (l *leaseLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord
 func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
 	lease := &coordinationv1.Lease{Spec: resourcelock.LeaderElectionRecordToLeaseSpec(&r)}
 	lease.Namespace, lease.Name = l.e.Namespace, l.e.Name
+	sent := time.Now()
 	got, err := l.leases().Create(ctx, lease)
 	if err == nil {
 		l.lease = got
+		l.tenure.renewed(sent)
 	}
 	return err
 }
@@ -181,9 +184,13 @@ func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRec
 	}
 	lease := l.lease.DeepCopy()
 	lease.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)
+	sent := time.Now()
 	got, err := l.leases().Update(ctx, lease)
 	if err == nil {
 		l.lease = got
+		if r.HolderIdentity == l.e.Identity {
+			l.tenure.renewed(sent)
+		}
 	}
 	return err
 }

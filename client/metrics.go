@@ -105,6 +105,7 @@ func (m *Metrics) runs(l *Loop) (ended func()) {
 		defer m.mu.Unlock()
 		delete(m.loops[l.name], l)
 		if len(m.loops[l.name]) == 0 {
+			delete(m.loops, l.name)
 			// What still waited has nobody who would take it out.
 			m.depth.WithLabelValues(l.name).Set(0)
 		}

@@ -42,7 +42,9 @@ type config struct {
 
 	auth  authConfig
 	loops controllerConfig
-	audit auditConfig
+	// election are the times of the components' leases.
+	election electionConfig
+	audit    auditConfig
 
 	ClusterCIDR   string
 	ServiceCIDR   string
@@ -141,6 +143,7 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	c.audit.flags(fs)
 	c.auth.flags(fs)
 	c.loops.flags(fs)
+	c.election.flags(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")
 	fs.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")
@@ -252,6 +255,9 @@ func (c *config) complete() error {
 			return err
 		}
 		if err := c.loops.complete(); err != nil {
+			return err
+		}
+		if err := c.election.complete(); err != nil {
 			return err
 		}
 	}

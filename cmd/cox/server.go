@@ -342,13 +342,12 @@ func (s *server) apiHost() string { return strings.TrimPrefix(s.cfg.serverURL(),
 func (s *server) lead(part, user string, run func(ctx context.Context, door client.Interface) error) {
 	s.group.Go(part, func(ctx context.Context) error {
 		door := s.metrics.Counted(s.cp.identity("system:"+user), s.apiHost())
-		// Renewed rarely, since a stop gives the Lease up at once and only a
-		// machine that dies keeps the others waiting for its end.
 		return client.Election{
 			Client: door, Namespace: "kube-system", Name: user, Identity: s.cfg.NodeName,
-			LeaseDuration: 40 * time.Second, RenewDeadline: 30 * time.Second, RetryPeriod: 10 * time.Second,
+			LeaseDuration: s.cfg.election.lease, RenewDeadline: s.cfg.election.renew, RetryPeriod: s.cfg.election.retry,
 			Metrics: s.metrics, Log: s.log.With("component", part),
-		}.Lead(ctx, func(ctx context.Context) error { return run(ctx, door) })
+			Events: client.NewRecorder(ctx, door, user, ""),
+		}.Lead(ctx, func(ctx context.Context) error { return run(ctx, client.Fenced(door)) })
 	})
 }
 

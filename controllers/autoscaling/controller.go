@@ -129,7 +129,7 @@ func (c *Controller) sync(ctx context.Context, hpa *autoscalingv2.HorizontalPodA
 	plan := Make(hpa, scale.Status.Replicas, scale.Spec.Replicas, proposals, &r.h, now)
 	if plan.Failed != nil {
 		c.env.Events.Event(hpa, corev1.EventTypeWarning, plan.Failed.Reason, plan.Failed.Err.Error())
-		c.env.Events.Eventf(hpa, corev1.EventTypeWarning, "FailedComputeMetricsReplicas", "invalid metrics (%d invalid out of %d), first error is: %v", count(proposals), len(proposals), plan.Failed.Err)
+		c.env.Events.Eventf(hpa, corev1.EventTypeWarning, "FailedComputeMetricsReplicas", "invalid metrics (%d invalid out of %d), first error is: %s: %v", count(proposals), len(proposals), plan.Failed.Lost, plan.Failed.Err)
 	}
 	if !plan.Rescale {
 		return plan.Status, nil

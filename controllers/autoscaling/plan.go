@@ -26,9 +26,10 @@ type Proposal struct {
 	Replicas int32
 	Name     string // for messages
 	Status   autoscalingv2.MetricStatus
-	// Reason and Err say why the metric could not be had.
-	Reason string
-	Err    error
+	// Reason and Err say why the metric could not be had, Lost what it was
+	// that could not.
+	Reason, Lost string
+	Err          error
 }
 
 // Change is a size that was set or recommended, kept for windows.

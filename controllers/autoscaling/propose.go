@@ -39,12 +39,14 @@ func (c *Controller) propose(ctx context.Context, q *question, m *autoscalingv2.
 	case m.Type == autoscalingv2.ExternalMetricSourceType && m.External != nil:
 		return c.external(ctx, q, m.External)
 	}
-	return Proposal{Reason: "InvalidMetricSourceType", Err: fmt.Errorf("unknown metric source type %q", m.Type)}
+	return Proposal{Reason: "InvalidMetricSourceType", Lost: "invalid metric source", Err: fmt.Errorf("unknown metric source type %q", m.Type)}
 }
 
 func (c *Controller) resource(ctx context.Context, q *question, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget) (Proposal, autoscalingv2.MetricValueStatus) {
 	p := Proposal{Name: string(name) + " resource", Reason: "FailedGetResourceMetric"}
+	p.Lost = fmt.Sprintf("failed to get %s resource metric value", name)
 	if container != "" {
+		p.Lost = fmt.Sprintf("failed to get %s container metric value", name)
 		p.Name, p.Reason = string(name)+" container resource", "FailedGetContainerResourceMetric"
 	}
 	if target.Type == autoscalingv2.UtilizationMetricType {
@@ -56,34 +58,38 @@ func (c *Controller) resource(ctx context.Context, q *question, name corev1.Reso
 		p.Replicas, value, err = Resource(q.hpa, name, container, target, q.pods, samples, q.specified, q.now)
 	}
 	if err != nil {
-		p.Err = fmt.Errorf("failed to get %s usage: unable to get metrics for resource %s: %w", name, name, err)
+		what := "usage"
+		if target.Type == autoscalingv2.UtilizationMetricType {
+			what = "utilization"
+		}
+		p.Err = fmt.Errorf("failed to get %s %s: unable to get metrics for resource %s: %w", name, what, name, err)
 	}
 	return p, value
 }
 
 func (c *Controller) perPod(ctx context.Context, q *question, m *autoscalingv2.PodsMetricSource) Proposal {
-	p := Proposal{Name: "pods metric " + m.Metric.Name, Reason: "FailedGetPodsMetric"}
+	p := Proposal{Name: "pods metric " + m.Metric.Name, Reason: "FailedGetPodsMetric", Lost: "failed to get pods metric value"}
 	values, err := c.podValues(ctx, q.hpa.Namespace, q.selector, m.Metric)
 	var value autoscalingv2.MetricValueStatus
 	if err == nil {
 		p.Replicas, value, err = Pods(q.hpa, m.Target, q.pods, values, q.specified)
 	}
 	if err != nil {
-		p.Err = fmt.Errorf("failed to get pods metric value: unable to get metric %s: %w", m.Metric.Name, err)
+		p.Err = fmt.Errorf("unable to get metric %s: %w", m.Metric.Name, err)
 	}
 	p.Status = autoscalingv2.MetricStatus{Type: autoscalingv2.PodsMetricSourceType, Pods: &autoscalingv2.PodsMetricStatus{Metric: m.Metric, Current: value}}
 	return p
 }
 
 func (c *Controller) ofObject(ctx context.Context, q *question, m *autoscalingv2.ObjectMetricSource) Proposal {
-	p := Proposal{Name: m.DescribedObject.Kind + " metric " + m.Metric.Name, Reason: "FailedGetObjectMetric"}
+	p := Proposal{Name: m.DescribedObject.Kind + " metric " + m.Metric.Name, Reason: "FailedGetObjectMetric", Lost: "failed to get object metric value"}
 	milli, err := c.objectValue(ctx, q.hpa.Namespace, m.DescribedObject, m.Metric)
 	var value autoscalingv2.MetricValueStatus
 	if err == nil {
 		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, milli, q.observed, q.specified)
 	}
 	if err != nil {
-		p.Err = fmt.Errorf("failed to get object metric value: unable to get metric %s: %s on %s %s: %w", m.Metric.Name, m.DescribedObject.Kind, q.hpa.Namespace, m.DescribedObject.Name, err)
+		p.Err = fmt.Errorf("unable to get metric %s: %s on %s %s: %w", m.Metric.Name, m.DescribedObject.Kind, q.hpa.Namespace, m.DescribedObject.Name, err)
 	}
 	p.Status = autoscalingv2.MetricStatus{Type: autoscalingv2.ObjectMetricSourceType, Object: &autoscalingv2.ObjectMetricStatus{Metric: m.Metric, DescribedObject: m.DescribedObject, Current: value}}
 	return p
@@ -91,14 +97,14 @@ func (c *Controller) ofObject(ctx context.Context, q *question, m *autoscalingv2
 
 func (c *Controller) external(ctx context.Context, q *question, m *autoscalingv2.ExternalMetricSource) Proposal {
 	name := fmt.Sprintf("%s/%s(%+v)", q.hpa.Namespace, m.Metric.Name, m.Metric.Selector)
-	p := Proposal{Name: fmt.Sprintf("external metric %s(%+v)", m.Metric.Name, m.Metric.Selector), Reason: "FailedGetExternalMetric"}
+	p := Proposal{Name: fmt.Sprintf("external metric %s(%+v)", m.Metric.Name, m.Metric.Selector), Reason: "FailedGetExternalMetric", Lost: fmt.Sprintf("failed to get %s external metric value", m.Metric.Name)}
 	milli, err := c.externalValue(ctx, q.hpa.Namespace, m.Metric)
 	var value autoscalingv2.MetricValueStatus
 	if err == nil {
 		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, milli, q.observed, q.specified)
 	}
 	if err != nil {
-		p.Err = fmt.Errorf("failed to get %s external metric value: unable to get external metric %s: %w", m.Metric.Name, name, err)
+		p.Err = fmt.Errorf("unable to get external metric %s: %w", name, err)
 	}
 	p.Status = autoscalingv2.MetricStatus{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricStatus{Metric: m.Metric, Current: value}}
 	return p

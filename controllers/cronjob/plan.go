@@ -65,8 +65,12 @@ func Make(cj *batchv1.CronJob, owned []*batchv1.Job, now time.Time) Plan {
 		}
 	}
 	at, missed := schedule.Due(since.In(zone), now)
-	if next := schedule.Next(now); !next.IsZero() {
+	next := schedule.Next(now)
+	if !next.IsZero() {
 		plan.Again = next.Sub(now)
+	} else if at.IsZero() {
+		// Upstream's words for a schedule that no day ever meets.
+		plan.event(corev1.EventTypeWarning, "InvalidSchedule", "invalid schedule: %s : time difference between two schedules is less than 1 second", cj.Spec.Schedule)
 	}
 	if missed > tooMany {
 		plan.event(corev1.EventTypeWarning, "TooManyMissedTimes", "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew")

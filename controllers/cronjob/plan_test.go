@@ -77,6 +77,7 @@ func TestMake(t *testing.T) {
 		{"history", cron(), []*batchv1.Job{job("s1", batchv1.JobComplete, 3*time.Hour), job("s2", batchv1.JobComplete, 2*time.Hour), job("s0", batchv1.JobComplete, 4*time.Hour), job("f", batchv1.JobFailed, time.Hour)}, "10:30", "|f s0 s1", 0, ""},
 		{"no such zone", cron(with(func(s *batchv1.CronJobSpec) { s.TimeZone = ptr.To("Nowhere") })), nil, "", "|", 0, "UnknownTimeZone"},
 		{"no such schedule", cron(with(func(s *batchv1.CronJobSpec) { s.Schedule = "x" })), nil, "", "|", 0, "UnparseableSchedule"},
+		{"a day that never comes", cron(with(func(s *batchv1.CronJobSpec) { s.Schedule = "0 0 31 2 *" })), nil, "", "|", 0, "InvalidSchedule"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			plan := Make(tc.cron, tc.jobs, now)

@@ -248,7 +248,7 @@ func Run(ctx context.Context, cfg Config) error {
 	doors, recorders := map[string]client.Interface{}, map[string]client.Recorder{}
 	for i, p := range all {
 		if doors[p.account] == nil {
-			doors[p.account] = finishing{cfg.ClientFor(p.account)}
+			doors[p.account] = finishing{client.Fenced(cfg.ClientFor(p.account))}
 		}
 		reporter := cmp.Or(reporters[p.name], p.account)
 		if recorders[reporter] == nil {

@@ -96,11 +96,13 @@ func (c *Controller) nodeChanged(n, old *corev1.Node) {
 		delete(c.health, old.Name)
 		delete(c.marked, old.Name)
 		c.mu.Unlock()
+		c.env.Events.Eventf(byName(old), corev1.EventTypeNormal, "RemovingNode", "Node %s event: Removing Node %s from Controller", old.Name, old.Name)
 		c.loop.Add(old.Name)
 		return
 	}
 	ready := condition(n, corev1.NodeReady)
 	if old == nil {
+		c.env.Events.Eventf(byName(n), corev1.EventTypeNormal, "RegisteredNode", "Node %s event: Registered Node %s in Controller", n.Name, n.Name)
 		c.sign(n.Name, ready != nil && ready.Status != corev1.ConditionUnknown)
 	} else if was := condition(old, corev1.NodeReady); ready != nil && ready.Status != corev1.ConditionUnknown &&
 		(was == nil || !was.LastHeartbeatTime.Equal(&ready.LastHeartbeatTime) || was.Status != ready.Status) {
@@ -113,6 +115,12 @@ func (c *Controller) nodeChanged(n, old *corev1.Node) {
 	if old == nil || keys(n) != keys(old) || zoneOf(n) != zoneOf(old) {
 		c.wakeWaiting(n.Name)
 	}
+}
+
+// byName is the node for events about its coming and going: that of its kind,
+// name and UID, as upstream refers to it.
+func byName(n *corev1.Node) *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}
 }
 
 // wakeWaiting looks again at the nodes that are not evicted from for their

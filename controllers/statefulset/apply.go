@@ -100,12 +100,12 @@ func (c *Controller) ensureClaims(ctx context.Context, key string, set *appsv1.S
 		}
 		if err != nil {
 			if !controllers.NamespaceEnding(err) {
-				c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create %s failed error: %s", text, err)
+				c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create %s failed error: %s", text, err)
 			}
 			return false, fmt.Errorf("creating claim: %w", err)
 		}
 		c.claimsW.Wrote(key, got)
-		c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create %s success", text)
+		c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create %s success", text)
 	}
 	return true, nil
 }
@@ -141,12 +141,12 @@ func (c *Controller) create(ctx context.Context, key string, set *appsv1.Statefu
 	got, err := client.Pods.In(c.env.Client, set.Namespace).Create(ctx, p)
 	if err != nil {
 		if !controllers.NamespaceEnding(err) {
-			c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "create Pod %s in StatefulSet %s failed error: %s", name, set.Name, err)
+			c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Pod %s in StatefulSet %s failed error: %s", name, set.Name, err)
 		}
 		return fmt.Errorf("creating pod %s: %w", name, err)
 	}
 	c.podsW.Wrote(key, got)
-	c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "create Pod %s in StatefulSet %s successful", name, set.Name)
+	c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Pod %s in StatefulSet %s successful", name, set.Name)
 	return nil
 }
 
@@ -162,12 +162,12 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.Statefu
 	err := client.Pods.In(c.env.Client, set.Namespace).Delete(ctx, p.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
 	switch {
 	case err == nil:
-		c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "delete Pod %s in StatefulSet %s successful", p.Name, set.Name)
+		c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Delete Pod %s in StatefulSet %s successful", p.Name, set.Name)
 		return nil
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		return nil // gone already; the informer has yet to see it
 	}
 	c.podsW.Undelete(key, p)
-	c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "delete Pod %s in StatefulSet %s failed error: %s", p.Name, set.Name, err)
+	c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Delete Pod %s in StatefulSet %s failed error: %s", p.Name, set.Name, err)
 	return fmt.Errorf("deleting pod %s: %w", p.Name, err)
 }

@@ -10,11 +10,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -129,7 +131,7 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 
 	cfg := manager.Config{
 		ClientFor: w.account,
-		Informers: client.NewInformers(client.As(w.server.Door(), client.User{Name: "system:kube-controller-manager", Groups: []string{"system:authenticated"}})),
+		Informers: client.NewInformers(entitled{client.As(w.server.Door(), client.User{Name: "system:kube-controller-manager", Groups: []string{"system:authenticated"}}), t}),
 		Discovery: func(context.Context) ([]controllers.Resource, error) {
 			var out []controllers.Resource
 			for _, k := range table.Kinds {
@@ -158,7 +160,33 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 }
 
 func (w *world) account(name string) client.Interface {
-	return client.As(w.server.Door(), client.ServiceAccountUser("kube-system", name))
+	return entitled{client.As(w.server.Door(), client.ServiceAccountUser("kube-system", name)), w.t}
+}
+
+// entitled fails the test when a controller asks for what its role does not
+// allow: whatever a test is about, it shows too that the default roles suffice.
+type entitled struct {
+	client.Interface
+	t *testing.T
+}
+
+func (e entitled) check(err error) {
+	// Quotas and namespaces that end forbid too, in other words.
+	if apierrors.IsForbidden(err) && strings.Contains(err.Error(), "User \"system:") {
+		e.t.Errorf("the role is too small: %v", err)
+	}
+}
+
+func (e entitled) Do(ctx context.Context, req *client.Request) (*client.Result, error) {
+	res, err := e.Interface.Do(ctx, req)
+	e.check(err)
+	return res, err
+}
+
+func (e entitled) Watch(ctx context.Context, req *client.Request) (watch.Interface, error) {
+	w, err := e.Interface.Watch(ctx, req)
+	e.check(err)
+	return w, err
 }
 
 func (w *world) must(err error) {
