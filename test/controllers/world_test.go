@@ -125,7 +125,7 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	w.must(err)
 	w.must(roles.Caught(ctx, revisions))
 	w.must(actions.Bootstrap(ctx, w.root, actions.BootstrapConfig{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, Endpoint: netip.MustParseAddrPort("10.0.0.1:6443"),
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, Port: 6443,
 	}))
 	w.must(services.Repair(ctx, w.root))
 

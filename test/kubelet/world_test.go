@@ -125,7 +125,7 @@ func (w *world) startAPI() {
 	w.root = root
 	ctx := t.Context()
 	w.must(actions.Bootstrap(ctx, root, actions.BootstrapConfig{
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, Endpoint: netip.MustParseAddrPort("10.244.77.1:6443"),
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, Port: 6443,
 	}))
 	_, err = client.ServiceAccounts.In(root, "default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "default"}})
 	w.must(err)
