@@ -51,6 +51,7 @@ type plan struct {
 	// there is something left to change.
 	Resize   *resizeAction
 	Resizing bool
+	growing  bool // the pod's cgroup is still too small for its containers
 	// Restart is why all containers are ended and removed, to be started anew;
 	// Restarted says that all are gone.
 	Restart   *reason
@@ -416,10 +417,10 @@ func (p *plan) replace(s *podState, c *corev1.Container, st *instance) {
 // what, and when to try again.
 func (p *plan) start(s *podState, a startAction) {
 	name := a.Container.Name
-	if s.Starting[name] {
+	m := s.memory(name)
+	if s.Starting[name] || m.Resized && p.growing {
 		return
 	}
-	m := s.memory(name)
 	if s.Now.Before(m.RetryAt) {
 		p.Waiting[name] = m.Waiting
 		p.wake(m.RetryAt)

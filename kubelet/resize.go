@@ -151,10 +151,14 @@ func (p *plan) resizes(s *podState) {
 		}
 	}
 	a.Final = !restarting
-	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != podResources(s.Pod, s.Rules)
+	want := podResources(s.Pod, s.Rules)
+	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != want
 	p.Resizing = restarting || len(a.Containers) > 0 || cgroup
+	// A container that restarts for more than the pod's group has must wait
+	// until that has it.
+	p.growing = cgroup && wider(*s.Resize.Cgroup, want) != *s.Resize.Cgroup
 	switch {
-	case s.Resizing, len(a.Containers) == 0 && !(cgroup && a.Final):
+	case s.Resizing, len(a.Containers) == 0 && !p.growing && !(cgroup && a.Final):
 	case s.Now.Before(s.Resize.Retry):
 		p.wake(s.Resize.Retry)
 	default:

@@ -29,7 +29,7 @@ type Requested struct {
 type RequestedConfig struct {
 	// Base is the path of both files without .crt and .key.
 	Base string
-	// CA is who must have signed it.
+	// CA is who must have signed it; nil for whomever the signer trusts.
 	CA *x509.Certificate
 	// Spec is asked before each request, since names and addresses change.
 	Spec func() Spec
@@ -76,7 +76,7 @@ func (r *Requested) load() *tls.Certificate {
 		return nil
 	}
 	key, err := parseKey(keyPEM)
-	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) || cert.CheckSignatureFrom(r.cfg.CA) != nil {
+	if err != nil || !samePublicKey(cert.PublicKey, key.Public()) || !r.signed(cert) {
 		return nil
 	}
 	spec := r.cfg.Spec()
@@ -84,6 +84,11 @@ func (r *Requested) load() *tls.Certificate {
 		return nil
 	}
 	return pair(key, cert)
+}
+
+// signed says that who must have signed a certificate has.
+func (r *Requested) signed(cert *x509.Certificate) bool {
+	return r.cfg.CA == nil || cert.CheckSignatureFrom(r.cfg.CA) == nil
 }
 
 // Have tells whether there is a certificate that is valid now.
@@ -139,7 +144,7 @@ func (r *Requested) request(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the signed certificate: %w", err)
 	}
-	if !samePublicKey(cert.PublicKey, key.Public()) || cert.CheckSignatureFrom(r.cfg.CA) != nil || cert.Subject.CommonName != spec.CommonName {
+	if !samePublicKey(cert.PublicKey, key.Public()) || !r.signed(cert) || cert.Subject.CommonName != spec.CommonName {
 		return errors.New("the signed certificate is not the one that was asked for")
 	}
 	if err := r.save(key, cert); err != nil {

@@ -15,9 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/coxswain/cox/internal/component"
 	"github.com/coxswain/cox/internal/memory"
@@ -177,35 +174,5 @@ func (a *agent) status() status {
 	return status{
 		Name: a.cfg.Name, Version: gitVersion, PID: os.Getpid(), Started: a.started, Server: a.cfg.Server,
 		Node: a.cfg.NodeName, Ready: a.isReady.Load(), Components: a.group.Health(),
-	}
-}
-
-// await returns the certificate that a watch of a request brings; nothing
-// when the watch ends.
-func await(ctx context.Context, events <-chan watch.Event) ([]byte, error) {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case e, ok := <-events:
-			if !ok || e.Type == watch.Error {
-				return nil, nil
-			}
-			r, ok := e.Object.(*certificatesv1.CertificateSigningRequest)
-			if !ok {
-				continue
-			}
-			if e.Type == watch.Deleted {
-				return nil, fmt.Errorf("certificate request %s was deleted", r.Name)
-			}
-			if len(r.Status.Certificate) > 0 {
-				return r.Status.Certificate, nil
-			}
-			for _, c := range r.Status.Conditions {
-				if (c.Type == certificatesv1.CertificateDenied || c.Type == certificatesv1.CertificateFailed) && c.Status != corev1.ConditionFalse {
-					return nil, fmt.Errorf("certificate request %s: %s: %s", r.Name, c.Type, c.Message)
-				}
-			}
-		}
 	}
 }

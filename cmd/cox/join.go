@@ -20,7 +20,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/connrotation"
 
@@ -257,30 +256,11 @@ func (j *joined) sign(ctx context.Context, door client.Interface, csr []byte, se
 	if serving {
 		signer, usage = certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth
 	}
-	requests := client.CertificateSigningRequests.In(door, "")
-	made, err := requests.Create(ctx, &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
-		Spec: certificatesv1.CertificateSigningRequestSpec{
-			Request: csr, SignerName: signer, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage},
-		},
-	})
-	if err != nil {
-		return nil, err
+	cert, name, err := requestSigned(ctx, door, csr, signer, usage)
+	if cert == nil && err == nil {
+		err = fmt.Errorf("certificate request %s was not approved: does a node %q exist already? Then remove that with `cox node remove %[2]s` on the server", name, j.cfg.NodeName)
 	}
-	for ctx.Err() == nil {
-		w, err := requests.Watch(ctx, client.Options{
-			FieldSelector: fields.OneTermEqualSelector("metadata.name", made.Name), ResourceVersion: "0",
-		})
-		if err != nil {
-			return nil, err
-		}
-		cert, err := await(ctx, w.ResultChan())
-		w.Stop()
-		if cert != nil || err != nil {
-			return cert, err
-		}
-	}
-	return nil, fmt.Errorf("certificate request %s was not approved: does a node %q exist already? Then remove that with `cox node remove %[2]s` on the server", made.Name, j.cfg.NodeName)
+	return cert, err
 }
 
 // learn takes over the cluster's settings, from the last time if the server

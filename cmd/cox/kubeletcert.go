@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,14 +10,53 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/internal/atomicfile"
+	"github.com/coxswain/cox/pki"
 )
+
+// servingCertificate returns where the certificate of the kubelet's API comes
+// from: from a file, made if need be and signed by itself, or, with bootstrap
+// (serverTLSBootstrap), from the cluster, which signs each new one
+// (kubernetes.io/kubelet-serving); then requested is to be run.
+func servingCertificate(bootstrap bool, dir, host string, ips []string, door client.Interface, log *slog.Logger) (certificate func() (*tls.Certificate, error), requested *pki.Requested, err error) {
+	if !bootstrap {
+		own, err := ownCertificate(dir, host, ips)
+		return func() (*tls.Certificate, error) { return own, err }, nil, err
+	}
+	spec := pki.Spec{
+		CommonName: "system:node:" + host, Organizations: []string{"system:nodes"}, DNSNames: []string{host},
+		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, ip := range ips {
+		if a := net.ParseIP(ip); a != nil {
+			spec.IPs = append(spec.IPs, a)
+		}
+	}
+	requested, err = pki.NewRequested(pki.RequestedConfig{
+		Base: filepath.Join(dir, "kubelet-server"), Log: log, Spec: func() pki.Spec { return spec },
+		Sign: func(ctx context.Context, csr []byte) ([]byte, error) {
+			cert, name, err := requestSigned(ctx, door, csr, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
+			if cert == nil && err == nil {
+				err = fmt.Errorf("certificate request %s was not approved yet", name)
+			}
+			return cert, err
+		},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return requested.Certificate, requested, nil
+}
 
 // ownCertificate returns the kubelet's serving certificate of a folder
 // (kubelet.crt, kubelet.key), which it makes, signed by itself, if there is

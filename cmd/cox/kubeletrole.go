@@ -26,6 +26,7 @@ import (
 	"github.com/coxswain/cox/kubelet"
 	kubeletserver "github.com/coxswain/cox/kubelet/server"
 	kubeletsettings "github.com/coxswain/cox/kubelet/settings"
+	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/runtime"
 )
 
@@ -106,12 +107,15 @@ func (r *kubeletRole) run(ctx context.Context) error {
 		return fmt.Errorf("--container-runtime-endpoint: %w", err)
 	}
 	defer rt.Close()
-	k, server, err := r.build(s, door, rt, log)
+	k, server, serving, err := r.build(s, door, rt, log)
 	if err != nil {
 		return err
 	}
 	group := component.NewGroup(ctx, log)
 	defer group.Stop()
+	if serving != nil {
+		group.Go("serving-certificate", func(ctx context.Context) error { return serving.Run(ctx, nil) })
+	}
 	group.Go("kubelet", k.Run)
 	group.Go("kubelet-api", func(ctx context.Context) error {
 		l, err := net.Listen("tcp", s.Listen())
@@ -128,15 +132,16 @@ func (r *kubeletRole) run(ctx context.Context) error {
 	return nil
 }
 
-// build makes the kubelet and its API.
-func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, rt *runtime.Runtime, log *slog.Logger) (*kubelet.Kubelet, *kubeletserver.Server, error) {
+// build makes the kubelet and its API, and the certificate of that if the
+// cluster is to sign it.
+func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, rt *runtime.Runtime, log *slog.Logger) (*kubelet.Kubelet, *kubeletserver.Server, *pki.Requested, error) {
 	labels, err := keyValues(r.labels)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--node-labels: %w", err)
+		return nil, nil, nil, fmt.Errorf("--node-labels: %w", err)
 	}
 	taints, err := parseTaints(r.taints)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--register-with-taints: %w", err)
+		return nil, nil, nil, fmt.Errorf("--register-with-taints: %w", err)
 	}
 	ips := []string{defaultIP()}
 	if r.nodeIP != "" {
@@ -150,28 +155,28 @@ func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, 
 		Credentials: kubelet.Credentials{ConfigFile: r.credentialConfig, BinDir: r.credentialsDir},
 	}
 	if err := s.Apply(&config); err != nil {
-		return nil, nil, fmt.Errorf("--config: %w", err)
+		return nil, nil, nil, fmt.Errorf("--config: %w", err)
 	}
 	s.Show(&config)
 	k, err := kubelet.New(config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	own, err := ownCertificate(r.certDir, r.hostname, ips)
+	certificate, serving, err := servingCertificate(s.ServerTLSBootstrap, r.certDir, r.hostname, ips, door, log)
 	if err != nil {
-		return nil, nil, fmt.Errorf("--cert-dir: %w", err)
+		return nil, nil, nil, fmt.Errorf("--cert-dir: %w", err)
 	}
 	api := kubeletserver.Config{
 		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 		ClientCAs:      x509.NewCertPool, // none: only tokens, unless the configuration names an authority
 		RootDir:        r.rootDir, CheckpointDir: filepath.Join(r.rootDir, "checkpoints"), Log: log.With("component", "kubelet-api"),
 	}
 	if err := s.ApplyServer(&api); err != nil {
-		return nil, nil, fmt.Errorf("--config: %w", err)
+		return nil, nil, nil, fmt.Errorf("--config: %w", err)
 	}
 	server, err := kubeletserver.New(api)
-	return k, server, err
+	return k, server, serving, err
 }
 
 // parseTaints reads "key=value:effect" and "key:effect".

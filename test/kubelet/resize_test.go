@@ -137,6 +137,18 @@ resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}]
 	if !hasEvent(w, "r", "Container c resize requires restart") {
 		t.Errorf("events %q", w.events("r"))
 	}
+	// The pod's group is widened before the container starts: cgroups v1 takes
+	// no larger share of CPU time in a group than above it.
+	w.pod(shell("cpu", "sleep 1000", `
+resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {cpu: 20m, memory: 32Mi}}
+resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]
+`, "terminationGracePeriodSeconds: 1"))
+	w.until("cpu", "ready", isReady)
+	p = w.resize("cpu", `{"limits":{"cpu":"50m"}}`)
+	p = w.until("cpu", "resized", resized(p.Generation, "50m", "32Mi"))
+	if n := status(p, "c").RestartCount; n != 1 || hasEvent(w, "cpu", "Failed") {
+		t.Errorf("%d restarts, events %q", n, w.events("cpu"))
+	}
 }
 
 // TestResizeDeferred: what another pod has is waited for.
