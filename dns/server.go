@@ -43,6 +43,10 @@ func New(cfg Config) *Server {
 	return &Server{cfg: cfg, zone: zone{domain: domain, cluster: cfg.Cluster}, forward: newForwarder(cfg.ResolvConf, own, cfg.Log)}
 }
 
+// packetWait is how long the wait for one UDP packet lasts before it begins
+// anew: a short one only wakes the machine.
+const packetWait = 24 * time.Hour
+
 // Run serves until ctx ends. An address that cannot be listened on is an
 // error that names it.
 func (s *Server) Run(ctx context.Context) error {
@@ -53,7 +57,7 @@ func (s *Server) Run(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("DNS: listen on %s (UDP): %w", addr, err), shutdown(servers))
 		}
-		servers = append(servers, &dns.Server{PacketConn: pc, Handler: s, UDPSize: 4096})
+		servers = append(servers, &dns.Server{PacketConn: pc, Handler: s, UDPSize: 4096, ReadTimeout: packetWait})
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return errors.Join(fmt.Errorf("DNS: listen on %s (TCP): %w", addr, err), pc.Close(), shutdown(servers[:len(servers)-1]))

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coxswain/cox/internal/component"
-	"github.com/coxswain/cox/internal/memory"
 )
 
 func agentCommand() *cobra.Command {
@@ -60,25 +59,12 @@ type agent struct {
 
 // runAgent runs until ctx ends; the containers go on running then.
 func runAgent(ctx context.Context, c *config, rep *report) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return fmt.Errorf("--log-level: %w", err)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	rep.log = log
-	quiet(log)
-	debug.SetGCPercent(60)
-	lock, err := c.lock()
+	log, lock, err := c.begin(rep)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := c.preflight(); err != nil {
-		return err
-	}
-	if err := c.claim(); err != nil {
-		return err
-	}
+	debug.SetGCPercent(60)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	a := &agent{cfg: c, log: log, report: rep, group: component.NewGroup(ctx, log), started: time.Now()}
@@ -99,11 +85,7 @@ func runAgent(ctx context.Context, c *config, rep *report) error {
 		return err
 	}
 	rep.ready()
-	time.AfterFunc(settled, func() {
-		if err := memory.Release(); err != nil {
-			log.Debug("memory of the start was not given back", "error", err)
-		}
-	})
+	time.AfterFunc(settled, func() { releaseMemory(ctx, log) })
 	<-ctx.Done()
 	log.Info("stopping")
 	return nil

@@ -117,30 +117,13 @@ func (r *report) close() {
 
 // runServer runs until ctx ends or something that all depends on is lost.
 func runServer(ctx context.Context, c *config, rep *report) (err error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
-		return fmt.Errorf("--log-level: %w", err)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	rep.log = log
-	quiet(log)
-	// A control plane that idles should not hold on to what starting took.
-	memory.Pace(60, heapFloor)
-
-	if os.Geteuid() != 0 {
-		return errNoRoot
-	}
-	lock, err := c.lock()
+	log, lock, err := c.begin(rep)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if err := c.preflight(); err != nil {
-		return err
-	}
-	if err := c.claim(); err != nil {
-		return err
-	}
+	// A control plane that idles should not hold on to what starting took.
+	memory.Pace(60, heapFloor)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	group := component.NewGroup(ctx, log)
@@ -159,11 +142,7 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 		return err
 	}
 	rep.ready()
-	time.AfterFunc(settled, func() {
-		if err := memory.Release(); err != nil {
-			log.Debug("memory of the start was not given back", "error", err)
-		}
-	})
+	time.AfterFunc(settled, func() { releaseMemory(ctx, log) })
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
