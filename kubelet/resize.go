@@ -146,12 +146,15 @@ func (p *plan) resizes(s *podState) {
 		}
 	}
 	a.Final = !restarting
-	want := podResources(s.Pod, s.Rules)
-	cgroup := s.Resize.Cgroup != nil && *s.Resize.Cgroup != want
+	cgroup := false
+	if has := s.Resize.Cgroup; has != nil {
+		want := podResources(s.Pod, s.Rules)
+		cgroup = *has != want
+		// A container that restarts for more than the pod's group has must
+		// wait until that has it.
+		p.growing = wider(*has, want) != *has
+	}
 	p.Resizing = restarting || len(a.Containers) > 0 || cgroup
-	// A container that restarts for more than the pod's group has must wait
-	// until that has it.
-	p.growing = cgroup && wider(*s.Resize.Cgroup, want) != *s.Resize.Cgroup
 	switch {
 	case s.Resizing, len(a.Containers) == 0 && !p.growing && !(cgroup && a.Final):
 	case s.Now.Before(s.Resize.Retry):
