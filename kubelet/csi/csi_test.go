@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	csiapi "github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -190,13 +190,16 @@ func TestDriverDies(t *testing.T) {
 	n := newNode(t, stages)
 	n.object(noAttach())
 	hold := make(chan struct{})
-	n.driver.hold = hold
+	n.driver.hold, n.driver.began = hold, make(chan string, 100)
 	failed := make(chan error)
 	go func() {
 		_, err := n.Mount(t.Context(), persistent(pod("a")))
 		failed <- err
 	}()
-	for n.driver.took() != "publish" {
+	for method := range n.driver.began {
+		if method == "publish" {
+			break
+		}
 	}
 	n.driver.stop()
 	if err := <-failed; err == nil || final(err) {
@@ -311,9 +314,7 @@ func TestAttached(t *testing.T) {
 		_, err := n.Mount(t.Context(), v)
 		done <- err
 	}()
-	for len(n.InUse()) == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	<-n.asked
 	if got := n.InUse()[0]; got != "kubernetes.io/csi/disk.example.com^h/1" {
 		t.Error(got)
 	}
@@ -464,14 +465,52 @@ func TestTimeout(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "driver name none.example.com not found in the list of registered CSI drivers") {
 		t.Error(err)
 	}
-	n.driver.hold = make(chan struct{})
+	n.driver.hold, n.driver.began = make(chan struct{}), make(chan string, 100)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		for n.driver.took() != "publish" {
-		}
+		<-n.driver.began
 		cancel()
 	}()
 	if _, err := n.Mount(ctx, persistent(pod("b"))); err == nil || final(err) {
 		t.Error("a call that was broken off counts as final", err)
+	}
+}
+
+// TestMounts has the driver mount for real: a restarted kubelet finds the mount
+// and asks for nothing, and what is in the volume outlives the pod.
+func TestMounts(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	n := newNode(t)
+	n.object(noAttach())
+	n.driver.data = t.TempDir()
+	v := persistent(pod("a"))
+	at, err := n.Mount(t.Context(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(at.Path, unix.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(at.Path, "precious"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.driver.took()
+	n.restart(t)
+	again, err := n.Mount(t.Context(), v)
+	if err != nil || again.Path != at.Path || n.driver.took() != "" {
+		t.Error(again, err)
+	}
+	n.driver.failing("unpublish", codes.Internal)
+	if err := n.Unmount(t.Context(), "a"); err == nil {
+		t.Error("a volume that its driver does not let go counts as gone")
+	}
+	if err := n.Unmount(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(n.driver.data, "precious")); err != nil {
+		t.Error(err)
+	}
+	if left := n.left(t); left != "" {
+		t.Error("left:", left)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	csiapi "github.com/container-storage-interface/spec/lib/go/csi"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -45,6 +46,8 @@ type fake struct {
 	last  map[string]any // requests, by method
 	fail  map[string]error
 	hold  chan struct{} // NodePublishVolume waits for it, if set
+	began chan string   // gets the methods that are called, if set
+	data  string        // a folder that is mounted for real, if set
 	can   []csiapi.NodeServiceCapability_RPC_Type
 	most  int64
 }
@@ -73,6 +76,9 @@ func (f *fake) enter(method string, req any) error {
 		f.last = map[string]any{}
 	}
 	f.last[method] = req
+	if f.began != nil {
+		f.began <- method
+	}
 	err := f.fail[method]
 	delete(f.fail, method)
 	return err
@@ -135,12 +141,20 @@ func (f *fake) NodePublishVolume(ctx context.Context, r *csiapi.NodePublishVolum
 	if os.IsExist(err) {
 		err = nil
 	}
+	if err == nil && f.data != "" {
+		err = unix.Mount(f.data, r.TargetPath, "", unix.MS_BIND, "")
+	}
 	return &csiapi.NodePublishVolumeResponse{}, err
 }
 
 func (f *fake) NodeUnpublishVolume(_ context.Context, r *csiapi.NodeUnpublishVolumeRequest) (*csiapi.NodeUnpublishVolumeResponse, error) {
 	if err := f.enter("unpublish", r); err != nil {
 		return nil, err
+	}
+	if f.data != "" {
+		if err := unix.Unmount(r.TargetPath, 0); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.Remove(r.TargetPath); err != nil && !os.IsNotExist(err) {
 		return nil, err
@@ -242,6 +256,7 @@ type node struct {
 	driver *fake
 	door   *door
 	events *events.FakeRecorder
+	asked  chan struct{} // to report what is in use
 }
 
 func newNode(t *testing.T, can ...csiapi.NodeServiceCapability_RPC_Type) *node {
@@ -252,7 +267,7 @@ func newNode(t *testing.T, can ...csiapi.NodeServiceCapability_RPC_Type) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{dir: dir, events: events.NewFakeRecorder(100), driver: &fake{socket: filepath.Join(sockets, "s"), can: can}, door: &door{objects: map[string]client.Object{}}}
+	n := &node{dir: dir, events: events.NewFakeRecorder(100), asked: make(chan struct{}, 10), driver: &fake{socket: filepath.Join(sockets, "s"), can: can}, door: &door{objects: map[string]client.Object{}}}
 	n.door.put("nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid"}})
 	n.driver.start(t)
 	t.Cleanup(func() { n.driver.stop(); os.RemoveAll(sockets) })
@@ -271,7 +286,7 @@ func (n *node) restart(t *testing.T) {
 		Token: func(_ context.Context, _ *corev1.Pod, audience string, _ *int64) (string, time.Time, error) {
 			return "token for " + audience, time.Unix(1000, 0), nil
 		},
-		Changed: func() {}, InUseChanged: func() { go m.Reported(m.InUse()) },
+		Changed: func() {}, InUseChanged: func() { n.asked <- struct{}{}; go m.Reported(m.InUse()) },
 		Events: func() client.Recorder { return n.events }, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
