@@ -514,3 +514,28 @@ func TestMounts(t *testing.T) {
 		t.Error("left:", left)
 	}
 }
+
+// TestOnePod keeps a volume for one pod from a second that came here past the
+// scheduler, until the first is gone.
+func TestOnePod(t *testing.T) {
+	n := newNode(t)
+	n.object(noAttach())
+	first, second := persistent(pod("a")), persistent(pod("b"))
+	for _, v := range []*Volume{first, second} {
+		v.PV.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+	}
+	if _, err := n.Mount(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	_, err := n.Mount(t.Context(), second)
+	if err == nil || !strings.Contains(err.Error(), "volume uses the ReadWriteOncePod access mode and is already in use by another pod") {
+		t.Error(err)
+	}
+	if err := n.Unmount(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Mount(t.Context(), second); err != nil {
+		t.Error(err)
+	}
+}

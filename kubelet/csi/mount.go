@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	csiapi "github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -59,6 +61,10 @@ func (m *Manager) Mount(ctx context.Context, v *Volume) (Place, error) {
 		r.Attachment = AttachmentName(id.driver, id.handle, m.cfg.NodeName)
 	}
 	m.mu.Lock()
+	if m.taken(v) {
+		m.mu.Unlock()
+		return fail(setUp, errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod"))
+	}
 	vol := m.enter(r, v.Pod.UID)
 	have := vol.pods[v.Pod.UID].published[v.Name]
 	m.mu.Unlock()
@@ -108,6 +114,20 @@ func (m *Manager) Mount(ctx context.Context, v *Volume) (Place, error) {
 	place.Fresh = have == nil
 	place.Group = !p.block && givesGroup(v, object) && !w.can[csiapi.NodeServiceCapability_RPC_VOLUME_MOUNT_GROUP]
 	return place, nil
+}
+
+// taken says that a volume for one pod has another: a pod may come here past
+// the scheduler. Call with the lock held.
+func (m *Manager) taken(v *Volume) bool {
+	if v.PV == nil || !slices.Contains(v.PV.Spec.AccessModes, corev1.ReadWriteOncePod) || m.volumes[v.id()] == nil {
+		return false
+	}
+	for uid := range m.volumes[v.id()].pods {
+		if uid != v.Pod.UID {
+			return true
+		}
+	}
+	return false
 }
 
 func (p *published) place() Place {
