@@ -69,6 +69,7 @@ type Manager struct {
 
 	registering sync.Mutex // held while the node's CSINode is written
 	stats       heard
+	drops       sync.WaitGroup // of volumes that are being taken off the node
 
 	mu       sync.Mutex
 	ctx      context.Context
@@ -102,7 +103,8 @@ type volume struct {
 	attached bool
 	// pods are those that use it, or are about to, with what each has; guarded
 	// by the manager's lock.
-	pods map[types.UID]*use
+	pods     map[types.UID]*use
+	dropping bool // it is being taken off the node; guarded by the manager's lock
 	// Of whoever is busy with it: staged says that a driver was asked to stage
 	// it, by this process or (recalled) before it, ready that this process had
 	// it staged.
@@ -140,7 +142,7 @@ func (m *Manager) Run(ctx context.Context) {
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		err := m.writeNode(ctx, func(*storagev1.CSINode) bool { return false })
 		if err == nil || ctx.Err() != nil {
-			return
+			break
 		}
 		m.cfg.Log.Debug("cannot make the node's CSINode, will retry", "error", err)
 		t := m.cfg.Clock.NewTimer(pause)

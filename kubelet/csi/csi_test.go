@@ -117,6 +117,7 @@ func TestRestarts(t *testing.T) {
 			n.driver.took()
 			n.restart(t)
 			n.Sweep(t.Context(), func(types.UID) bool { return false })
+			n.drops.Wait()
 			if got := n.driver.took(); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
 			}
@@ -537,5 +538,35 @@ func TestOnePod(t *testing.T) {
 	}
 	if _, err := n.Mount(t.Context(), second); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnstageFails lets the pod go though its volume cannot leave the node; the
+// next pod has it staged anew.
+func TestUnstageFails(t *testing.T) {
+	n := newNode(t, stages)
+	n.object(noAttach())
+	if _, err := n.Mount(t.Context(), persistent(pod("a"))); err != nil {
+		t.Fatal(err)
+	}
+	n.driver.failing("unstage", codes.DeadlineExceeded)
+	n.driver.began = make(chan string, 100)
+	if err := n.Manager.Unmount(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	for method := range n.driver.began {
+		if method == "unstage" {
+			break
+		}
+	}
+	if _, err := n.Mount(t.Context(), persistent(pod("b"))); err != nil {
+		t.Fatal(err)
+	}
+	n.drops.Wait()
+	if got := n.driver.took(); got != "stage publish unpublish unstage stage publish" {
+		t.Error(got)
+	}
+	if err := n.Unmount(t.Context(), "b"); err != nil || n.left(t) != "" {
+		t.Error(err, n.left(t))
 	}
 }

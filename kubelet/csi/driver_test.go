@@ -275,6 +275,13 @@ func newNode(t *testing.T, can ...csiapi.NodeServiceCapability_RPC_Type) *node {
 	return n
 }
 
+// Unmount waits until the pod's volumes have left the node as well.
+func (n *node) Unmount(ctx context.Context, uid types.UID) error {
+	err := n.Manager.Unmount(ctx, uid)
+	n.drops.Wait()
+	return err
+}
+
 // restart is a new life of the kubelet.
 func (n *node) restart(t *testing.T) {
 	t.Helper()

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Unmount takes a pod's volumes away from it, and off the node those that no
-// other pod uses. It may be repeated.
+// Unmount takes a pod's volumes away from it. Those that no other pod uses are
+// taken off the node too, which the pod does not wait for. It may be repeated.
 func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
 	var errs []error
 	m.mu.Lock()
@@ -64,7 +64,7 @@ func (m *Manager) Sweep(ctx context.Context, known func(types.UID) bool) {
 			errs = append(errs, m.Unmount(ctx, uid))
 		}
 		for _, id := range idle {
-			errs = append(errs, m.leave(ctx, id, ""))
+			m.drop(id)
 		}
 		err := errors.Join(errs...)
 		if err == nil {
@@ -97,38 +97,85 @@ func (m *Manager) leave(ctx context.Context, id volumeID, uid types.UID) error {
 	if err != nil {
 		return err
 	}
-	if uid != "" {
-		for _, t := range targets {
-			if err := m.unpublish(ctx, id, t); err != nil {
-				return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", t.name, err)
-			}
+	for _, t := range targets {
+		if err := m.unpublish(ctx, id, t); err != nil {
+			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", t.name, err)
 		}
 	}
 	m.mu.Lock()
-	last := len(vol.pods) == 0 || len(vol.pods) == 1 && vol.pods[uid] != nil
-	if !last {
-		delete(vol.pods, uid)
-	}
+	delete(vol.pods, uid)
+	last := len(vol.pods) == 0
 	m.mu.Unlock()
-	if !last {
-		return nil
+	if last {
+		m.drop(id)
 	}
+	return nil
+}
+
+// drop takes a volume that no pod uses off the node, however often its driver
+// fails; it does not wait for that, and gives up when a pod comes for it.
+func (m *Manager) drop(id volumeID) {
+	m.mu.Lock()
+	vol, ctx := m.volumes[id], m.ctx
+	if vol == nil || vol.dropping {
+		m.mu.Unlock()
+		return
+	}
+	vol.dropping = true
+	m.mu.Unlock()
+	m.drops.Go(func() {
+		for pause := 500 * time.Millisecond; ; pause = min(2*pause, 2*time.Minute) {
+			done, err := m.tryDrop(ctx, id, vol)
+			if done {
+				return
+			}
+			m.cfg.Log.Warn("a volume cannot be taken off the node, will retry", "driver", id.driver, "volume", id.handle, "error", err)
+			t := m.cfg.Clock.NewTimer(pause)
+			select {
+			case <-t.C():
+			case <-ctx.Done():
+				t.Stop()
+				return
+			}
+		}
+	})
+}
+
+func (m *Manager) tryDrop(ctx context.Context, id volumeID, vol *volume) (done bool, err error) {
+	if err := vol.lock(ctx); err != nil {
+		return true, err
+	}
+	defer vol.unlock()
+	used := func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if len(vol.pods) > 0 {
+			vol.dropping = false
+		}
+		return !vol.dropping
+	}
+	if used() {
+		return true, nil
+	}
+	vol.ready = false // whatever comes of it
 	if err := m.unstage(ctx, id); err != nil {
-		return fmt.Errorf("UnmountDevice failed for volume %q of driver %s : %w", id.handle, id.driver, err)
+		return false, fmt.Errorf("UnmountDevice failed for volume %q : %w", id.handle, err)
+	}
+	vol.staged, vol.recalled = false, false
+	if used() {
+		return true, nil // somebody came meanwhile and waits for us
 	}
 	m.mu.Lock()
-	delete(vol.pods, uid)
-	used := len(vol.pods) > 0 // somebody came meanwhile and waits for us
-	vol.staged, vol.recalled, vol.ready = false, false, false
-	if !used {
+	tell := vol.attached
+	if len(vol.pods) == 0 {
 		delete(m.volumes, id)
 	}
-	tell := !used && vol.attached
+	vol.dropping = false
 	m.mu.Unlock()
 	if tell {
 		m.cfg.InUseChanged()
 	}
-	return nil
+	return true, nil
 }
 
 // target is a place at which a volume was published.
@@ -142,9 +189,6 @@ type target struct {
 
 // targets finds where a pod has a volume.
 func (m *Manager) targets(id volumeID, uid types.UID) ([]target, error) {
-	if uid == "" {
-		return nil, nil
-	}
 	var out []target
 	dirs, _ := filepath.Glob(m.target(uid, "*"))
 	for _, dir := range dirs {
