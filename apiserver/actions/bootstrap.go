@@ -27,7 +27,7 @@ type BootstrapConfig struct {
 	// Port is the one at which API servers listen.
 	Port int32
 	// Join makes this server one of the Service's endpoints, once there are
-	// namespaces.
+	// namespaces; nil leaves it out.
 	Join func(context.Context) error
 	// ClientCA and FrontProxyCA (PEM) are published for extension servers.
 	ClientCA, FrontProxyCA string
@@ -85,7 +85,9 @@ func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) err
 	}
 	g, gctx = errgroup.WithContext(ctx)
 	g.Go(func() error { return kubernetesService(gctx, c, cfg) })
-	g.Go(func() error { return cfg.Join(gctx) })
+	if cfg.Join != nil {
+		g.Go(func() error { return cfg.Join(gctx) })
+	}
 	g.Go(func() error { return tokenTracking(gctx, c) })
 	if cfg.ClientCA != "" {
 		g.Go(func() error { return extensionAuth(gctx, c, cfg) })

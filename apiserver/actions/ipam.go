@@ -2,14 +2,17 @@ package actions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
@@ -18,31 +21,57 @@ import (
 // errFull says that a range has no free address or port left.
 var errFull = fmt.Errorf("range is full")
 
-// ipRange hands out the addresses of one service range as IPAddress objects
+// ipRange hands out the service addresses of one family as IPAddress objects
 // (KEP-1880): whoever creates the object named after the address owns it, so
 // any number of API servers may allocate at once.
 type ipRange struct {
-	prefix netip.Prefix
+	prefix netip.Prefix // the server's own, tried first
 	c      client.Interface
 }
 
-// size is the number of usable addresses: without the network's own, the
+// more are the family's further ranges, those of ServiceCIDRs that are ready
+// and not on their way out. They are looked up when the server's own range
+// does not do, which is seldom.
+func (r *ipRange) more(ctx context.Context) ([]netip.Prefix, error) {
+	cidrs, _, err := client.ServiceCIDRs.In(r.c, "").List(ctx, client.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("list service ranges: %w", err)
+	}
+	slices.SortFunc(cidrs, func(a, b *networkingv1.ServiceCIDR) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	var out []netip.Prefix
+	for _, c := range cidrs {
+		if c.DeletionTimestamp != nil || !meta.IsStatusConditionTrue(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+			continue
+		}
+		for _, text := range c.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() == r.prefix.Addr().Is4() && p.Masked() != r.prefix.Masked() {
+				out = append(out, p.Masked())
+			}
+		}
+	}
+	return out, nil
+}
+
+// holds says that the address is of the range's family.
+func (r *ipRange) holds(a netip.Addr) bool { return a.Is4() == r.prefix.Addr().Is4() }
+
+// sizeOf is the number of usable addresses: without the network's own, the
 // broadcast address of IPv4, and never more than 2^62.
-func (r *ipRange) size() uint64 {
-	bits := r.prefix.Addr().BitLen() - r.prefix.Bits()
+func sizeOf(prefix netip.Prefix) uint64 {
+	bits := prefix.Addr().BitLen() - prefix.Bits()
 	if bits > 62 {
 		bits = 62
 	}
 	n := uint64(1)<<bits - 1
-	if r.prefix.Addr().Is4() && n > 0 {
+	if prefix.Addr().Is4() && n > 0 {
 		n--
 	}
 	return n
 }
 
 // at returns the i-th usable address, from 0.
-func (r *ipRange) at(i uint64) netip.Addr {
-	raw := r.prefix.Masked().Addr().As16()
+func at(prefix netip.Prefix, i uint64) netip.Addr {
+	raw := prefix.Masked().Addr().As16()
 	carry := i + 1
 	for b := 15; b >= 0 && carry > 0; b-- {
 		carry += uint64(raw[b])
@@ -50,7 +79,7 @@ func (r *ipRange) at(i uint64) netip.Addr {
 		carry >>= 8
 	}
 	a := netip.AddrFrom16(raw)
-	if r.prefix.Addr().Is4() {
+	if prefix.Addr().Is4() {
 		return a.Unmap()
 	}
 	return a
@@ -73,11 +102,27 @@ func staticBand(size uint64) uint64 {
 	return min(max(band, 16), 256)
 }
 
+// contains says that the address is in one of the family's ranges.
+func (r *ipRange) contains(ctx context.Context, ip netip.Addr) (bool, error) {
+	if r.prefix.Contains(ip) {
+		return true, nil
+	}
+	more, err := r.more(ctx)
+	return slices.ContainsFunc(more, func(p netip.Prefix) bool { return p.Contains(ip) }), err
+}
+
 // take allocates a given address for a Service.
 func (r *ipRange) take(ctx context.Context, ip netip.Addr, svc *corev1.Service, dryRun bool) error {
-	if !r.prefix.Contains(ip) {
+	if in, err := r.contains(ctx, ip); err != nil {
+		return err
+	} else if !in {
 		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %v", ip, r.prefix)
 	}
+	return r.claim(ctx, ip, svc, dryRun)
+}
+
+// claim is take for an address that is known to be in a range.
+func (r *ipRange) claim(ctx context.Context, ip netip.Addr, svc *corev1.Service, dryRun bool) error {
 	family := "IPv4"
 	if ip.Is6() {
 		family = "IPv6"
@@ -101,17 +146,36 @@ func (r *ipRange) take(ctx context.Context, ip netip.Addr, svc *corev1.Service, 
 	return err
 }
 
-// next allocates a free address: some random tries in the dynamic band, then
-// a scan, then the static band.
+// next allocates a free address, of a further range if the server's own is
+// full.
 func (r *ipRange) next(ctx context.Context, svc *corev1.Service, dryRun bool) (netip.Addr, error) {
-	size := r.size()
+	ip, err := r.nextIn(ctx, r.prefix, svc, dryRun)
+	if !errors.Is(err, errFull) {
+		return ip, err
+	}
+	more, err := r.more(ctx)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	for _, p := range more {
+		if ip, err := r.nextIn(ctx, p, svc, dryRun); !errors.Is(err, errFull) {
+			return ip, err
+		}
+	}
+	return netip.Addr{}, errFull
+}
+
+// nextIn allocates a free address of one range: some random tries in the
+// dynamic band, then a scan, then the static band.
+func (r *ipRange) nextIn(ctx context.Context, prefix netip.Prefix, svc *corev1.Service, dryRun bool) (netip.Addr, error) {
+	size := sizeOf(prefix)
 	if size == 0 {
 		return netip.Addr{}, errFull
 	}
 	band := staticBand(size)
 	try := func(i uint64) (netip.Addr, bool, error) {
-		ip := r.at(i)
-		err := r.take(ctx, ip, svc, dryRun)
+		ip := at(prefix, i)
+		err := r.claim(ctx, ip, svc, dryRun)
 		if err == nil {
 			return ip, true, nil
 		}

@@ -407,7 +407,7 @@ func (t *txn) end(ctx context.Context, committed bool) {
 			continue
 		}
 		for _, r := range t.s.ips {
-			if r.prefix.Contains(a) {
+			if r.holds(a) {
 				if err := r.release(ctx, ip, t.svc); err != nil {
 					t.s.log.Warn("cluster IP not released, the next start repairs it", "ip", ip, "service", t.svc.Namespace+"/"+t.svc.Name, "error", err)
 				}
@@ -497,7 +497,7 @@ func (s *Services) Repair(ctx context.Context, c client.Interface) error {
 			continue
 		}
 		for _, r := range s.ips {
-			if r.prefix.Contains(a) {
+			if r.holds(a) {
 				if err := r.take(ctx, a, svc, false); err != nil {
 					s.log.Warn("cluster IP of a Service could not be claimed", "ip", ip, "service", svc.Namespace+"/"+svc.Name, "error", err)
 				}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
@@ -34,17 +35,21 @@ func TestServiceRangeGoesWhenUnused(t *testing.T) {
 	object(w, client.ServiceCIDRs, "", "more", "ready", func(c *networkingv1.ServiceCIDR) bool {
 		return ready(c, metav1.ConditionTrue, "") && slices.Contains(c.Finalizers, servicecidr.Finalizer)
 	})
-	_, err = client.IPAddresses.In(w.root, "").Create(ctx, &networkingv1.IPAddress{
-		ObjectMeta: metav1.ObjectMeta{Name: "10.99.0.7"},
-		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: "default", Name: "s"}},
-	})
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}}
+	svc.Spec.ClusterIP, svc.Spec.Ports = "10.99.0.7", []corev1.ServicePort{{Port: 80}}
+	_, err = client.Services.In(w.root, "default").Create(ctx, svc.DeepCopy())
 	w.must(err)
 	object(w, client.IPAddresses, "", "10.99.0.7", "there", func(a *networkingv1.IPAddress) bool { return a != nil })
 	w.must(cidrs.Delete(ctx, "more", client.Options{}))
 	object(w, client.ServiceCIDRs, "", "more", "held back", func(c *networkingv1.ServiceCIDR) bool {
 		return ready(c, metav1.ConditionFalse, networkingv1.ServiceCIDRReasonTerminating)
 	})
-	w.must(client.IPAddresses.In(w.root, "").Delete(ctx, "10.99.0.7", client.Options{}))
+	other := svc.DeepCopy()
+	other.Name, other.Spec.ClusterIP = "other", "10.99.0.8"
+	if _, err := client.Services.In(w.root, "default").Create(ctx, other); !apierrors.IsInvalid(err) {
+		t.Errorf("a range that goes gave an address: %v", err)
+	}
+	w.must(client.Services.In(w.root, "default").Delete(ctx, "s", client.Options{}))
 	object(w, client.ServiceCIDRs, "", "more", "gone", func(c *networkingv1.ServiceCIDR) bool { return c == nil })
 }
 
