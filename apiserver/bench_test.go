@@ -1,11 +1,17 @@
 package apiserver_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -84,4 +90,58 @@ func BenchmarkList5000(b *testing.B) {
 	for b.Loop() {
 		w.serve(b, http.MethodGet, "/api/v1/pods", "", "", 200)
 	}
+}
+
+// sink is the client of a watch: it counts the writes, and the events by their
+// new lines.
+type sink struct {
+	header         http.Header
+	writes, events *atomic.Int64
+}
+
+func (s *sink) Header() http.Header { return s.header }
+func (s *sink) WriteHeader(int)     {}
+func (s *sink) Flush()              {}
+func (s *sink) Write(b []byte) (int, error) {
+	s.writes.Add(1)
+	s.events.Add(int64(bytes.Count(b, []byte{'\n'})))
+	return len(b), nil
+}
+
+// BenchmarkWatchers is one event delivered to each of 200 watchers, while 8
+// clients write; ns are of the whole process's CPU, writes included.
+func BenchmarkWatchers(b *testing.B) {
+	const watchers, clients = 200, 8
+	w := newWorld(b, quiet)
+	ctx, stop := context.WithCancel(b.Context())
+	var writes, events atomic.Int64
+	var open sync.WaitGroup
+	for range watchers {
+		open.Go(func() {
+			r := httptest.NewRequest(http.MethodGet, cmPath+"?watch=1", nil).WithContext(ctx)
+			w.srv.ServeHTTP(&sink{http.Header{}, &writes, &events}, r)
+		})
+	}
+	cpu := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	used := cpu()
+	var made atomic.Int64
+	b.SetParallelism(clients / 2)
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			w.serve(b, http.MethodPost, cmPath, kib(fmt.Sprint("c", made.Add(1))), asJSON, 201)
+		}
+	})
+	for events.Load() < made.Load()*watchers && !b.Failed() {
+		time.Sleep(time.Millisecond)
+	}
+	b.ReportMetric(float64(cpu()-used)/float64(events.Load()), "cpu-ns/event")
+	b.ReportMetric(float64(events.Load())/float64(writes.Load()), "events/write")
+	stop()
+	open.Wait()
 }

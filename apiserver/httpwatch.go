@@ -62,10 +62,19 @@ func (h *httpCall) watch() {
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// gather is how long after a write events are gathered before the next one. An
-// event by itself is sent at once; a burst goes out in few writes, each of which
-// costs more than the events in it.
-const gather = 4 * time.Millisecond
+// How long after a write events are gathered before the next one. An event by
+// itself is sent at once; a burst goes out in few writes, each of which costs
+// more than the events in it. Where one event makes many streams write, that is
+// the server's work, and they take their time.
+const (
+	gather       = 4 * time.Millisecond
+	gatherStream = 50 * time.Microsecond // for each stream of the kind
+	gatherMost   = 20 * time.Millisecond
+)
+
+func (k *kind) gather() time.Duration {
+	return min(max(gather, time.Duration(k.streams.Load())*gatherStream), gatherMost)
+}
 
 // frames are the buffers that streams write from; an idle stream holds none.
 var frames = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
@@ -80,6 +89,8 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 	f := &framer{h: h}
 	slow := stickiness{stuck: stuck{w: h.w}}
 	defer slow.finish()
+	h.res.streams.Add(1)
+	defer h.res.streams.Add(-1)
 	var last time.Time
 	for {
 		select {
@@ -92,7 +103,7 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 				return
 			}
 			buf := frames.Get().(*[]byte)
-			more := f.drain(ctx, buf, ev, w.Events(), gather-time.Since(last))
+			more := f.drain(ctx, buf, ev, w.Events(), h.res.gather()-time.Since(last))
 			slow.begin()
 			_, err := h.w.Write(*buf)
 			if err == nil {
@@ -118,14 +129,17 @@ type framer struct {
 	head   *wire.Head
 }
 
-// drain appends ev, what comes within wait unless it becomes much, and what
-// else is at hand; false says that no more will come.
+// drain appends ev and what else is at hand after wait; false says that no more
+// will come. The wait is slept through: to be woken by each event would cost
+// more than to send it.
 func (f *framer) drain(ctx context.Context, buf *[]byte, ev store.Event, more <-chan store.Event, wait time.Duration) bool {
-	var over <-chan time.Time
 	if wait > 0 {
 		t := time.NewTimer(wait)
-		defer t.Stop()
-		over = t.C
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+		}
 	}
 	for {
 		*buf = f.append(*buf, ev)
@@ -135,23 +149,14 @@ func (f *framer) drain(ctx context.Context, buf *[]byte, ev store.Event, more <-
 		if len(*buf) > 64<<10 {
 			return true
 		}
-		var ok bool
 		select {
-		case ev, ok = <-more:
+		case next, ok := <-more:
+			if !ok {
+				return false
+			}
+			ev = next
 		default:
-			if over == nil || len(*buf) > 16<<10 {
-				return true
-			}
-			select {
-			case ev, ok = <-more:
-			case <-over:
-				return true
-			case <-ctx.Done():
-				return true
-			}
-		}
-		if !ok {
-			return false
+			return true
 		}
 	}
 }

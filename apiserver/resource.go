@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -37,6 +38,8 @@ type kind struct {
 	types func() (managedfields.TypeConverter, error)
 	// empties is how settle goes through an object, made at the first write.
 	empties func() clearing
+	// streams are the HTTP watches that are open.
+	streams atomic.Int64
 }
 
 var allVerbs = []client.Verb{client.Create, client.Delete, client.DeleteCollection, client.Get, client.List, client.Patch, client.Update, client.Watch}
