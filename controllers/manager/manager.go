@@ -265,10 +265,10 @@ func Run(ctx context.Context, cfg Config) error {
 		running[i] = c
 	}
 	cfg.Informers.Start(ctx)
-	if !cfg.Informers.WaitForSync(ctx) {
-		return context.Cause(ctx)
+	if cfg.Informers.WaitForSync(ctx) {
+		cfg.Log.Info("controllers run", "count", len(running))
 	}
-	cfg.Log.Info("controllers run", "count", len(running))
+	// They run even if ctx has ended before: each has a queue to shut down.
 	var wg sync.WaitGroup
 	for i, c := range running {
 		wg.Go(func() { keep(ctx, cfg.Log, all[i].name, c) })
@@ -277,9 +277,9 @@ func Run(ctx context.Context, cfg Config) error {
 	return ctx.Err()
 }
 
-// keep runs c until ctx ends, panics notwithstanding.
+// keep runs c until ctx ends, and at least once, panics notwithstanding.
 func keep(ctx context.Context, log *slog.Logger, name string, c controllers.Controller) {
-	for ctx.Err() == nil {
+	for again := true; again; again = ctx.Err() == nil {
 		func() {
 			defer func() {
 				if p := recover(); p != nil {
@@ -288,9 +288,11 @@ func keep(ctx context.Context, log *slog.Logger, name string, c controllers.Cont
 			}()
 			c.Run(ctx)
 		}()
+		pause := time.NewTimer(time.Second)
 		select {
 		case <-ctx.Done():
-		case <-time.After(time.Second):
+		case <-pause.C:
 		}
+		pause.Stop()
 	}
 }
