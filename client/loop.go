@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -147,92 +145,4 @@ func (l *Loop) underWay() (sum, longest time.Duration) {
 		sum, longest = sum+d, max(longest, d)
 	}
 	return sum, longest
-}
-
-// Writes remembers, per key, what this component's own writes did, so that a
-// reconcile can wait until its informers have caught up instead of acting on
-// a stale view: the newest resourceVersion that they returned, and what they
-// deleted. The informer's event about the write puts the key back into the
-// queue, so a reconcile that finds itself too early simply returns. It is
-// safe for concurrent use; the zero value is ready.
-type Writes struct {
-	mu      sync.Mutex
-	rv      map[string]uint64
-	deleted map[string]map[types.UID]string
-}
-
-// Wrote records that a write on behalf of key returned obj.
-func (w *Writes) Wrote(key string, obj Object) {
-	rv, err := strconv.ParseUint(obj.GetResourceVersion(), 10, 64)
-	if err != nil {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.rv == nil {
-		w.rv = map[string]uint64{}
-	}
-	w.rv[key] = max(w.rv[key], rv)
-}
-
-// Deleted records that obj is being deleted on behalf of key. Call it before
-// the delete is sent (its event may come before its answer), and Undelete if
-// it failed.
-func (w *Writes) Deleted(key string, obj Object) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.deleted == nil {
-		w.deleted = map[string]map[types.UID]string{}
-	}
-	if w.deleted[key] == nil {
-		w.deleted[key] = map[types.UID]string{}
-	}
-	w.deleted[key][obj.GetUID()] = cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String()
-}
-
-// Undelete takes back a Deleted.
-func (w *Writes) Undelete(key string, obj Object) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.deleted[key], obj.GetUID())
-}
-
-// CaughtUp reports whether a store that has seen lastSyncResourceVersion has
-// seen all writes recorded for key; it forgets the record once it has.
-func (w *Writes) CaughtUp(key string, lastSyncResourceVersion string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	want, ok := w.rv[key]
-	if !ok {
-		return true
-	}
-	have, err := strconv.ParseUint(lastSyncResourceVersion, 10, 64)
-	if err != nil || have < want {
-		return false
-	}
-	delete(w.rv, key)
-	return true
-}
-
-// deletesSeen asks seen about every deletion recorded for key and forgets
-// those it has seen.
-func (w *Writes) deletesSeen(key string, seen func(objKey string, uid types.UID) bool) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for uid, objKey := range w.deleted[key] {
-		if !seen(objKey, uid) {
-			return false
-		}
-		delete(w.deleted[key], uid)
-	}
-	delete(w.deleted, key)
-	return true
-}
-
-// Forget drops the record of a key whose object is gone.
-func (w *Writes) Forget(key string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.rv, key)
-	delete(w.deleted, key)
 }

@@ -69,6 +69,9 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		c.ownW.Forget(key)
 		return 0, nil
 	}
+	if err := controllers.Settle(ctx, c.env.Client, client.Jobs, &c.jobsW, key, cj, nil); err != nil {
+		return 0, err
+	}
 	if !c.jobs.CaughtUp(&c.jobsW, key) || !c.crons.CaughtUp(&c.ownW, key) {
 		return 0, nil // the event that is still to come wakes us
 	}
@@ -161,19 +164,14 @@ func (c *Controller) start(ctx context.Context, cj *batchv1.CronJob, j *batchv1.
 }
 
 func (c *Controller) delete(ctx context.Context, key string, cj *batchv1.CronJob, j *batchv1.Job) error {
-	uid, background := j.UID, metav1.DeletePropagationBackground
-	c.jobsW.Deleted(key, j)
-	err := client.Jobs.In(c.env.Client, cj.Namespace).Delete(ctx, j.Name, client.Options{
-		PropagationPolicy: &background, Preconditions: &metav1.Preconditions{UID: &uid},
-	})
-	switch {
-	case err == nil:
-		c.env.Events.Eventf(cj, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted job %v", j.Name)
-		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	background := metav1.DeletePropagationBackground
+	done, err := controllers.Delete(ctx, c.env.Client, client.Jobs, &c.jobsW, key, j, client.Options{PropagationPolicy: &background})
+	if err == nil {
+		if done {
+			c.env.Events.Eventf(cj, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted job %v", j.Name)
+		}
 		return nil
 	}
-	c.jobsW.Undelete(key, j)
 	c.env.Events.Eventf(cj, corev1.EventTypeWarning, "FailedDelete", "Deleted job: %v", err)
 	return fmt.Errorf("deleting job %s: %w", j.Name, err)
 }

@@ -148,9 +148,6 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		}
 		return 0, nil
 	}
-	if !c.pods.CaughtUp(&c.podsW, key) || !c.revisions.CaughtUp(&c.revW, key) || !c.sets.CaughtUp(&c.statusW, key) {
-		return 0, nil // the event that is still to come wakes us
-	}
 	sel, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
 	if err != nil {
 		return 0, nil // validation refuses it
@@ -158,6 +155,12 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if sel.Empty() {
 		c.env.Events.Event(ds, corev1.EventTypeWarning, "SelectingAll", "This daemon set is selecting all pods. A non-empty selector is required.")
 		return 0, nil
+	}
+	if err := controllers.Settle(ctx, c.env.Client, client.Pods, &c.podsW, key, ds, sel); err != nil {
+		return 0, err
+	}
+	if !c.pods.CaughtUp(&c.podsW, key) || !c.revisions.CaughtUp(&c.revW, key) || !c.sets.CaughtUp(&c.statusW, key) {
+		return 0, nil // the event that is still to come wakes us
 	}
 	again, err := c.sync(ctx, key, ds, sel)
 	if controllers.NamespaceEnding(err) {
@@ -250,14 +253,13 @@ func (c *Controller) apply(ctx context.Context, key string, ds *appsv1.DaemonSet
 	hash := rev.Labels[appsv1.ControllerRevisionHashLabelKey]
 	deleteErr := controllers.Each(len(plan.Delete), func(i int) error { return c.delete(ctx, key, ds, &plan.Delete[i]) })
 	_, createErr := controllers.SlowStart(len(plan.Create), func(i int) error {
-		got, err := client.Pods.In(c.env.Client, ds.Namespace).Create(ctx, newPod(ds, owner, hash, plan.Create[i]))
+		got, err := controllers.Create(ctx, c.env.Client, client.Pods, &c.podsW, key, newPod(ds, owner, hash, plan.Create[i]))
 		if err != nil {
 			if !controllers.NamespaceEnding(err) {
 				c.env.Events.Eventf(ds, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 			}
 			return err
 		}
-		c.podsW.Wrote(key, got)
 		c.env.Events.Eventf(ds, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", got.Name)
 		return nil
 	})
@@ -276,17 +278,13 @@ func (c *Controller) delete(ctx context.Context, key string, ds *appsv1.DaemonSe
 	case d.Succeeded:
 		c.env.Events.Eventf(ds, corev1.EventTypeNormal, "SucceededDaemonPod", "Found succeeded daemon pod %s/%s on node %s, will try to delete it", p.Namespace, p.Name, d.Node)
 	}
-	uid := p.UID
-	c.podsW.Deleted(key, p)
-	err := client.Pods.In(c.env.Client, ds.Namespace).Delete(ctx, p.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
-	switch {
-	case err == nil:
-		c.env.Events.Eventf(ds, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+	done, err := controllers.Delete(ctx, c.env.Client, client.Pods, &c.podsW, key, p, client.Options{})
+	if err == nil {
+		if done {
+			c.env.Events.Eventf(ds, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		}
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // gone already; the informer has yet to see it
 	}
-	c.podsW.Undelete(key, p)
 	c.env.Events.Eventf(ds, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 	return fmt.Errorf("deleting pod %s: %w", p.Name, err)
 }

@@ -118,9 +118,6 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		c.ownW.Forget(key)
 		return 0, nil
 	}
-	if !c.sets.CaughtUp(&c.setsW, key) || !c.deployments.CaughtUp(&c.ownW, key) {
-		return 0, nil // the event that is still to come wakes us
-	}
 	sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
 	if err != nil {
 		return 0, nil // validation refuses it
@@ -128,6 +125,12 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if sel.Empty() {
 		c.env.Events.Event(d, corev1.EventTypeWarning, "SelectingAll", "This deployment is selecting all pods. A non-empty selector is required.")
 		return 0, nil
+	}
+	if err := controllers.Settle(ctx, c.env.Client, client.ReplicaSets, &c.setsW, key, d, sel); err != nil {
+		return 0, err
+	}
+	if !c.sets.CaughtUp(&c.setsW, key) || !c.deployments.CaughtUp(&c.ownW, key) {
+		return 0, nil // the event that is still to come wakes us
 	}
 	sets, err := c.claim(ctx, key, d, sel)
 	if err != nil {
@@ -167,7 +170,6 @@ func (c *Controller) podsLeft(sets []*appsv1.ReplicaSet) bool {
 }
 
 func (c *Controller) apply(ctx context.Context, key string, d *appsv1.Deployment, plan *Plan) error {
-	res := client.ReplicaSets.In(c.env.Client, d.Namespace)
 	if plan.Create != nil {
 		if err := c.create(ctx, key, d, plan.Create); err != nil {
 			return err
@@ -176,24 +178,18 @@ func (c *Controller) apply(ctx context.Context, key string, d *appsv1.Deployment
 	for i := range plan.Update {
 		u := &plan.Update[i]
 		message := u.Message()
-		got, err := res.Update(ctx, u.Set)
-		if err != nil {
+		if _, err := controllers.Update(ctx, c.env.Client, client.ReplicaSets, &c.setsW, key, u.Set); err != nil {
 			return fmt.Errorf("updating replica set: %w", err)
 		}
-		c.setsW.Wrote(key, got)
 		if message != "" {
 			c.env.Events.Event(d, corev1.EventTypeNormal, "ScalingReplicaSet", message)
 		}
 	}
 	for _, s := range plan.Delete {
-		uid, rv := s.UID, s.ResourceVersion
-		c.setsW.Deleted(key, s)
-		err := res.Delete(ctx, s.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &rv}})
-		if err != nil {
-			c.setsW.Undelete(key, s)
-			if !apierrors.IsNotFound(err) {
-				return fmt.Errorf("deleting old replica set %s: %w", s.Name, err)
-			}
+		rv := s.ResourceVersion
+		if _, err := controllers.Delete(ctx, c.env.Client, client.ReplicaSets, &c.setsW, key, s,
+			client.Options{Preconditions: &metav1.Preconditions{ResourceVersion: &rv}}); err != nil {
+			return fmt.Errorf("deleting old replica set %s: %w", s.Name, err)
 		}
 	}
 	return c.writeStatus(ctx, key, d, plan.Status, plan.Revision)
@@ -205,17 +201,15 @@ func (c *Controller) apply(ctx context.Context, key string, d *appsv1.Deployment
 func (c *Controller) create(ctx context.Context, key string, d *appsv1.Deployment, s *appsv1.ReplicaSet) error {
 	name, size := s.Name, *s.Spec.Replicas
 	template := s.Spec.Template.DeepCopy()
-	res := client.ReplicaSets.In(c.env.Client, d.Namespace)
-	got, err := res.Create(ctx, s)
+	_, err := controllers.Create(ctx, c.env.Client, client.ReplicaSets, &c.setsW, key, s)
 	switch {
 	case err == nil:
-		c.setsW.Wrote(key, got)
 		if size > 0 {
 			c.env.Events.Eventf(d, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled up replica set %s from 0 to %d", name, size)
 		}
 		return nil
 	case apierrors.IsAlreadyExists(err):
-		there, getErr := res.Get(ctx, name)
+		there, getErr := client.ReplicaSets.In(c.env.Client, d.Namespace).Get(ctx, name)
 		if getErr != nil {
 			return getErr
 		}

@@ -12,10 +12,16 @@ import (
 // newSize is how large the new set may be now: with rolling updates, all
 // sets together stay within replicas plus surge. A set that was shrunk counts
 // with the pods that it still has, so that the bound holds for pods and not
-// for wishes.
+// for wishes; how many these are is only known once its controller has seen
+// that it is to be smaller.
 func (p *planner) newSize() int32 {
 	if p.d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType {
 		return p.replicas
+	}
+	for _, s := range p.old {
+		if s.Status.ObservedGeneration < s.Generation {
+			return p.new.replicas
+		}
 	}
 	room := p.replicas + p.surge
 	for _, s := range p.all {

@@ -15,6 +15,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/client"
@@ -111,13 +112,20 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if m := j.Spec.ManagedBy; m != nil && *m != builtIn {
 		return 0, nil
 	}
+	sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
+	if err != nil {
+		return 0, nil // validation refuses it
+	}
+	if err := controllers.Settle(ctx, c.env.Client, client.Pods, &c.podsW, key, j, sel); err != nil {
+		return 0, err
+	}
 	if !c.pods.CaughtUp(&c.podsW, key) || !c.jobs.CaughtUp(&c.jobsW, key) {
 		return 0, nil // the event that is still to come wakes us
 	}
 	if err := c.releaseAll(ctx, key, j.UID); err != nil {
 		return 0, err
 	}
-	owned, err := c.claim(ctx, key, j)
+	owned, err := c.claim(ctx, key, j, sel)
 	if err != nil {
 		return 0, fmt.Errorf("claiming pods: %w", err)
 	}
@@ -129,11 +137,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	return plan.Again, err
 }
 
-func (c *Controller) claim(ctx context.Context, key string, j *batchv1.Job) ([]*corev1.Pod, error) {
-	sel, err := metav1.LabelSelectorAsSelector(j.Spec.Selector)
-	if err != nil {
-		return nil, err
-	}
+func (c *Controller) claim(ctx context.Context, key string, j *batchv1.Job, sel labels.Selector) ([]*corev1.Pod, error) {
 	candidates := c.pods.ByIndex(controllers.OwnerIndex, controllers.OwnedBy(string(j.UID)))
 	if !Finished(j) {
 		candidates = append(candidates, c.pods.ByIndex(controllers.OwnerIndex, controllers.OrphansIn(j.Namespace))...)
@@ -201,7 +205,7 @@ func (c *Controller) writeStatus(ctx context.Context, key string, j *batchv1.Job
 }
 
 func (c *Controller) create(ctx context.Context, key string, j *batchv1.Job, owner *metav1.OwnerReference, n NewPod) error {
-	got, err := client.Pods.In(c.env.Client, j.Namespace).Create(ctx, newPod(j, owner, n))
+	got, err := controllers.Create(ctx, c.env.Client, client.Pods, &c.podsW, key, newPod(j, owner, n))
 	if err != nil {
 		if controllers.NamespaceEnding(err) {
 			return err
@@ -209,7 +213,6 @@ func (c *Controller) create(ctx context.Context, key string, j *batchv1.Job, own
 		c.env.Events.Eventf(j, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		return fmt.Errorf("creating pod: %w", err)
 	}
-	c.podsW.Wrote(key, got)
 	c.env.Events.Eventf(j, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", got.Name)
 	return nil
 }
@@ -258,17 +261,13 @@ func addIndexVariable(c *corev1.Container) {
 }
 
 func (c *Controller) delete(ctx context.Context, key string, j *batchv1.Job, p *corev1.Pod) error {
-	uid := p.UID
-	c.podsW.Deleted(key, p)
-	err := client.Pods.In(c.env.Client, j.Namespace).Delete(ctx, p.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
-	switch {
-	case err == nil:
-		c.env.Events.Eventf(j, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
-		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+	done, err := controllers.Delete(ctx, c.env.Client, client.Pods, &c.podsW, key, p, client.Options{})
+	if err == nil {
+		if done {
+			c.env.Events.Eventf(j, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		}
 		return nil
 	}
-	c.podsW.Undelete(key, p)
 	c.env.Events.Eventf(j, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 	return fmt.Errorf("deleting pod %s: %w", p.Name, err)
 }

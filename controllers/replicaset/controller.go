@@ -123,12 +123,15 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		c.statusW.Forget(key)
 		return 0, nil
 	}
-	if !c.pods.CaughtUp(&c.podsW, key) || !c.kind.caughtUp(&c.statusW, key) {
-		return 0, nil // the event that is still to come wakes us
-	}
 	sel, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil || sel.Empty() {
 		return 0, nil // validation refuses such sets; nothing to do with one that is there all the same
+	}
+	if err := controllers.Settle(ctx, c.env.Client, client.Pods, &c.podsW, key, set, sel); err != nil {
+		return 0, err
+	}
+	if !c.pods.CaughtUp(&c.podsW, key) || !c.kind.caughtUp(&c.statusW, key) {
+		return 0, nil // the event that is still to come wakes us
 	}
 	candidates := append(c.pods.ByIndex(controllers.OwnerIndex, controllers.OwnedBy(string(set.UID))),
 		activeOnly(c.pods.ByIndex(controllers.OwnerIndex, controllers.OrphansIn(set.Namespace)))...)
@@ -204,31 +207,25 @@ func (c *Controller) apply(ctx context.Context, key string, set *appsv1.ReplicaS
 
 func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, ref *metav1.OwnerReference) error {
 	p := pods.FromTemplate(&set.Spec.Template, set.Namespace, set.Name, ref)
-	got, err := client.Pods.In(c.env.Client, set.Namespace).Create(ctx, p)
+	got, err := controllers.Create(ctx, c.env.Client, client.Pods, &c.podsW, key, p)
 	if err != nil {
 		if !controllers.NamespaceEnding(err) {
 			c.env.Events.Eventf(c.about(set), corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}
 		return err
 	}
-	c.podsW.Wrote(key, got)
 	c.env.Events.Eventf(c.about(set), corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", got.Name)
 	return nil
 }
 
 func (c *Controller) delete(ctx context.Context, key string, set *appsv1.ReplicaSet, p *corev1.Pod) error {
-	c.podsW.Deleted(key, p)
-	uid := p.UID
-	err := client.Pods.In(c.env.Client, set.Namespace).Delete(ctx, p.Name,
-		client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
-	switch {
-	case err == nil:
-		c.env.Events.Eventf(c.about(set), corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+	done, err := controllers.Delete(ctx, c.env.Client, client.Pods, &c.podsW, key, p, client.Options{})
+	if err == nil {
+		if done {
+			c.env.Events.Eventf(c.about(set), corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", p.Name)
+		}
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // gone already; the informer has yet to see it
 	}
-	c.podsW.Undelete(key, p)
 	c.env.Events.Eventf(c.about(set), corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 	return fmt.Errorf("deleting pod %s: %w", p.Name, err)
 }

@@ -7,7 +7,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -138,14 +137,13 @@ func (c *Controller) create(ctx context.Context, key string, set *appsv1.Statefu
 		return err
 	}
 	name := p.Name
-	got, err := client.Pods.In(c.env.Client, set.Namespace).Create(ctx, p)
+	_, err = controllers.Create(ctx, c.env.Client, client.Pods, &c.podsW, key, p)
 	if err != nil {
 		if !controllers.NamespaceEnding(err) {
 			c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Pod %s in StatefulSet %s failed error: %s", name, set.Name, err)
 		}
 		return fmt.Errorf("creating pod %s: %w", name, err)
 	}
-	c.podsW.Wrote(key, got)
 	c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Pod %s in StatefulSet %s successful", name, set.Name)
 	return nil
 }
@@ -157,17 +155,13 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.Statefu
 	case corev1.PodSucceeded:
 		c.env.Events.Eventf(set, corev1.EventTypeNormal, "RecreatingTerminatedPod", "StatefulSet %s/%s is recreating terminated Pod %s", set.Namespace, set.Name, p.Name)
 	}
-	uid := p.UID
-	c.podsW.Deleted(key, p)
-	err := client.Pods.In(c.env.Client, set.Namespace).Delete(ctx, p.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
-	switch {
-	case err == nil:
-		c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Delete Pod %s in StatefulSet %s successful", p.Name, set.Name)
+	done, err := controllers.Delete(ctx, c.env.Client, client.Pods, &c.podsW, key, p, client.Options{})
+	if err == nil {
+		if done {
+			c.env.Events.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Delete Pod %s in StatefulSet %s successful", p.Name, set.Name)
+		}
 		return nil
-	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // gone already; the informer has yet to see it
 	}
-	c.podsW.Undelete(key, p)
 	c.env.Events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Delete Pod %s in StatefulSet %s failed error: %s", p.Name, set.Name, err)
 	return fmt.Errorf("deleting pod %s: %w", p.Name, err)
 }

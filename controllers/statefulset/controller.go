@@ -149,13 +149,16 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		}
 		return 0, nil
 	}
-	if !c.pods.CaughtUp(&c.podsW, key) || !c.claims.CaughtUp(&c.claimsW, key) ||
-		!c.revisions.CaughtUp(&c.revW, key) || !c.sets.CaughtUp(&c.statusW, key) {
-		return 0, nil // the event that is still to come wakes us
-	}
 	sel, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
 	if err != nil || sel.Empty() {
 		return 0, nil // validation refuses it
+	}
+	if err := controllers.Settle(ctx, c.env.Client, client.Pods, &c.podsW, key, set, sel); err != nil {
+		return 0, err
+	}
+	if !c.pods.CaughtUp(&c.podsW, key) || !c.claims.CaughtUp(&c.claimsW, key) ||
+		!c.revisions.CaughtUp(&c.revW, key) || !c.sets.CaughtUp(&c.statusW, key) {
+		return 0, nil // the event that is still to come wakes us
 	}
 	again, err := c.sync(ctx, key, set, sel)
 	if controllers.NamespaceEnding(err) {

@@ -10,6 +10,7 @@ package histories_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,13 +75,17 @@ func TestDeploymentBounds(t *testing.T) {
 		if surge+unavailable == 0 {
 			surge = 1
 		}
-		most, least := replicas+surge, 0
+		// While the size changes, the greatest and the smallest of its bounds hold.
+		var bounds sync.Mutex
+		most, least := replicas+surge, max(replicas-unavailable, 0)
 		began := false
 		w.Judge(func(c world.Change) {
 			if c.Resource != "pods" {
 				return
 			}
 			active, available := availability(w)
+			bounds.Lock()
+			defer bounds.Unlock()
 			if active > most {
 				w.Failf("%d pods, more than %d", active, most)
 			}
@@ -89,7 +94,6 @@ func TestDeploymentBounds(t *testing.T) {
 				w.Failf("%d available, fewer than %d", available, least)
 			}
 		})
-		least = max(replicas-unavailable, 0)
 		w.Kubelets(4, service)
 		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "web"}, Spec: appsv1.DeploymentSpec{
 			Replicas: ptr.To(int32(replicas)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: template("web", "v0"),
@@ -104,9 +108,15 @@ func TestDeploymentBounds(t *testing.T) {
 		images := []string{"v1", "v2", "v3", "slow", "bad"}
 		time.Sleep(time.Minute)
 		for range 6 {
-			image := images[rnd.IntN(len(images))]
+			image, resized := images[rnd.IntN(len(images))], replicas
+			if rnd.IntN(3) == 0 {
+				resized = 1 + rnd.IntN(8)
+			}
+			bounds.Lock()
+			replicas, most, least = resized, max(most, resized+surge), min(least, max(resized-unavailable, 0))
+			bounds.Unlock()
 			_, err := client.Deployments.In(w.Root, world.Namespace).Mutate(t.Context(), "web", "", func(d *appsv1.Deployment) (bool, error) {
-				d.Spec.Template.Spec.Containers[0].Image = image
+				d.Spec.Template.Spec.Containers[0].Image, d.Spec.Replicas = image, ptr.To(int32(resized))
 				return true, nil
 			})
 			w.Must(err)

@@ -33,7 +33,7 @@ type Faults struct {
 
 // Rough is what histories mostly want.
 func Rough() Faults {
-	return Faults{Slow: 50 * time.Millisecond, Lag: 3 * time.Second, Refuse: 0.05, Break: 0.01}
+	return Faults{Slow: 50 * time.Millisecond, Lag: 3 * time.Second, Refuse: 0.05, Lose: 0.03, Break: 0.01}
 }
 
 // SetFaults makes the faults what they are to be from now on.
