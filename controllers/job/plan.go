@@ -5,6 +5,7 @@ package job
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -59,6 +60,7 @@ type planner struct {
 
 	active      []*corev1.Pod
 	terminating int32
+	ending      map[int]bool // indexes of pods that are being deleted and still run
 	ready       int32
 	finished    []*corev1.Pod // all, for the back-off
 	tracked     int           // pods that still carry the finalizer
@@ -71,7 +73,7 @@ type planner struct {
 
 // Make plans for a Job. owned are all pods that it controls.
 func Make(j *batchv1.Job, owned []*corev1.Pod, now time.Time) Plan {
-	p := &planner{j: j, now: now}
+	p := &planner{j: j, now: now, ending: map[int]bool{}}
 	p.plan.Status = *j.Status.DeepCopy()
 	if Finished(j) {
 		for _, pod := range owned {
@@ -96,8 +98,37 @@ func Make(j *batchv1.Job, owned []*corev1.Pod, now time.Time) Plan {
 	default:
 		p.manage()
 	}
+	if verdict == nil {
+		p.holdLastFailures()
+	}
 	p.numbers(len(p.plan.Create), len(p.plan.Delete))
 	return p.plan
+}
+
+// holdLastFailures keeps a failed pod until its index has another: it alone
+// knows how often the index has failed (KEP-3850).
+func (p *planner) holdLastFailures() {
+	if p.j.Spec.BackoffLimitPerIndex == nil {
+		return
+	}
+	running := p.busy()
+	p.plan.Release = slices.DeleteFunc(p.plan.Release, func(pod *corev1.Pod) bool {
+		i := indexOf(pod)
+		return p.hasFailed(pod) && i >= 0 && i < int(*p.j.Spec.Completions) && !running[i] && !p.done.has(i) && !p.failedIdx.has(i)
+	})
+}
+
+// busy are the indexes that have a pod. One whose pod is being deleted is
+// among them if the Job waits for that pod's end.
+func (p *planner) busy() map[int]bool {
+	out := map[int]bool{}
+	for _, pod := range p.active {
+		out[indexOf(pod)] = true
+	}
+	if onlyFailed(p.j) {
+		maps.Copy(out, p.ending)
+	}
+	return out
 }
 
 // Finished says that the Job has ended, one way or the other.
@@ -193,10 +224,7 @@ func (p *planner) dropDuplicates() {
 }
 
 func (p *planner) createIndexes(missing int) {
-	busy := map[int]bool{}
-	for _, pod := range p.active {
-		busy[indexOf(pod)] = true
-	}
+	busy := p.busy()
 	last := map[int]*corev1.Pod{}
 	perIndex := p.j.Spec.BackoffLimitPerIndex != nil
 	for _, pod := range p.finished {
@@ -355,6 +383,7 @@ func (p *planner) countPod(pod *corev1.Pod, uncounted *batchv1.UncountedTerminat
 		}
 	case pods.Terminating(pod):
 		p.terminating++
+		p.ending[indexOf(pod)] = true
 	}
 	succeeded, failed := pod.Status.Phase == corev1.PodSucceeded, p.hasFailed(pod)
 	if succeeded || failed {

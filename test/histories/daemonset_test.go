@@ -111,7 +111,7 @@ func TestDaemonSetBounds(t *testing.T) {
 		w.Judge(d.judge)
 		k := w.Kubelets(5, service)
 		sets := client.DaemonSets.In(w.Root, world.Namespace)
-		_, err := sets.Create(t.Context(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "agent"}, Spec: appsv1.DaemonSetSpec{
+		_, err := sets.Create(w.T.Context(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "agent"}, Spec: appsv1.DaemonSetSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "agent"}}, Template: template("agent", "v0"),
 			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{
 				MaxSurge: ptr.To(intstr.FromInt(d.surge)), MaxUnavailable: ptr.To(intstr.FromInt(d.unavailable))}},
@@ -121,7 +121,7 @@ func TestDaemonSetBounds(t *testing.T) {
 		calm := w.Lives(30*time.Second, "daemonset-controller", "pod-garbage-collector-controller")
 		time.Sleep(time.Minute)
 		roll := func(image string) {
-			_, err := sets.Mutate(t.Context(), "agent", "", func(s *appsv1.DaemonSet) (bool, error) {
+			_, err := sets.Mutate(w.T.Context(), "agent", "", func(s *appsv1.DaemonSet) (bool, error) {
 				s.Spec.Template.Spec.Containers[0].Image = image
 				return true, nil
 			})
@@ -135,7 +135,7 @@ func TestDaemonSetBounds(t *testing.T) {
 				if all := world.Objects[*corev1.Pod](w, "pods"); len(all) > 0 {
 					p := all[rnd.IntN(len(all))]
 					d.excuse(target(p))
-					_ = client.Pods.In(w.Door("someone"), world.Namespace).Delete(t.Context(), p.Name, client.Options{})
+					_ = client.Pods.In(w.Door("someone"), world.Namespace).Delete(w.T.Context(), p.Name, client.Options{})
 				}
 			case 3:
 				node := fmt.Sprintf("node-%d", rnd.IntN(5))
@@ -152,12 +152,12 @@ func TestDaemonSetBounds(t *testing.T) {
 		for _, p := range world.Objects[*corev1.Pod](w, "pods") {
 			on[p.Spec.NodeName]++
 			if !pods.Ready(p) || p.Spec.Containers[0].Image != "last" {
-				t.Errorf("seed %d: at the end pod %s runs %s, ready=%v", w.Seed, p.Name, p.Spec.Containers[0].Image, pods.Ready(p))
+				w.T.Errorf("seed %d: at the end pod %s runs %s, ready=%v", w.Seed, p.Name, p.Spec.Containers[0].Image, pods.Ready(p))
 			}
 		}
 		for i := range 5 {
 			if node := fmt.Sprintf("node-%d", i); on[node] != 1 {
-				t.Errorf("seed %d: at the end %d pods on %s", w.Seed, on[node], node)
+				w.T.Errorf("seed %d: at the end %d pods on %s", w.Seed, on[node], node)
 			}
 		}
 	})

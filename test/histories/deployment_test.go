@@ -101,7 +101,7 @@ func TestDeploymentBounds(t *testing.T) {
 			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{
 				MaxSurge: ptr.To(intstr.FromInt(surge)), MaxUnavailable: ptr.To(intstr.FromInt(unavailable))}},
 		}}
-		_, err := client.Deployments.In(w.Root, world.Namespace).Create(t.Context(), d)
+		_, err := client.Deployments.In(w.Root, world.Namespace).Create(w.T.Context(), d)
 		w.Must(err)
 		w.SetFaults(world.Rough())
 		calm := w.Lives(20*time.Second, "deployment-controller", "replicaset-controller")
@@ -115,14 +115,14 @@ func TestDeploymentBounds(t *testing.T) {
 			bounds.Lock()
 			replicas, most, least = resized, max(most, resized+surge), min(least, max(resized-unavailable, 0))
 			bounds.Unlock()
-			_, err := client.Deployments.In(w.Root, world.Namespace).Mutate(t.Context(), "web", "", func(d *appsv1.Deployment) (bool, error) {
+			_, err := client.Deployments.In(w.Root, world.Namespace).Mutate(w.T.Context(), "web", "", func(d *appsv1.Deployment) (bool, error) {
 				d.Spec.Template.Spec.Containers[0].Image, d.Spec.Replicas = image, ptr.To(int32(resized))
 				return true, nil
 			})
 			w.Must(err)
 			time.Sleep(seconds(rnd, 60))
 		}
-		_, err = client.Deployments.In(w.Root, world.Namespace).Mutate(t.Context(), "web", "", func(d *appsv1.Deployment) (bool, error) {
+		_, err = client.Deployments.In(w.Root, world.Namespace).Mutate(w.T.Context(), "web", "", func(d *appsv1.Deployment) (bool, error) {
 			d.Spec.Template.Spec.Containers[0].Image = "last"
 			return true, nil
 		})

@@ -128,7 +128,7 @@ func TestStatefulSetIdentities(t *testing.T) {
 			set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
 		}
 		sets := client.StatefulSets.In(w.Root, world.Namespace)
-		_, err := sets.Create(t.Context(), set)
+		_, err := sets.Create(w.T.Context(), set)
 		w.Must(err)
 		w.SetFaults(world.Rough())
 		calm := w.Lives(30*time.Second, "statefulset-controller", "pod-garbage-collector-controller")
@@ -149,12 +149,12 @@ func TestStatefulSetIdentities(t *testing.T) {
 				if all := world.Objects[*corev1.Pod](w, "pods"); len(all) > 0 {
 					p := all[rnd.IntN(len(all))]
 					m.excuse(p.Name)
-					_ = client.Pods.In(w.Door("someone"), world.Namespace).Delete(t.Context(), p.Name, client.Options{})
+					_ = client.Pods.In(w.Door("someone"), world.Namespace).Delete(w.T.Context(), p.Name, client.Options{})
 				}
 			case 4:
 				loseNode(w, k, fmt.Sprintf("node-%d", rnd.IntN(4)), rnd, m.excuse)
 			}
-			_, err := sets.Mutate(t.Context(), "db", "", func(s *appsv1.StatefulSet) (bool, error) {
+			_, err := sets.Mutate(w.T.Context(), "db", "", func(s *appsv1.StatefulSet) (bool, error) {
 				s.Spec.Replicas = ptr.To(int32(m.replicas))
 				s.Spec.Template.Spec.Containers[0].Image = image
 				s.Spec.UpdateStrategy.RollingUpdate.Partition = ptr.To(int32(partition))
@@ -163,7 +163,7 @@ func TestStatefulSetIdentities(t *testing.T) {
 			w.Must(err)
 			time.Sleep(seconds(rnd, 90))
 		}
-		_, err = sets.Mutate(t.Context(), "db", "", func(s *appsv1.StatefulSet) (bool, error) {
+		_, err = sets.Mutate(w.T.Context(), "db", "", func(s *appsv1.StatefulSet) (bool, error) {
 			s.Spec.Template.Spec.Containers[0].Image = "last"
 			s.Spec.UpdateStrategy.RollingUpdate.Partition = nil
 			return true, nil
@@ -176,15 +176,15 @@ func TestStatefulSetIdentities(t *testing.T) {
 		for _, p := range all {
 			n := ordinal(p.Name)
 			if !pods.Ready(p) || p.Spec.Containers[0].Image != "last" || n < m.start || n >= m.start+m.replicas {
-				t.Errorf("seed %d: at the end pod %s runs %s, ready=%v", w.Seed, p.Name, p.Spec.Containers[0].Image, pods.Ready(p))
+				w.T.Errorf("seed %d: at the end pod %s runs %s, ready=%v", w.Seed, p.Name, p.Spec.Containers[0].Image, pods.Ready(p))
 			}
 		}
-		s, err := sets.Get(t.Context(), "db")
+		s, err := sets.Get(w.T.Context(), "db")
 		w.Must(err)
 		want := int32(m.replicas)
 		if st := s.Status; len(all) != m.replicas || st.Replicas != want || st.ReadyReplicas != want || st.UpdatedReplicas != want || st.CurrentReplicas != want ||
 			st.CurrentRevision != st.UpdateRevision || st.ObservedGeneration != s.Generation {
-			t.Errorf("seed %d: at the end %d pods, want %d: %+v", w.Seed, len(all), m.replicas, st)
+			w.T.Errorf("seed %d: at the end %d pods, want %d: %+v", w.Seed, len(all), m.replicas, st)
 		}
 	})
 }
