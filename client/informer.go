@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"strconv"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -154,6 +155,17 @@ func (i Informer[T]) CaughtUp(w *Writes, key string) bool {
 		o, ok := i.GetKey(objKey)
 		return !ok || o.GetUID() != uid || o.GetDeletionTimestamp() != nil
 	})
+}
+
+// Seen reports whether the store is at least as new as a resourceVersion, which
+// may be another kind's.
+func (i Informer[T]) Seen(resourceVersion string) bool {
+	want, err := strconv.ParseUint(resourceVersion, 10, 64)
+	if err != nil {
+		return false
+	}
+	have, err := strconv.ParseUint(i.GetStore().LastStoreSyncResourceVersion(), 10, 64)
+	return err == nil && have >= want
 }
 
 // Get returns the object under namespace ("" when cluster-scoped) and name.

@@ -112,6 +112,7 @@ func (c *Controller) plan(ctx context.Context, b *policyv1.PodDisruptionBudget) 
 	if err != nil {
 		return Plan{}, err
 	}
+	current := c.pods.Seen(b.ResourceVersion) // asked before the pods are read
 	covered := c.pods.List(b.Namespace, sel)
 	if len(covered) == 0 {
 		c.env.Events.Event(b, corev1.EventTypeNormal, "NoPods", "No matching pods found")
@@ -128,7 +129,7 @@ func (c *Controller) plan(ctx context.Context, b *policyv1.PodDisruptionBudget) 
 			c.env.Events.Eventf(b, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %s) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", b.Spec.Selector)
 		}
 	}
-	return Make(b, covered, scale, c.env.Clock.Now())
+	return Make(b, covered, current, scale, c.env.Clock.Now())
 }
 
 // writeStatus writes the status into the budget as seen: an eviction that

@@ -35,8 +35,9 @@ func NeedsScale(pdb *policyv1.PodDisruptionBudget) bool {
 }
 
 // Make plans for a budget. covered are its pods; scale is what their owners
-// ask for together, and used only if NeedsScale.
-func Make(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, scale int32, now time.Time) (Plan, error) {
+// ask for together, and used only if NeedsScale; current says that covered is
+// no older than the budget.
+func Make(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, current bool, scale int32, now time.Time) (Plan, error) {
 	expected, desired := int32(len(covered)), int32(0)
 	switch s := pdb.Spec; {
 	case s.MaxUnavailable != nil:
@@ -55,7 +56,7 @@ func Make(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, scale int32,
 		expected, desired = scale, int32(n)
 	}
 	plan := Plan{}
-	disrupted := plan.disrupted(pdb, covered, now)
+	disrupted := plan.disrupted(pdb, covered, current, now)
 	healthy := int32(0)
 	for _, p := range covered {
 		if _, going := disrupted[p.Name]; !going && p.DeletionTimestamp == nil && !pods.Finished(p) && pods.Ready(p) {
@@ -79,23 +80,30 @@ func Make(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, scale int32,
 }
 
 // disrupted are the evictions that are still to be confirmed by their pods'
-// deletion.
-func (plan *Plan) disrupted(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, now time.Time) map[string]metav1.Time {
-	var out map[string]metav1.Time
+// deletion. A pod that is not there has gone, unless it is so new that it was
+// evicted before it could be seen; one that is newer than the eviction has only
+// the name of the evicted one.
+func (plan *Plan) disrupted(pdb *policyv1.PodDisruptionBudget, covered []*corev1.Pod, current bool, now time.Time) map[string]metav1.Time {
+	byName := make(map[string]*corev1.Pod, len(covered))
 	for _, p := range covered {
-		at, ok := pdb.Status.DisruptedPods[p.Name]
-		if !ok || p.DeletionTimestamp != nil {
+		byName[p.Name] = p
+	}
+	var out map[string]metav1.Time
+	for name, at := range pdb.Status.DisruptedPods {
+		p, left := byName[name], at.Add(unconfirmed).Sub(now)
+		switch {
+		case p == nil && (current || left <= 0):
 			continue
-		}
-		left := at.Add(unconfirmed).Sub(now)
-		if left <= 0 {
+		case p != nil && (p.DeletionTimestamp != nil || p.CreationTimestamp.After(at.Time)):
+			continue
+		case left <= 0:
 			plan.Overdue = append(plan.Overdue, p)
 			continue
 		}
 		if out == nil {
 			out = map[string]metav1.Time{}
 		}
-		out[p.Name] = at
+		out[name] = at
 		if plan.Again == 0 || left < plan.Again {
 			plan.Again = left
 		}

@@ -24,6 +24,9 @@ func covered(list string) (out []*corev1.Pod) {
 		if !strings.Contains(flags, "u") {
 			pods.SetCondition(p, corev1.PodCondition{Type: corev1.PodReady, Status: corev1.ConditionTrue})
 		}
+		if strings.Contains(flags, "n") {
+			p.CreationTimestamp = metav1.NewTime(now)
+		}
 		if strings.Contains(flags, "d") {
 			p.DeletionTimestamp = &metav1.Time{Time: now}
 		}
@@ -54,6 +57,9 @@ func TestMake(t *testing.T) {
 		{"confirmed", "1", "", "rd r r", 0, map[string]time.Duration{"p0": 30 * time.Second}, "3 1 2 1 0 SufficientPods", 0},
 		{"overdue", "1", "", "r r", 0, map[string]time.Duration{"p0": 3 * time.Minute}, "2 1 2 1 0 SufficientPods", 0},
 		{"gone", "1", "", "r r", 0, map[string]time.Duration{"p9": time.Second}, "2 1 2 1 0 SufficientPods", 0},
+		{"behind: not seen yet", "1", "", "r r", 0, map[string]time.Duration{"p9": 30 * time.Second}, "2 1 2 1 1 SufficientPods", 90 * time.Second},
+		{"behind: gone for long", "1", "", "r r", 0, map[string]time.Duration{"p9": 2 * time.Minute}, "2 1 2 1 0 SufficientPods", 0},
+		{"another of the name", "1", "", "rn r", 0, map[string]time.Duration{"p0": 30 * time.Second}, "2 1 2 1 0 SufficientPods", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Generation: 7}}
@@ -66,7 +72,7 @@ func TestMake(t *testing.T) {
 			for name, ago := range tc.evicted {
 				b.Status.DisruptedPods[name] = metav1.NewTime(now.Add(-ago))
 			}
-			plan, err := Make(b, covered(tc.pods), tc.scale, now)
+			plan, err := Make(b, covered(tc.pods), !strings.HasPrefix(tc.name, "behind"), tc.scale, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -77,7 +83,7 @@ func TestMake(t *testing.T) {
 			}
 			// Nothing new is nothing to write.
 			b.Status = st
-			later, err := Make(b, covered(tc.pods), tc.scale, now.Add(time.Second))
+			later, err := Make(b, covered(tc.pods), true, tc.scale, now.Add(time.Second))
 			if err != nil || later.Status.Conditions[0] != st.Conditions[0] {
 				t.Errorf("second look: %+v %v", later.Status, err)
 			}

@@ -136,7 +136,9 @@ func as[C controllers.Controller](f func(controllers.Env) (C, error)) func(contr
 }
 
 func requests(cfg *Config, duty certificates.Duty) func(controllers.Env) (controllers.Controller, error) {
-	return as(func(env controllers.Env) (*certificates.Controller, error) { return certificates.New(env, cfg.Signing, duty) })
+	return as(func(env controllers.Env) (*certificates.Controller, error) {
+		return certificates.New(env, cfg.Signing, duty)
+	})
 }
 
 func parts(cfg *Config) ([]part, error) {

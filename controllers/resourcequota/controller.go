@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 
@@ -34,6 +33,7 @@ type Controller struct {
 	quotas   client.Informer[*corev1.ResourceQuota]
 	loop     *client.Loop
 	writes   client.Writes
+	ledger   ledger
 
 	mu      sync.Mutex
 	watched map[schema.GroupResource]*source
@@ -59,10 +59,14 @@ func New(env controllers.Env, discover controllers.Discovery) (*Controller, erro
 	_, err := c.quotas.OnChange(func(q, old *corev1.ResourceQuota) {
 		switch {
 		case q == nil:
+			return
 		case old == nil || !apiequality.Semantic.DeepEqual(q.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard):
 			c.loop.AddObject(q)
 		case !apiequality.Semantic.DeepEqual(q.Status, old.Status):
 			c.loop.AddAfter(q.Namespace+"/"+q.Name, recount)
+		}
+		if old == nil || grew(q.Status.Used, old.Status.Used) {
+			c.ledger.charge(q.Namespace+"/"+q.Name, env.Clock.Now())
 		}
 	})
 	return c, err
@@ -80,6 +84,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	q, ok := c.quotas.GetKey(key)
 	if !ok {
 		c.writes.Forget(key)
+		c.ledger.forget(key)
 		return 0, nil
 	}
 	if !c.quotas.CaughtUp(&c.writes, key) {
@@ -87,6 +92,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	}
 	again := time.Duration(0)
 	var failed error
+	freed, ahead := c.ledger.look(key, c.env.Clock.Now())
 	status := Status(q, func(gr schema.GroupResource) ([]any, bool) {
 		s, err := c.source(ctx, gr)
 		if err != nil {
@@ -106,7 +112,14 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if failed != nil {
 		return 0, fmt.Errorf("counting: %w", failed)
 	}
+	if ahead > 0 {
+		status.Used = atLeast(status.Used, q.Status.Used, freed)
+		if again == 0 || ahead < again {
+			again = ahead
+		}
+	}
 	if apiequality.Semantic.DeepEqual(status, q.Status) {
+		c.ledger.settle(key, freed)
 		return again, nil
 	}
 	out := q.DeepCopy()
@@ -118,6 +131,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if err != nil {
 		return 0, fmt.Errorf("updating quota status: %w", err)
 	}
+	c.ledger.settle(key, freed)
 	c.writes.Wrote(key, got)
 	return again, nil
 }
@@ -167,35 +181,39 @@ func (c *Controller) resolve(ctx context.Context, gr schema.GroupResource) (sche
 // handler wakes the quotas of a namespace when something in it has gone or
 // has become smaller; what is made, admission has charged.
 func (c *Controller) handler(gr schema.GroupResource) cache.ResourceEventHandler {
-	wake := func(o any) {
-		m, err := controllers.Accessor(o)
-		if err != nil {
-			return
-		}
-		c.wake(m, gr)
-	}
 	return cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(old, o any) {
 			if shrank(gr, o, old, c.env.Clock.Now()) {
-				wake(o)
+				c.givenBack(gr, o, old)
 			}
 		},
 		DeleteFunc: func(o any) {
 			if t, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = t.Obj
 			}
-			wake(o)
+			c.givenBack(gr, nil, o)
 		},
 	}
 }
 
-func (c *Controller) wake(m metav1.Object, gr schema.GroupResource) {
+// givenBack notes what a change of an object (nil: it is gone) gives back to
+// the quotas that count it, and wakes them.
+func (c *Controller) givenBack(gr schema.GroupResource, obj, old any) {
+	m, err := controllers.Accessor(old)
+	if err != nil {
+		return
+	}
 	for _, q := range c.quotas.List(m.GetNamespace(), nil) {
-		for name := range q.Spec.Hard {
+		names := corev1.ResourceList{}
+		for name, hard := range q.Spec.Hard {
 			if quota.Resource(name) == gr {
-				c.loop.AddObject(q)
-				break
+				names[name] = hard
 			}
 		}
+		if len(names) == 0 {
+			continue
+		}
+		c.ledger.free(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names))
+		c.loop.AddObject(q)
 	}
 }

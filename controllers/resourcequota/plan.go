@@ -70,3 +70,47 @@ func shrank(gr schema.GroupResource, obj, old any, now time.Time) bool {
 	}
 	return false
 }
+
+// freed is what a change of an object (nil: it is gone) gives back to a quota.
+func freed(q *corev1.ResourceQuota, gr schema.GroupResource, obj, old any, now time.Time) corev1.ResourceList {
+	if !quota.Matches(q, old) {
+		return nil
+	}
+	was, is := quota.Usage(gr, old, now), corev1.ResourceList{}
+	if obj != nil && quota.Matches(q, obj) {
+		is = quota.Usage(gr, obj, now)
+	}
+	out := corev1.ResourceList{}
+	for name, v := range was {
+		v = v.DeepCopy()
+		if v.Sub(is[name]); v.Sign() > 0 {
+			out[name] = v
+		}
+	}
+	return out
+}
+
+// grew says that something more is used than before.
+func grew(used, before corev1.ResourceList) bool {
+	for name, v := range used {
+		if v.Cmp(before[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// atLeast is what a quota uses while its charges may be ahead of the objects
+// that are seen: what was counted, but no less than what is on record without
+// what has been given back since.
+func atLeast(counted, recorded, freed corev1.ResourceList) corev1.ResourceList {
+	out := counted.DeepCopy()
+	for name, v := range recorded {
+		v = v.DeepCopy()
+		v.Sub(freed[name])
+		if have, ok := out[name]; ok && v.Cmp(have) > 0 {
+			out[name] = v
+		}
+	}
+	return out
+}

@@ -42,3 +42,19 @@ func TestStatus(t *testing.T) {
 		t.Error("a pod gives back its share when it ends, and only then")
 	}
 }
+
+// What was charged a moment ago may have no object yet, and what has gone is
+// given back all the same.
+func TestAtLeastWhatIsCharged(t *testing.T) {
+	list := func(n int64) corev1.ResourceList {
+		return corev1.ResourceList{"pods": *resource.NewQuantity(n, resource.DecimalSI)}
+	}
+	for _, tc := range []struct{ counted, recorded, freed, want int64 }{
+		{2, 3, 0, 3}, {2, 3, 1, 2}, {1, 3, 1, 2}, {3, 3, 1, 3}, {4, 3, 0, 4}, {0, 1, 2, 0},
+	} {
+		got := atLeast(list(tc.counted), list(tc.recorded), list(tc.freed))["pods"]
+		if got.Value() != tc.want {
+			t.Errorf("%+v: %s", tc, got.String())
+		}
+	}
+}
