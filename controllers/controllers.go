@@ -28,6 +28,8 @@ type Env struct {
 	Clock     clock.Clock
 	// Metrics measure the loops; nil measures nothing.
 	Metrics *client.Metrics
+	// Counts count what is done; nil counts nothing.
+	Counts *Counts
 	// Workers is how many keys are reconciled at once; 0 is the controller's
 	// own number.
 	Workers int

@@ -21,6 +21,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/internal/component"
@@ -161,6 +162,7 @@ type server struct {
 	cp      *controlPlane
 	node    *localNode
 	metrics *client.Metrics // of the components in this process
+	counts  *controllers.Counts
 	isReady atomic.Bool
 }
 
@@ -209,7 +211,8 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 		return err
 	}
 	s.metrics = client.NewMetrics()
-	s.cp.server.Metrics().MustRegister(s.metrics)
+	s.counts = controllers.NewCounts()
+	s.cp.server.Metrics().MustRegister(s.metrics, s.counts)
 	if err := s.cp.listen(); err != nil {
 		return err
 	}
@@ -281,7 +284,7 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 			ClientFor: func(account string) client.Interface {
 				return s.metrics.Counted(cp.controllerIdentity(account), s.apiHost())
 			},
-			Metrics:   s.metrics,
+			Metrics: s.metrics, Counts: s.counts,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
 			RootCA:       bundle.CA.PEM(),

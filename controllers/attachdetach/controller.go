@@ -61,7 +61,7 @@ func New(env controllers.Env) (*Controller, error) {
 		drivers:     client.InformerFor(env.Informers, client.CSIDrivers),
 		unwanted:    map[string]time.Time{}, told: map[string]map[types.UID]string{}, attaching: map[string]string{},
 	}
-	c.loop = client.NewLoop("attachdetach", env.Log, c.reconcile)
+	c.loop = env.NewLoop("attachdetach", c.reconcile)
 	for _, err := range []error{
 		c.pods.AddIndex(controllers.NodeIndex, controllers.ByNode),
 		c.pods.AddIndex(byClaim, claimKeys),

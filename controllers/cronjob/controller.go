@@ -123,6 +123,7 @@ func (c *Controller) apply(ctx context.Context, key string, cj *batchv1.CronJob,
 		return err
 	}
 	if got != nil {
+		c.env.Counts.CronJobStarted(got.CreationTimestamp.Sub(plan.At))
 		c.jobsW.Wrote(key, got)
 		plan.Status.Active = append(plan.Status.Active, corev1.ObjectReference{
 			APIVersion: client.Jobs.GroupVersion().String(), Kind: client.Jobs.Kind,

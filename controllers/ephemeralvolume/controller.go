@@ -114,6 +114,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	})
 	for _, claim := range claims {
 		_, err := client.PersistentVolumeClaims.In(c.env.Client, pod.Namespace).Create(ctx, claim)
+		c.env.Counts.VolumeClaimMade(err)
 		if err == nil || controllers.NamespaceEnding(err) {
 			continue
 		}

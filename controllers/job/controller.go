@@ -185,6 +185,19 @@ func (c *Controller) apply(ctx context.Context, key string, j *batchv1.Job, plan
 	return nil
 }
 
+// count notes that the Job has ended.
+func (c *Controller) count(j *batchv1.Job) {
+	mode := batchv1.NonIndexedCompletion
+	if j.Spec.CompletionMode != nil {
+		mode = *j.Spec.CompletionMode
+	}
+	for _, cond := range j.Status.Conditions {
+		if cond.Status == corev1.ConditionTrue && (cond.Type == batchv1.JobComplete || cond.Type == batchv1.JobFailed) {
+			c.env.Counts.JobFinished(string(mode), cond.Reason, cond.Type == batchv1.JobComplete)
+		}
+	}
+}
+
 func (c *Controller) writeStatus(ctx context.Context, key string, j *batchv1.Job, plan *Plan) error {
 	if !apiequality.Semantic.DeepEqual(j.Status, plan.Status) {
 		m := j.DeepCopy()
@@ -197,6 +210,9 @@ func (c *Controller) writeStatus(ctx context.Context, key string, j *batchv1.Job
 			return fmt.Errorf("updating status: %w", err)
 		}
 		c.jobsW.Wrote(key, got)
+		if Finished(got) && !Finished(j) {
+			c.count(got)
+		}
 	}
 	for _, e := range plan.Events {
 		c.env.Events.Event(j, e.Type, e.Reason, e.Message)

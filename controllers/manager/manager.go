@@ -100,8 +100,10 @@ type Config struct {
 	// of its own accord may go unused before it is marked, and later deleted; 0
 	// is a year.
 	UnusedTokens time.Duration
-	// Metrics measure the controllers; nil measures nothing.
+	// Metrics measure the controllers' loops and Counts what they do; nil
+	// does neither.
 	Metrics *client.Metrics
+	Counts  *controllers.Counts
 
 	Log   *slog.Logger
 	Clock clock.Clock // nil is the real one
@@ -257,7 +259,7 @@ func Run(ctx context.Context, cfg Config) error {
 			recorders[reporter] = client.NewRecorder(ctx, doors[p.account], reporter, "")
 		}
 		env := controllers.Env{
-			Client: doors[p.account], Informers: cfg.Informers, Clock: cfg.Clock, Events: recorders[reporter], Metrics: cfg.Metrics,
+			Client: doors[p.account], Informers: cfg.Informers, Clock: cfg.Clock, Events: recorders[reporter], Metrics: cfg.Metrics, Counts: cfg.Counts,
 			Log: cfg.Log.With("controller", p.name), Workers: cfg.Workers[p.name],
 		}
 		c, err := p.make(env)

@@ -62,8 +62,6 @@ var absent = []struct{ long, short, why string }{
 	{"cloud-node-lifecycle-controller", "cloud-node-lifecycle", "needs a cloud provider"},
 	{"node-route-controller", "route", "needs a cloud provider"},
 	{"service-lb-controller", "service", "needs a cloud provider"},
-	{"persistentvolume-attach-detach-controller", "attachdetach", "not built yet"},
-	{"persistentvolume-expander-controller", "persistentvolume-expander", "not built yet"},
 	{"validatingadmissionpolicy-status-controller", "", "the API server writes the status itself"},
 	{"service-ca-certificate-publisher-controller", "service-ca-cert-publisher", "publishes a distribution's own authority"},
 	{"selinux-warning-controller", "", "off by default"},

@@ -238,6 +238,7 @@ func (c *Controller) mayEvict(n *corev1.Node, now time.Time) (evict bool, wait t
 		return false, wait
 	}
 	c.evicted[name] = now
+	c.env.Counts.NodeEvicted(name)
 	return true, 0
 }
 

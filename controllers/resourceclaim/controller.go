@@ -160,6 +160,7 @@ func (c *Controller) reconcilePod(ctx context.Context, key string) error {
 	for _, claim := range plan.Create {
 		entry := claim.Annotations[resourcev1.PodResourceClaimAnnotation]
 		made, err := client.ResourceClaims.In(c.env.Client, p.Namespace).Create(ctx, claim)
+		c.env.Counts.ResourceClaimMade(err)
 		if controllers.NamespaceEnding(err) {
 			continue
 		}

@@ -106,5 +106,6 @@ func (c *Controller) evict(ctx context.Context, p *corev1.Pod) error {
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("deleting pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
+	c.env.Counts.PodEvicted(false)
 	return nil
 }
