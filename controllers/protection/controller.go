@@ -45,8 +45,9 @@ func NewClaims(env controllers.Env) (*Claims, error) {
 		return nil, err
 	}
 	_, err := c.pods.OnChange(func(pod, old *corev1.Pod) {
-		// Only a pod that went, or another in its place, can free a claim.
-		if old == nil || pod != nil && pod.UID == old.UID {
+		// Only a pod that went, or that its node is done with, or another in its
+		// place, can free a claim.
+		if old == nil || pod != nil && pod.UID == old.UID && shutDown(pod) == shutDown(old) {
 			return
 		}
 		for _, key := range claimKeys(old) {

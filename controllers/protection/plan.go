@@ -43,9 +43,10 @@ func planFinalizer(o metav1.Object, finalizer string, inUse func() bool) action 
 
 // Uses says that a pod keeps a claim: it has a node (until then no kubelet
 // would start it with a claim that is being deleted) and one of its volumes
-// is the claim. A finished pod keeps its claims until it is deleted.
+// is the claim. A finished pod keeps its claims until it is deleted and its node
+// is done with it.
 func Uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
-	if pod.Spec.NodeName == "" || pod.Namespace != claim.Namespace {
+	if pod.Spec.NodeName == "" || pod.Namespace != claim.Namespace || shutDown(pod) {
 		return false
 	}
 	for i := range pod.Spec.Volumes {
@@ -58,6 +59,13 @@ func Uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 		}
 	}
 	return false
+}
+
+// shutDown says that a pod's node is done with it, or was told not to wait: it
+// stays only for its finalizers, such as that of a deletion that waits for the
+// pod's own claims.
+func shutDown(pod *corev1.Pod) bool {
+	return pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0
 }
 
 // claimKeys are the claims that a pod names, whoever they belong to.

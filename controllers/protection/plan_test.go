@@ -49,8 +49,11 @@ func TestUses(t *testing.T) {
 		source   corev1.VolumeSource
 		owners   []metav1.OwnerReference
 		phase    corev1.PodPhase
+		grace    *int64 // left of a pod that is being deleted
 		want     bool
 	}{
+		"ending":             {node: "n", ns: "ns", source: named, grace: new(int64(30)), want: true},
+		"ended":              {node: "n", ns: "ns", source: named, grace: new(int64(0))},
 		"named":              {node: "n", ns: "ns", source: named, want: true},
 		"finished":           {node: "n", ns: "ns", source: named, phase: corev1.PodSucceeded, want: true},
 		"without node":       {ns: "ns", source: named},
@@ -62,6 +65,9 @@ func TestUses(t *testing.T) {
 		claim.OwnerReferences = c.owners
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "p", UID: "u"}}
 		p.Spec.NodeName, p.Status.Phase = c.node, c.phase
+		if c.grace != nil {
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{}, c.grace
+		}
 		p.Spec.Volumes = []corev1.Volume{{Name: "e", VolumeSource: c.source}}
 		if got := Uses(p, claim); got != c.want {
 			t.Errorf("%s: got %v", name, got)
