@@ -34,6 +34,22 @@ func (m *Manager) InUse() []corev1.UniqueVolumeName {
 	return out
 }
 
+// detached notes that a driver's volumes are not attached any more: whatever
+// attached them before may let go.
+func (m *Manager) detached(driver string) {
+	m.mu.Lock()
+	changed := false
+	for id, v := range m.volumes {
+		if id.driver == driver && v.attached {
+			v.attached, changed = false, true
+		}
+	}
+	m.mu.Unlock()
+	if changed {
+		m.cfg.InUseChanged()
+	}
+}
+
 // Reported is told which volumes the API shows as in use.
 func (m *Manager) Reported(names []corev1.UniqueVolumeName) {
 	m.mu.Lock()

@@ -306,6 +306,9 @@ func (m *Manager) follow() {
 		m.mu.Lock()
 		d := m.drivers[now.Name]
 		m.mu.Unlock()
+		if now.Spec.AttachRequired != nil && !*now.Spec.AttachRequired {
+			m.detached(now.Name)
+		}
 		if d != nil && (old == nil || period(old) != period(now)) {
 			go m.schedule(d)
 		}
