@@ -52,7 +52,33 @@ func Append(dst []byte, old, new reflect.Value) (out []byte, changed, ok bool) {
 
 type unsupported struct{ reflect.Type }
 
-type differ struct{ out []byte }
+type differ struct {
+	out []byte
+	// times are those in lists, which are called by their place here.
+	times []string
+}
+
+// maxTimes is how many times get a place; further ones are written out.
+const maxTimes = 64
+
+// zeroTime begins the text of the zero time, which is shown as null.
+const zeroTime = "0001-01-01T00:00:00"
+
+func (d *differ) time(text string) {
+	at := slices.Index(d.times, text)
+	switch {
+	case at >= 0:
+	case len(d.times) == maxTimes || strings.HasPrefix(text, zeroTime):
+		d.byte(another)
+		d.string(text)
+		return
+	default:
+		at = len(d.times)
+		d.times = append(d.times, text)
+	}
+	d.byte(became)
+	d.byte(byte(at))
+}
 
 func (d *differ) byte(b byte) { d.out = append(d.out, b) }
 
@@ -188,12 +214,12 @@ func (d *differ) list(old, new reflect.Value) bool {
 	if old.Type().Elem().Kind() == reflect.Uint8 {
 		return (!bytes.Equal(old.Bytes(), new.Bytes()) || old.IsNil() != new.IsNil()) && d.leaf(old, new)
 	}
-	at := len(d.out)
+	at, known := len(d.out), len(d.times)
 	d.content(old)
 	mid := len(d.out)
 	d.content(new)
 	if bytes.Equal(d.out[at:mid], d.out[mid:]) {
-		d.out = d.out[:at]
+		d.out, d.times = d.out[:at], d.times[:known]
 		return false
 	}
 	return true
@@ -315,7 +341,11 @@ func (d *differ) fields(v reflect.Value) {
 	p := layoutOf(v.Type())
 	if p.same != nil {
 		d.byte(byte(reflect.Struct))
-		d.string(p.text(v))
+		if p.moment {
+			d.time(p.text(v))
+		} else {
+			d.string(p.text(v))
+		}
 		return
 	}
 	for _, i := range p.fields {
@@ -344,6 +374,7 @@ type layout struct {
 	fields []int
 	same   func(a, b reflect.Value) bool
 	text   func(reflect.Value) string
+	moment bool // a time
 }
 
 var layouts sync.Map // reflect.Type -> *layout, a pure function of the type
@@ -367,10 +398,10 @@ func layoutOf(t reflect.Type) *layout {
 func newLayout(t reflect.Type) *layout {
 	switch t {
 	case reflect.TypeFor[metav1.Time]():
-		return single(func(a, b *metav1.Time) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
+		return moment(func(a, b *metav1.Time) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
 			func(v *metav1.Time) string { return v.UTC().Format(time.RFC3339) })
 	case reflect.TypeFor[metav1.MicroTime]():
-		return single(func(a, b *metav1.MicroTime) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
+		return moment(func(a, b *metav1.MicroTime) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
 			func(v *metav1.MicroTime) string { return v.UTC().Format(time.RFC3339Nano) })
 	case reflect.TypeFor[resource.Quantity]():
 		return single(func(a, b *resource.Quantity) bool { return a.String() == b.String() }, (*resource.Quantity).String)
@@ -388,6 +419,12 @@ func newLayout(t reflect.Type) *layout {
 			p.fields = append(p.fields, i)
 		}
 	}
+	return p
+}
+
+func moment[T any](same func(a, b *T) bool, text func(*T) string) *layout {
+	p := single(same, text)
+	p.moment = true
 	return p
 }
 

@@ -35,6 +35,19 @@ func image(name, image string) *corev1.Pod {
 	return &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: name, Image: image}}}}
 }
 
+// ready has conditions of which each changed at so many seconds; 0 is never.
+func ready(at ...int64) *corev1.Pod {
+	p := &corev1.Pod{}
+	for i, sec := range at {
+		c := corev1.PodCondition{Type: corev1.PodConditionType(rune('A' + i))}
+		if sec > 0 {
+			c.LastTransitionTime = metav1.Unix(sec, 0)
+		}
+		p.Status.Conditions = append(p.Status.Conditions, c)
+	}
+	return p
+}
+
 func seconds(n *int64) *corev1.Pod {
 	return &corev1.Pod{Spec: corev1.PodSpec{ActiveDeadlineSeconds: n}}
 }
@@ -46,6 +59,8 @@ func TestSame(t *testing.T) {
 		"scalar":  {node("a"), node("b"), node("c"), node("d")},
 		"label":   {labelled("a", "1"), labelled("a", "2"), labelled("a", "x"), labelled("a", "y")},
 		"equal":   {image("a", "b"), image("a", "b"), labelled("a", "x"), labelled("a", "x")},
+		"times":   {ready(1, 1), ready(1, 2), ready(5, 5), ready(5, 7)},
+		"no time": {ready(0, 1), ready(2, 3), ready(0, 4), ready(7, 5)},
 		"pointer": {seconds(nil), seconds(new(int64)), seconds(nil), seconds(new(int64))},
 	} {
 		a, _ := describe(t, c[0], c[1])
@@ -80,6 +95,16 @@ func TestDifferent(t *testing.T) {
 		{seconds(nil), seconds(&one)},
 		{seconds(&one), seconds(nil)},
 		{seconds(new(int64)), seconds(&one)},
+		{ready(1, 1), ready(1, 2)},
+		{ready(1, 1), ready(2, 1)},
+		{ready(1, 1), ready(2, 2)},
+		{ready(1, 1), ready(2, 3)},
+		{ready(1, 2), ready(2, 1)},
+		{ready(1, 2), ready(3, 4)},
+		{ready(1, 0), ready(3, 4)},
+		{ready(1, 0), ready(1, 4)},
+		{ready(0, 0), ready(1, 1)},
+		{ready(1, 1), ready(0, 1)},
 	}
 	seen := map[string]int{}
 	for i, c := range all {
@@ -126,5 +151,22 @@ func BenchmarkPodStatus(b *testing.B) {
 	var out []byte
 	for b.Loop() {
 		out, _, _ = Append(out[:0], reflect.ValueOf(old).Elem(), reflect.ValueOf(is).Elem())
+	}
+}
+
+// TestManyTimes: times beyond those that get a place are still told apart.
+func TestManyTimes(t *testing.T) {
+	var all []int64
+	for i := range int64(2 * maxTimes) {
+		all = append(all, i+1)
+	}
+	a, _ := describe(t, ready(), ready(all...))
+	all[len(all)-1] = 1
+	b, _ := describe(t, ready(), ready(all...))
+	if bytes.Equal(a, b) {
+		t.Error("a time that is equal to another is not told from one that is not")
+	}
+	if _, changed := describe(t, ready(all...), ready(all...)); changed {
+		t.Error("equal lists differ")
 	}
 }
