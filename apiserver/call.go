@@ -43,6 +43,8 @@ type call struct {
 	front *front
 
 	record   *audit.Record
+	waited   time.Duration // for its turn
+	counted  *counted      // once it is carried out
 	turn     flow.Turn
 	warnings []string
 }
@@ -82,6 +84,8 @@ func defaultManager(user string) string {
 		return "kube-controller-manager"
 	case strings.Contains(name, ":"):
 		return "cox"
+	case name == "apiserver":
+		return "kube-apiserver"
 	}
 	return name
 }
@@ -183,9 +187,11 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 	if err := c.record.Lost(); err != nil {
 		return finish, unrecorded(err)
 	}
+	asked := time.Now()
 	if err := c.takeTurn(ctx); err != nil {
 		return finish, err
 	}
+	c.waited = time.Since(asked)
 	if err := c.authorize(ctx); err != nil {
 		return finish, err
 	}
@@ -235,15 +241,19 @@ func (s *Server) decide(ctx context.Context, a *authz.Attributes, rec *audit.Rec
 	if s.cfg.Authz == nil {
 		return nil
 	}
+	begin := time.Now()
 	decision, reason, err := s.cfg.Authz.Authorize(ctx, a)
+	took := time.Since(begin)
 	switch {
 	case decision == authz.Allow:
+		s.metrics.gates.allowed.add(took)
 		if rec != nil {
 			rec.Annotate("authorization.k8s.io/decision", "allow")
 			rec.Annotate("authorization.k8s.io/reason", reason)
 		}
 		return nil
 	case err != nil:
+		s.metrics.gates.lost.add(took)
 		s.log.Warn("authorization failed", "user", a.User.Name, "verb", a.Verb, "error", err)
 		if rec != nil {
 			rec.Annotate("authorization.k8s.io/reason", "internal error")
@@ -251,6 +261,7 @@ func (s *Server) decide(ctx context.Context, a *authz.Attributes, rec *audit.Rec
 		// The text can name servers that are no business of the user's.
 		return apierrors.NewInternalError(errors.New("the request could not be authorized"))
 	}
+	s.metrics.gates.denied.add(took)
 	if rec != nil {
 		rec.Annotate("authorization.k8s.io/decision", "forbid")
 		rec.Annotate("authorization.k8s.io/reason", reason)

@@ -49,6 +49,7 @@ func (h *httpCall) connect(rest string) {
 	}
 	h.srv.open.Add(1)
 	defer h.srv.open.Done()
+	defer h.srv.metrics.gates.running(h.call)()
 	h.record.ResponseStarted(http.StatusOK)
 	h.writeWarnings()
 	cw := &codeWriter{ResponseWriter: h.w, code: http.StatusOK}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,17 +37,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	user := anonymous
 	if s.cfg.Authn != nil {
+		begin := time.Now()
 		u, ok, err := s.cfg.Authn.Authenticate(r)
 		if err != nil || !ok {
 			if err != nil {
 				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
 			}
-			s.metrics.unauthenticated()
+			s.metrics.gates.unknown.add(time.Since(begin))
 			s.auditRefused(r, client.User{}, f, http.StatusUnauthorized, attempted(r))
 			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
 		user = u
+		s.metrics.gates.authenticated(u.Name, time.Since(begin))
 	}
 	r.Header.Del("Authorization") // nothing behind this line needs the credential
 	if s.cfg.Audit != nil {

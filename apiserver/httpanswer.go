@@ -41,6 +41,9 @@ func (h *httpCall) write(a *answer) error {
 	if err != nil {
 		return err
 	}
+	if h.counted != nil && h.counted.size != nil {
+		h.counted.size.Observe(float64(wire.Size(pieces)))
+	}
 	h.turn.Release() // how fast the client reads is not for others to wait for
 	wire.Respond(h.w, h.r, a.code(h.req), h.accept.Media.String(), pieces, wire.Pretty(h.r, h.accept))
 	return nil

@@ -116,6 +116,7 @@ func (h *httpCall) plain() {
 		defer unstick(ctx, h.w)()
 	}
 	defer h.turn.Release()
+	defer h.srv.metrics.gates.begun(h.req.Verb)()
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
 	if err != nil {

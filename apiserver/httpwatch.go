@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/apiserver/table"
@@ -47,6 +48,7 @@ func (h *httpCall) watch() {
 	h.turn.Release()
 	h.srv.open.Add(1)
 	defer h.srv.open.Done()
+	defer h.srv.metrics.gates.running(h.call)()
 	ct := h.accept.Media.String()
 	if h.accept.Media != wire.JSON {
 		ct += ";stream=watch"
@@ -86,7 +88,7 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 	if rc.Flush() != nil {
 		return
 	}
-	f := &framer{h: h}
+	f := &framer{h: h, sent: h.srv.metrics.gates.sent(h.req.Resource)}
 	slow := stickiness{stuck: stuck{w: h.w}}
 	defer slow.finish()
 	h.res.streams.Add(1)
@@ -126,6 +128,7 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 type framer struct {
 	h      *httpCall
 	tabled bool // columns have been sent
+	sent   prometheus.Counter
 	head   *wire.Head
 }
 
@@ -143,6 +146,7 @@ func (f *framer) drain(ctx context.Context, buf *[]byte, ev store.Event, more <-
 	}
 	for {
 		*buf = f.append(*buf, ev)
+		f.sent.Inc()
 		if ev.Type == store.Error {
 			return false
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
@@ -21,8 +22,10 @@ type metrics struct {
 	handler  http.Handler
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
-	refused  *prometheus.CounterVec
+	sli      *prometheus.HistogramVec
+	sizes    *prometheus.HistogramVec
 	series   sync.Map // of series -> *counted
+	gates    *gates
 }
 
 // series is what a request is counted under, by its raw attributes: finding it
@@ -32,12 +35,15 @@ type series struct {
 	dry                      bool
 	scope, verb, subresource string
 	gvr                      schema.GroupVersionResource
+	inside                   bool // by a component of the server's own
 }
 
 // counted are the metrics of a series.
 type counted struct {
 	total    prometheus.Counter
 	duration prometheus.Observer
+	sli      prometheus.Observer
+	size     prometheus.Observer // nil but for reads
 }
 
 func newMetrics() *metrics {
@@ -46,18 +52,25 @@ func newMetrics() *metrics {
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total",
 			Help: "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
-		}, []string{"code", "component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"}),
+		}, []string{"code", "component", "dry_run", "group", "resource", "scope", "subresource", "system_client", "verb", "version"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_request_duration_seconds",
 			Help:    "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
 			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
 		}, []string{"component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"}),
-		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "authentication_attempts",
-			Help: "Counter of authenticated attempts.",
-		}, []string{"result"}),
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "apiserver_request_sli_duration_seconds",
+			Help:    "Response latency distribution (not counting priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.",
+			Buckets: []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
+		}, []string{"component", "group", "resource", "scope", "subresource", "verb", "version"}),
+		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "apiserver_response_sizes",
+			Help:    "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+			Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
+		}, []string{"component", "group", "resource", "scope", "subresource", "verb", "version"}),
+		gates: newGates(),
 	}
-	m.registry.MustRegister(m.total, m.duration, m.refused, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.total, m.duration, m.sli, m.sizes, m.gates, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
@@ -66,44 +79,67 @@ func newMetrics() *metrics {
 // Metrics is the registry behind /metrics, for the process's other parts.
 func (s *Server) Metrics() *prometheus.Registry { return s.metrics.registry }
 
-func (m *metrics) unauthenticated() { m.refused.WithLabelValues("failure").Inc() }
-
 // observe counts a finished request. Long-running ones have no duration.
 func (m *metrics) observe(c *call, code int, err error, took time.Duration) {
 	if err != nil {
 		code = int(wire.Status(err).Code)
 	}
-	req := c.req
-	at := series{code: code, dry: req.Options.DryRun, scope: "cluster", verb: string(req.Verb), subresource: req.Subresource, gvr: req.Resource}
-	switch {
-	case req.Name != "":
-		at.scope = "resource"
-	case req.Namespace != "":
-		at.scope = "namespace"
-	}
+	at := seriesOf(c)
+	at.code = code
 	v, ok := m.series.Load(at)
 	if !ok {
 		v, _ = m.series.LoadOrStore(at, m.counted(at))
 	}
 	n := v.(*counted)
+	c.counted = n
 	n.total.Inc()
 	if n.duration != nil {
 		n.duration.Observe(took.Seconds())
+		n.sli.Observe((took - c.waited).Seconds())
 	}
 }
 
-func (m *metrics) counted(at series) *counted {
-	verb, dry := verbNames[client.Verb(at.verb)], ""
+// seriesOf is what a request is counted under, but for its outcome.
+func seriesOf(c *call) series {
+	req := c.req
+	at := series{dry: req.Options.DryRun, scope: "cluster", verb: string(req.Verb), subresource: req.Subresource, gvr: req.Resource, inside: c.front == nil}
+	if req.PatchType == types.ApplyYAMLPatchType {
+		at.verb = "APPLY"
+	}
+	switch {
+	case req.Name != "", req.Verb == client.Create:
+		at.scope = "resource"
+	case req.Namespace != "":
+		at.scope = "namespace"
+	}
+	return at
+}
+
+// labels are those that all metrics of requests have.
+func (at *series) labels() []string {
+	verb := verbNames[client.Verb(at.verb)]
 	if verb == "" {
 		verb = at.verb
 	}
+	return []string{"apiserver", at.gvr.Group, at.gvr.Resource, at.scope, at.subresource, verb, at.gvr.Version}
+}
+
+func (m *metrics) counted(at series) *counted {
+	l, gvr, dry, system := at.labels(), at.gvr, "", ""
+	verb := l[5]
 	if at.dry {
 		dry = "All"
 	}
-	gvr := at.gvr
-	n := &counted{total: m.total.WithLabelValues(strconv.Itoa(at.code), "apiserver", dry, gvr.Group, gvr.Resource, at.scope, at.subresource, verb, gvr.Version)}
+	if at.inside {
+		system = "kube-apiserver"
+	}
+	n := &counted{total: m.total.WithLabelValues(strconv.Itoa(at.code), "apiserver", dry, gvr.Group, gvr.Resource, at.scope, at.subresource, system, verb, gvr.Version)}
 	if at.verb != string(client.Watch) {
 		n.duration = m.duration.WithLabelValues("apiserver", dry, gvr.Group, gvr.Resource, at.scope, at.subresource, verb, gvr.Version)
+		n.sli = m.sli.WithLabelValues(l...)
+	}
+	if v := client.Verb(at.verb); v == client.Get || v == client.List {
+		n.size = m.sizes.WithLabelValues(l...)
 	}
 	return n
 }

@@ -118,6 +118,7 @@ func New(cfg Config) (*Server, error) {
 	s.disco = newDiscoverer(s)
 	s.health = newHealth(s)
 	s.metrics = newMetrics()
+	s.metrics.registry.MustRegister(newStored(s))
 	return s, nil
 }
 

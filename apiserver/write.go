@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -90,7 +91,9 @@ func (t *transaction) attributes(op admission.Operation, obj, old runtime.Object
 
 // admit runs the mutating phase; changed says that a plugin may have changed
 // the object.
-func (t *transaction) admit(a *admission.Attributes) error {
+func (t *transaction) admit(a *admission.Attributes) (err error) {
+	begin := time.Now()
+	defer func() { t.srv.metrics.gates.admitted(a.Operation, 0, err, time.Since(begin)) }()
 	chain := t.srv.admission.Load().by[a.Operation]
 	for again := true; again; {
 		for _, p := range chain {
@@ -109,7 +112,9 @@ func (t *transaction) admit(a *admission.Attributes) error {
 }
 
 // validate runs the validating phase.
-func (t *transaction) validate(a *admission.Attributes) error {
+func (t *transaction) validate(a *admission.Attributes) (err error) {
+	begin := time.Now()
+	defer func() { t.srv.metrics.gates.admitted(a.Operation, 1, err, time.Since(begin)) }()
 	for _, p := range t.srv.admission.Load().by[a.Operation] {
 		if err := p.Validate(t.ctx, a); err != nil {
 			return t.refused(a, err)

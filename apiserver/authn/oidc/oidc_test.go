@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 	"sigs.k8s.io/yaml"
 
@@ -522,6 +523,25 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token string) {
 		if _, ok, _ := a.AuthenticateToken(t.Context(), token, nil); ok {
 			t.Error("good without an issuer")
+		}
+	})
+}
+
+// FuzzConfig: a configuration is refused or taken, its expressions included.
+func FuzzConfig(f *testing.F) {
+	const head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n"
+	f.Add(head + "jwt: [{issuer: {url: 'https://x', audiences: [a]}, claimMappings: {username: {expression: 'claims.sub'}, groups: {expression: 'claims.?groups.orValue([])'}, extra: [{key: 'a.b/c', valueExpression: '\"x\"'}]}, claimValidationRules: [{expression: 'claims.exp - claims.nbf <= 86400', message: m}], userValidationRules: [{expression: '!user.username.startsWith(\"system:\")'}]}]")
+	f.Add(head + "jwt: [{issuer: {url: 'https://x', audiences: [a, b], audienceMatchPolicy: MatchAny, discoveryURL: 'https://y/z'}, claimMappings: {username: {claim: email, prefix: ''}}}]")
+	f.Add(head + "anonymous: {enabled: true, conditions: [{path: /livez}]}")
+	f.Add("jwt: 1")
+	f.Fuzz(func(_ *testing.T, text string) {
+		in, err := Parse([]byte(text))
+		if err != nil {
+			return
+		}
+		_ = check(in, nil)
+		for i := range in.JWT {
+			_, _ = newMapper(&in.JWT[i], field.NewPath("jwt").Index(i))
 		}
 	})
 }

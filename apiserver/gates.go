@@ -1,0 +1,140 @@
+package apiserver
+
+import (
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/client"
+)
+
+// gates counts what requests pass before and while they are carried out, in
+// upstream's names. What is counted for every request is found without labels.
+type gates struct {
+	attempts, users, decisions, events    *prometheus.CounterVec
+	authn, authz, steps                   *prometheus.HistogramVec
+	longRunning, inFlight                 *prometheus.GaugeVec
+	known, unknown, allowed, denied, lost outcome
+	reading, writing                      prometheus.Gauge
+	step                                  map[admission.Operation]*[2][2]prometheus.Observer
+}
+
+// outcome is one result of a gate.
+type outcome struct {
+	count prometheus.Counter
+	took  prometheus.Observer
+}
+
+func (o *outcome) add(took time.Duration) {
+	o.count.Inc()
+	o.took.Observe(took.Seconds())
+}
+
+func newGates() *gates {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+	}
+	from1ms := prometheus.ExponentialBuckets(0.001, 2, 15)
+	g := &gates{
+		attempts:  counter("authentication_attempts", "Counter of authenticated attempts.", "result"),
+		users:     counter("authenticated_user_requests", "Counter of authenticated requests broken out by username.", "username"),
+		decisions: counter("authorization_attempts_total", "Counter of authorization attempts broken down by result.", "result"),
+		events:    counter("apiserver_watch_events_total", "Number of events sent in watch clients", "group", "resource", "version"),
+		authn:     histogram("authentication_duration_seconds", "Authentication duration in seconds broken out by result.", from1ms, "result"),
+		authz:     histogram("authorization_duration_seconds", "Authorization duration in seconds broken out by result.", from1ms, "result"),
+		steps: histogram("apiserver_admission_step_admission_duration_seconds", "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
+			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}, "operation", "rejected", "type"),
+		longRunning: gauge("apiserver_longrunning_requests", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
+			"component", "group", "resource", "scope", "subresource", "verb", "version"),
+		inFlight: gauge("apiserver_current_inflight_requests", "Requests that are being carried out, per request kind.", "request_kind"),
+		step:     map[admission.Operation]*[2][2]prometheus.Observer{},
+	}
+	g.known = outcome{g.attempts.WithLabelValues("success"), g.authn.WithLabelValues("success")}
+	g.unknown = outcome{g.attempts.WithLabelValues("failure"), g.authn.WithLabelValues("failure")}
+	g.allowed = outcome{g.decisions.WithLabelValues("allowed"), g.authz.WithLabelValues("allowed")}
+	g.denied = outcome{g.decisions.WithLabelValues("denied"), g.authz.WithLabelValues("denied")}
+	g.lost = outcome{g.decisions.WithLabelValues("error"), g.authz.WithLabelValues("error")}
+	g.reading, g.writing = g.inFlight.WithLabelValues("readOnly"), g.inFlight.WithLabelValues("mutating")
+	for _, op := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
+		g.step[op] = &[2][2]prometheus.Observer{
+			{g.steps.WithLabelValues(string(op), "false", "admit"), g.steps.WithLabelValues(string(op), "true", "admit")},
+			{g.steps.WithLabelValues(string(op), "false", "validate"), g.steps.WithLabelValues(string(op), "true", "validate")},
+		}
+	}
+	return g
+}
+
+func (g *gates) collectors() []prometheus.Collector {
+	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.longRunning, g.inFlight}
+}
+
+// Describe and Collect make all of them one collector.
+func (g *gates) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range g.collectors() {
+		c.Describe(ch)
+	}
+}
+
+func (g *gates) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range g.collectors() {
+		c.Collect(ch)
+	}
+}
+
+// authenticated counts a user under a name of which there are few.
+func (g *gates) authenticated(user string, took time.Duration) {
+	g.known.add(took)
+	switch {
+	case user == "admin", user == "client", user == "kube_proxy", user == "kubelet", user == "system:serviceaccount:kube-system:default":
+	case strings.Contains(user, "@"):
+		user = "email_id"
+	default:
+		user = "other"
+	}
+	g.users.WithLabelValues(user).Inc()
+}
+
+// admitted counts a phase of admission: 0 admits, 1 validates.
+func (g *gates) admitted(op admission.Operation, phase int, err error, took time.Duration) {
+	s, rejected := g.step[op], 0
+	if err != nil {
+		rejected = 1
+	}
+	if s != nil {
+		s[phase][rejected].Observe(took.Seconds())
+	}
+}
+
+// begun counts a request that has one answer until its end.
+func (g *gates) begun(v client.Verb) (end func()) {
+	kind := g.writing
+	if v == client.Get || v == client.List {
+		kind = g.reading
+	}
+	kind.Inc()
+	return kind.Dec
+}
+
+// running counts a request that has no one answer until its end.
+func (g *gates) running(c *call) (end func()) {
+	at := seriesOf(c)
+	if c.req.Verb != client.Watch {
+		at.verb = "CONNECT"
+	}
+	n := g.longRunning.WithLabelValues(at.labels()...)
+	n.Inc()
+	return n.Dec
+}
+
+func (g *gates) sent(gvr schema.GroupVersionResource) prometheus.Counter {
+	return g.events.WithLabelValues(gvr.Group, gvr.Resource, gvr.Version)
+}

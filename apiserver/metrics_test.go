@@ -1,0 +1,62 @@
+package apiserver_test
+
+import (
+	"bufio"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/coxswain/cox/client"
+)
+
+// TestMetrics: what the field's dashboards ask for is there after a few
+// requests, under upstream's names and labels.
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	do := func(method, path, contentType, body string) *httptest.ResponseRecorder {
+		return w.serveAny(httptest.NewRequest(method, path, strings.NewReader(body)), contentType)
+	}
+	const one = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"one"},"data":{"k":"v"}}`
+	do("POST", cmPath, asJSON, one)
+	do("PATCH", cmPath+"/one?fieldManager=me&force=true", "application/apply-patch+yaml", one)
+	do("GET", cmPath, "", "")
+	do("GET", "/api/v1/namespaces/forbidden/configmaps", "", "")
+	do("POST", cmPath, asJSON, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"v","labels":{"veto":"1"}}}`)
+	if _, err := client.ConfigMaps.In(w.local, "default").Get(t.Context(), "one"); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := client.ConfigMaps.In(w.remote, "default").Watch(t.Context(), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Stop()
+	<-stream.ResultChan()
+
+	rec := do("GET", "/metrics", "", "")
+	if rec.Code != http.StatusOK {
+		t.Fatal(rec.Code, rec.Body.String())
+	}
+	have := map[string]string{}
+	for lines := bufio.NewScanner(rec.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), "} ")
+		have[name+"}"] = value
+	}
+	for name, want := range map[string]string{
+		`apiserver_request_total{code="201",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="",verb="POST",version="v1"}`:              "1",
+		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="",verb="APPLY",version="v1"}`:             "1",
+		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="kube-apiserver",verb="GET",version="v1"}`: "1",
+		`apiserver_request_sli_duration_seconds_count{component="apiserver",group="",resource="configmaps",scope="resource",subresource="",verb="APPLY",version="v1"}`:                               "1",
+		`apiserver_response_sizes_count{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="LIST",version="v1"}`:                                             "1",
+		`apiserver_longrunning_requests{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1"}`:                                            "1",
+		`apiserver_watch_events_total{group="",resource="configmaps",version="v1"}`:                                                                                                                  "1",
+		`apiserver_current_inflight_requests{request_kind="mutating"}`:                                                                                                                               "0",
+		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="true",type="validate"}`:                                                                              "1",
+		`authorization_attempts_total{result="denied"}`:    "1",
+		`apiserver_storage_objects{resource="configmaps"}`: "1",
+	} {
+		if have[name] != want {
+			t.Errorf("%s = %q, want %s", name, have[name], want)
+		}
+	}
+}
