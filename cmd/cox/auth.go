@@ -68,7 +68,7 @@ func (a *authConfig) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&a.TokenWebhookVersion, "authentication-token-webhook-version", "v1beta1", "version of the TokenReview that it is sent")
 	fs.DurationVar(&a.TokenWebhookTTL, "authentication-token-webhook-cache-ttl", 2*time.Minute, "how long its answers are remembered")
 
-	fs.StringSliceVar(&a.AuthzModes, "authorization-mode", []string{"Node", "RBAC"}, "authorizers in the order in which they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny")
+	fs.StringSliceVar(&a.AuthzModes, "authorization-mode", nil, "authorizers in the order in which they are asked: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny (default [Node,RBAC])")
 	fs.StringVar(&a.AuthzConfig, "authorization-config", "", "the same as a file (apiserver.config.k8s.io/v1 AuthorizationConfiguration), with several webhooks; changes are taken over")
 	fs.StringVar(&a.AuthzWebhook, "authorization-webhook-config-file", "", "kubeconfig of the server that the mode Webhook asks (SubjectAccessReview)")
 	fs.StringVar(&a.AuthzVersion, "authorization-webhook-version", "v1beta1", "version of the SubjectAccessReview that it is sent")
@@ -188,9 +188,16 @@ func (cp *controlPlane) openAuthorizer(fs *authConfig) (*chain.Chain, error) {
 		Now: time.Now, Log: cp.log.With("component", "authorization"),
 	}
 	flag := "--authorization-config"
+	if fs.AuthzConfig != "" && (len(fs.AuthzModes) > 0 || fs.AuthzWebhook != "") {
+		return nil, errors.New("--authorization-config can not be specified when --authorization-mode or --authorization-webhook-* flags are defined")
+	}
 	if fs.AuthzConfig == "" {
 		flag, cfg.Fixed = "--authorization-mode", &configv1.AuthorizationConfiguration{}
-		for _, mode := range fs.AuthzModes {
+		modes := fs.AuthzModes
+		if len(modes) == 0 {
+			modes = []string{"Node", "RBAC"}
+		}
+		for _, mode := range modes {
 			a := configv1.AuthorizerConfiguration{Type: mode, Name: strings.ToLower(mode)}
 			if mode == string(configv1.TypeWebhook) {
 				a.Webhook = fs.webhook()

@@ -98,6 +98,7 @@ func TestAuthFlags(t *testing.T) {
 		"our own issuer":          {[]string{"--authentication-config=" + own}, "disallowed issuers"},
 		"half of OIDC":            {oidc[:1], "--oidc-client-id"},
 		"secret algorithm":        {append(oidc, "--oidc-signing-algs=HS256"), "HS256"},
+		"file and flags of modes": {[]string{"--authorization-mode=RBAC", "--authorization-config=" + order}, "can not be specified when"},
 		"webhook without a file":  {[]string{"--authorization-mode=Webhook"}, "kubeConfigFile"},
 		"unknown mode":            {[]string{"--authorization-mode=Foo"}, "--authorization-mode"},
 		"mode twice":              {[]string{"--authorization-mode=RBAC,RBAC"}, "Duplicate"},
