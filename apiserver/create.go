@@ -52,6 +52,7 @@ func (c *call) create(ctx context.Context) (*answer, error) {
 			return ans, err
 		}
 		if !generated {
+			c.warnings = append(c.warnings, t.warns...) // what was sent is worth them all the same
 			return nil, c.exists(ctx, obj, err)
 		}
 		if try == nameTries {

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"k8s.io/apimachinery/pkg/util/uuid"
+
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/api/printing"
@@ -16,7 +18,12 @@ func limitRange() *api.Kind {
 	k := row("LimitRange", "limitranges", "limitrange", true, "limitranges", "limits")
 	k.New, k.NewList = api.New[corev1.LimitRange](), api.New[corev1.LimitRangeList]()
 	k.Strategy = api.Strategy{
-		Default:             api.On(defaultLimitRange),
+		Default: api.On(defaultLimitRange),
+		PrepareCreate: api.On(func(l *corev1.LimitRange) {
+			if l.Name == "" { // it may come without a name
+				l.Name = string(uuid.NewUUID())
+			}
+		}),
 		Validate:            api.Check(validateLimitRange),
 		ValidateUpdate:      api.Check2(func(l, _ *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) }),
 		AllowCreateOnUpdate: true,

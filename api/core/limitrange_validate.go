@@ -140,7 +140,7 @@ func validateRatio(item *corev1.LimitRangeItem, name corev1.ResourceName, path *
 	}
 	min, okMin := item.Min[name]
 	max, okMax := item.Max[name]
-	if okMin && okMax && min.Value() > 0 {
+	if okMin && okMax && min.Sign() != 0 {
 		most := float64(max.Value()) / float64(min.Value())
 		if name == corev1.ResourceCPU {
 			most = float64(max.MilliValue()) / float64(min.MilliValue())

@@ -76,13 +76,11 @@ func defaultNamespace(n *corev1.Namespace) {
 
 func validateFinalizerNames(names []corev1.FinalizerName, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for i, n := range names {
-		p := path.Index(i)
-		msgs := validation.IsQualifiedName(string(n))
-		for _, msg := range msgs {
-			errs = append(errs, field.Invalid(p, string(n), msg))
+	for _, n := range names {
+		for _, msg := range validation.IsQualifiedName(string(n)) {
+			errs = append(errs, field.Invalid(path, string(n), msg))
 		}
-		if len(msgs) == 0 && n != corev1.FinalizerKubernetes && !qualified(string(n)) {
+		if n != corev1.FinalizerKubernetes && !qualified(string(n)) {
 			errs = append(errs, field.Invalid(path, string(n), "name is neither a standard finalizer name nor is it fully qualified"))
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/api/printing"
@@ -18,12 +20,18 @@ func node() *api.Kind {
 	k := row("Node", "nodes", "node", false, "minions", "no")
 	k.New, k.NewList = api.New[corev1.Node](), api.New[corev1.NodeList]()
 	k.Strategy = api.Strategy{
-		Default:        api.On(defaultNode),
-		PrepareCreate:  api.On(func(n *corev1.Node) { n.Spec.ConfigSource, n.Status.Config = nil, nil }),
-		PrepareUpdate:  api.On2(prepareNodeUpdate),
-		Validate:       api.Check(validateNode),
-		ValidateUpdate: api.Check2(validateNodeUpdate),
-		Warnings:       warnings(nodeWarnings),
+		Default:       api.On(defaultNode),
+		PrepareCreate: api.On(func(n *corev1.Node) { n.Spec.ConfigSource, n.Status.Config = nil, nil }),
+		PrepareUpdate: api.On2(prepareNodeUpdate),
+		Validate:      api.Check(validateNode),
+		ValidateUpdate: api.Check2(func(n, old *corev1.Node) field.ErrorList {
+			// Upstream checks the spec as on create too, so that clients see
+			// some errors twice.
+			errs := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
+			errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs)...)
+			return append(errs, validateNodeUpdate(n, old)...)
+		}),
+		Warnings: warnings(nodeWarnings),
 	}
 	k.Subresources = map[string]api.Subresource{
 		"status": status(func(n, old *corev1.Node) {

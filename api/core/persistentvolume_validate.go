@@ -114,7 +114,7 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 			name = v.SecretRef.Name
 		}
 		return podspec.ValidateISCSI(podspec.ISCSI{Portal: v.TargetPortal, IQN: v.IQN, LUN: v.Lun, CHAP: v.DiscoveryCHAPAuth || v.SessionCHAPAuth,
-			HasSecret: v.SecretRef != nil, Secret: name, Initiator: v.InitiatorName, Interface: v.ISCSIInterface}, p)
+			HasSecret: v.SecretRef != nil, Secret: name, Initiator: v.InitiatorName, Interface: v.ISCSIInterface, Persistent: true}, p)
 	})
 	one(s.Glusterfs != nil, "glusterfs", func(p *field.Path) field.ErrorList {
 		e := need(p, "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)
@@ -129,7 +129,13 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 	})
 	one(s.RBD != nil, "rbd", func(p *field.Path) field.ErrorList { return podspec.ValidateRBD(s.RBD.CephMonitors, s.RBD.RBDImage, p) })
 	one(s.CephFS != nil, "cephfs", func(p *field.Path) field.ErrorList { return podspec.ValidateMonitors(s.CephFS.Monitors, p) })
-	one(s.Cinder != nil, "cinder", func(p *field.Path) field.ErrorList { return need(p, "volumeID", s.Cinder.VolumeID) })
+	one(s.Cinder != nil, "cinder", func(p *field.Path) field.ErrorList {
+		e := need(p, "volumeID", s.Cinder.VolumeID)
+		if r := s.Cinder.SecretRef; r != nil {
+			e = append(e, need(p.Child("secretRef"), "name", r.Name, "namespace", r.Namespace)...)
+		}
+		return e
+	})
 	one(s.Flocker != nil, "flocker", func(p *field.Path) field.ErrorList { return podspec.ValidateFlocker(s.Flocker, p) })
 	one(s.FC != nil, "fc", func(p *field.Path) field.ErrorList { return podspec.ValidateFC(s.FC, p) })
 	one(s.FlexVolume != nil, "flexVolume", func(p *field.Path) field.ErrorList {
@@ -186,7 +192,7 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, p *field.Path) field.Error
 		name string
 	}{
 		{c.ControllerPublishSecretRef, "controllerPublishSecretRef"}, {c.ControllerExpandSecretRef, "controllerExpandSecretRef"},
-		{c.NodePublishSecretRef, "nodePublishSecretRef"}, {c.NodeExpandSecretRef, "nodeExpandSecretRef"}, {c.NodeStageSecretRef, "nodeStageSecretRef"},
+		{c.NodePublishSecretRef, "nodePublishSecretRef"}, {c.NodeExpandSecretRef, "nodeExpandSecretRef"}, // that for staging is not looked at
 	} {
 		if r.ref == nil {
 			continue

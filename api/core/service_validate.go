@@ -236,7 +236,8 @@ func ValidateClusterIPs(spec, old *corev1.ServiceSpec) field.ErrorList {
 			errs, bad = append(errs, e...), true
 			continue
 		}
-		if i < len(spec.IPFamilies) && familyOf(ip) != spec.IPFamilies[i] {
+		known := i < len(spec.IPFamilies) && (spec.IPFamilies[i] == corev1.IPv4Protocol || spec.IPFamilies[i] == corev1.IPv6Protocol)
+		if known && familyOf(ip) != spec.IPFamilies[i] {
 			errs = append(errs, field.Invalid(path.Index(i), ip, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", spec.IPFamilies[i], i)))
 			bad = true
 		}

@@ -298,7 +298,10 @@ func (c *checker) operatingSystem(s *field.Path) field.ErrorList {
 	if os == nil {
 		return nil
 	}
-	errs := oneOf(os.Name, s.Child("os", "name"), corev1.Linux, corev1.Windows)
+	errs := oneOfOrEmpty(os.Name, s.Child("os"), corev1.Linux, corev1.Windows)
+	if os.Name == "" {
+		errs = append(errs, field.Required(s.Child("os", "name"), ""))
+	}
 	forbid := func(set bool, text string, names ...string) {
 		if set {
 			p := s

@@ -131,7 +131,7 @@ func TestSpecFields(t *testing.T) {
 			p.Spec.SchedulingGates, p.Spec.NodeName = []corev1.PodSchedulingGate{{Name: "a"}}, "n"
 		}, `spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared`},
 		{"os", func(p *corev1.Pod, c *corev1.Container) { p.Spec.OS = &corev1.PodOS{Name: "plan9"} },
-			`spec.os.name: Unsupported value: "plan9": supported values: "linux", "windows"`},
+			`spec.os: Unsupported value: "plan9": supported values: "linux", "windows"`},
 		{"windows options on linux", func(p *corev1.Pod, c *corev1.Container) {
 			p.Spec.OS = &corev1.PodOS{Name: "linux"}
 			p.Spec.SecurityContext.WindowsOptions = &corev1.WindowsSecurityContextOptions{}

@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"path"
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +33,7 @@ func networkVolumes(o *exactlyOne, s *corev1.VolumeSource) {
 		if v.SecretRef != nil {
 			name = v.SecretRef.Name
 		}
-		return ValidateISCSI(ISCSI{v.TargetPortal, v.IQN, v.Lun, v.DiscoveryCHAPAuth || v.SessionCHAPAuth, v.SecretRef != nil, name, v.InitiatorName, v.ISCSIInterface}, p)
+		return ValidateISCSI(ISCSI{v.TargetPortal, v.IQN, v.Lun, v.DiscoveryCHAPAuth || v.SessionCHAPAuth, v.SecretRef != nil, name, v.InitiatorName, v.ISCSIInterface, false}, p)
 	})
 	o.source(s.Glusterfs != nil, "glusterfs", func(p *field.Path) field.ErrorList {
 		return append(required(s.Glusterfs.EndpointsName, p.Child("endpoints")), required(s.Glusterfs.Path, p.Child("path"))...)
@@ -108,18 +109,36 @@ type ISCSI struct {
 	Secret      string
 	Initiator   *string
 	Interface   string
+	// Persistent says that the source is a persistent volume's.
+	Persistent bool
+}
+
+// iscsiNames are the forms of a qualified name by its first part (RFC 3720,
+// section 3.2.6.3).
+var iscsiNames = map[string]*regexp.Regexp{
+	"iqn": regexp.MustCompile(`^iqn\.\d{4}-\d{2}\.[[:alnum:].-]+(:[^,;*&$|\s]+)?$`),
+	"eui": regexp.MustCompile(`^eui\.[[:alnum:]]{16}$`),
+	"naa": regexp.MustCompile(`^naa\.[[:alnum:]]{32}$`),
 }
 
 // ValidateISCSI checks an iSCSI volume.
 func ValidateISCSI(v ISCSI, p *field.Path) field.ErrorList {
 	errs := required(v.Portal, p.Child("targetPortal"))
 	iqn := func(name string, p *field.Path) {
-		for _, prefix := range []string{"iqn.", "eui.", "naa."} {
-			if strings.HasPrefix(name, prefix) {
-				return
+		for prefix, form := range iscsiNames {
+			if !strings.HasPrefix(name, prefix) {
+				continue
 			}
+			if !form.MatchString(name) {
+				errs = append(errs, field.Invalid(p, name, "must be valid format"))
+			}
+			return
 		}
-		errs = append(errs, field.Invalid(p, name, "must be valid format starting with iqn, eui, or naa"))
+		text := "must be valid format starting with iqn, eui, or naa"
+		if v.Persistent {
+			text = "must be valid format"
+		}
+		errs = append(errs, field.Invalid(p, name, text))
 	}
 	if v.IQN == "" {
 		errs = append(errs, field.Required(p.Child("iqn"), ""))
@@ -196,7 +215,7 @@ func ValidateAzureDisk(d *corev1.AzureDiskVolumeSource, p *field.Path) field.Err
 	if d.Kind == nil {
 		return errs
 	}
-	errs = append(errs, check.OneOf(*d.Kind, p.Child("kind"), corev1.AzureSharedBlobDisk, corev1.AzureDedicatedBlobDisk, corev1.AzureManagedDisk)...)
+	errs = append(errs, check.OneOf(*d.Kind, p.Child("kind"), corev1.AzureDedicatedBlobDisk, corev1.AzureManagedDisk, corev1.AzureSharedBlobDisk)...)
 	if *d.Kind == corev1.AzureManagedDisk && !strings.HasPrefix(d.DataDiskURI, "/subscriptions/") {
 		errs = append(errs, field.NotSupported(p.Child("diskURI"), d.DataDiskURI, []string{"/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}"}))
 	}

@@ -37,14 +37,19 @@ func resourceQuota(d deps) *plugin {
 			return nil
 		}
 		gr := a.Resource.GroupResource()
-		delta := quota.Usage(gr, a.Object, d.now())
+		whole := quota.Usage(gr, a.Object, d.now())
+		more := whole
 		if a.Old != nil {
-			delta = quota.Subtract(delta, quota.Usage(gr, a.Old, d.now()))
+			more = quota.Subtract(whole, quota.Usage(gr, a.Old, d.now()))
 		}
 		lock := &locks[maphash.String(seed, a.Namespace)%uint64(len(locks))]
 		lock.Lock()
 		defer lock.Unlock()
 		for _, q := range all {
+			delta := more
+			if a.Old != nil && len(q.Spec.Scopes)+selectors(q) > 0 && !quota.Matches(q, a.Old) {
+				delta = whole // the change brings the object into the quota's scope
+			}
 			if err := d.charge(ctx, a, quotas, q, delta); err != nil {
 				return err
 			}
@@ -59,18 +64,27 @@ func charged(a *admission.Attributes) bool {
 	if a.Operation == admission.Create {
 		return a.Subresource == ""
 	}
-	switch a.Object.(type) {
+	switch obj := a.Object.(type) {
 	case *corev1.Pod:
-		return a.Subresource == "resize"
+		// A deadline moves a pod into the scope of pods that end.
+		old, ok := a.Old.(*corev1.Pod)
+		ends := ok && old.Spec.ActiveDeadlineSeconds == nil && obj.Spec.ActiveDeadlineSeconds != nil
+		return a.Subresource == "resize" || a.Subresource == "" && ends
 	case *corev1.Service, *corev1.PersistentVolumeClaim:
 		return a.Subresource == ""
 	}
 	return false
 }
 
-// charge adds delta to one quota. Claims and pods may move into a scope by a
-// change, which then charges them as a whole; none of what users can change
-// does so today.
+// selectors counts a quota's scope selectors.
+func selectors(q *corev1.ResourceQuota) int {
+	if q.Spec.ScopeSelector == nil {
+		return 0
+	}
+	return len(q.Spec.ScopeSelector.MatchExpressions)
+}
+
+// charge adds delta to one quota.
 func (d deps) charge(ctx context.Context, a *admission.Attributes, quotas client.Resource[*corev1.ResourceQuota], q *corev1.ResourceQuota, delta corev1.ResourceList) error {
 	if len(quota.Mask(delta, q.Spec.Hard)) == 0 || !quota.Matches(q, a.Object) {
 		return nil
