@@ -2,6 +2,8 @@ package check_test
 
 import (
 	"encoding/json"
+	"reflect"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -16,6 +18,32 @@ import (
 	"github.com/coxswain/cox/api/check"
 )
 
+// partOf is one field of what is shown of a value.
+func partOf(t *testing.T, v any, name string) json.RawMessage {
+	t.Helper()
+	data, err := json.Marshal(check.Shown(v))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parts map[string]json.RawMessage
+	if err := json.Unmarshal(data, &parts); err != nil {
+		t.Fatal(err)
+	}
+	return parts[name]
+}
+
+// The sources of a volume stand in the order of upstream's internal type.
+func TestShownOrder(t *testing.T) {
+	data, err := json.Marshal(check.Shown(corev1.PersistentVolumeSource{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const start = `{"GCEPersistentDisk":null,"AWSElasticBlockStore":null,"HostPath":null,"Glusterfs":null,"NFS":null,"RBD":null,"Quobyte":null,"ISCSI":null,`
+	if !strings.HasPrefix(string(data), start) || strings.Count(string(data), "null") != reflect.TypeFor[corev1.PersistentVolumeSource]().NumField() {
+		t.Errorf("shown as %s", data)
+	}
+}
+
 // What errors show of API values: every field by its Go name, metadata among
 // the fields, and what knows its own JSON (quantities, ports, raw parameters,
 // selectors) as it is.
@@ -28,7 +56,9 @@ func TestShown(t *testing.T) {
 		`{"Requests":["r"],"Opaque":{"Driver":"d","Parameters":{"a":1}}}`:                            resourcev1.DeviceClaimConfiguration{Requests: []string{"r"}, DeviceConfiguration: resourcev1.DeviceConfiguration{Opaque: &resourcev1.OpaqueDeviceConfiguration{Driver: "d", Parameters: runtime.RawExtension{Raw: []byte(`{"a":1}`)}}}},
 		`{"labels":{"a":"b"},"Spec":{"Devices":{"Requests":null,"Constraints":null,"Config":null}}}`: resourcev1.ResourceClaimTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}},
 		`{"Spec":{"Devices":{"Requests":null,"Constraints":null,"Config":null}}}`:                    resourcev1.ResourceClaimTemplateSpec{},
-		`{"Name":"c","Counters":{"a":{"Value":"1Gi"},"b":{"Value":"2"}}}`:                            resourcev1.CounterSet{Name: "c", Counters: map[string]resourcev1.Counter{"b": {Value: resource.MustParse("2")}, "a": {Value: resource.MustParse("1Gi")}}},
+		`{"HostNetwork":true,"HostPID":false,"HostIPC":false,"ShareProcessNamespace":null,"HostUsers":null,"SELinuxOptions":null,"WindowsOptions":null,"RunAsUser":null,"RunAsGroup":null,"RunAsNonRoot":null,"SupplementalGroups":null,"SupplementalGroupsPolicy":null,"FSGroup":1,"FSGroupChangePolicy":null,"Sysctls":null,"SeccompProfile":null,"AppArmorProfile":null,"SELinuxChangePolicy":null}`: partOf(t, corev1.PodSpec{HostNetwork: true, SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr.To[int64](1)}}, "SecurityContext"),
+		`["a"]`: []string{"a"},
+		`{"Name":"c","Counters":{"a":{"Value":"1Gi"},"b":{"Value":"2"}}}`: resourcev1.CounterSet{Name: "c", Counters: map[string]resourcev1.Counter{"b": {Value: resource.MustParse("2")}, "a": {Value: resource.MustParse("1Gi")}}},
 	} {
 		got, err := json.Marshal(check.Shown(v))
 		if err != nil || string(got) != want {
