@@ -120,16 +120,17 @@ type part struct {
 // reporters are the controllers whose events name another component than
 // their service account: what upstream's write there is what users filter by.
 var reporters = map[string]string{
-	"daemonset-controller":               "daemonset-controller",
-	"disruption-controller":              "controllermanager",
-	"endpointslice-controller":           "endpoint-slice-controller",
-	"endpointslice-mirroring-controller": "endpoint-slice-mirroring-controller",
-	"ephemeral-volume-controller":        "ephemeral_volume",
-	"node-ipam-controller":               "cidrAllocator",
-	"persistentvolume-binder-controller": "persistentvolume-controller",
-	"resourceclaim-controller":           "resource_claim",
-	"service-cidr-controller":            "service-cidr-controller",
-	"taint-eviction-controller":          "taint-eviction-controller",
+	"daemonset-controller":                 "daemonset-controller",
+	"disruption-controller":                "controllermanager",
+	"endpointslice-controller":             "endpoint-slice-controller",
+	"endpointslice-mirroring-controller":   "endpoint-slice-mirroring-controller",
+	"ephemeral-volume-controller":          "ephemeral_volume",
+	"node-ipam-controller":                 "cidrAllocator",
+	"persistentvolume-binder-controller":   "persistentvolume-controller",
+	"persistentvolume-expander-controller": "volume_expand",
+	"resourceclaim-controller":             "resource_claim",
+	"service-cidr-controller":              "service-cidr-controller",
+	"taint-eviction-controller":            "taint-eviction-controller",
 }
 
 // as lets a constructor of a concrete controller stand in a part.

@@ -30,7 +30,7 @@ func New(env controllers.Env) (*Controller, error) {
 		claims:  client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 		volumes: client.InformerFor(env.Informers, client.PersistentVolumes),
 	}
-	c.loop = env.NewLoop("volumeexpand", c.reconcile)
+	c.loop = env.NewLoop("volume_expand", c.reconcile)
 	_, err := c.claims.OnChange(func(claim, old *corev1.PersistentVolumeClaim) {
 		if claim != nil && old != nil && asked(old, claim) {
 			c.loop.AddObject(claim)
