@@ -133,9 +133,9 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oo
 	}
 	r := &runtimeapi.LinuxContainerResources{
 		CpuShares: milliToShares(cpu.MilliValue()), OomScoreAdj: oom.clamp(oomScoreAdj(pod, c, capacity)),
-		MemoryLimitInBytes: limit.Memory().Value(),
+		MemoryLimitInBytes: limitOf(pod, c, corev1.ResourceMemory).Value(),
 	}
-	if q := rules.quota(limit.Cpu().MilliValue()); q > 0 {
+	if q := rules.quota(limitOf(pod, c, corev1.ResourceCPU).MilliValue()); q > 0 {
 		r.CpuQuota, r.CpuPeriod = q, rules.period()
 	}
 	for name, q := range limit {
@@ -144,6 +144,16 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oo
 		}
 	}
 	return r
+}
+
+// limitOf is what a container may use of a resource at most: what it says
+// itself, else what its pod says as a whole (KEP-2837); zero for no limit.
+func limitOf(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceName) *resource.Quantity {
+	q, ok := c.Resources.Limits[name]
+	if !ok && pod.Spec.Resources != nil {
+		q = pod.Spec.Resources.Limits[name]
+	}
+	return &q
 }
 
 // swapLimit is how much swap a container may use, in bytes: with LimitedSwap,

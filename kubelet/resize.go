@@ -3,6 +3,7 @@ package kubelet
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -128,8 +129,17 @@ func resizeRestarts(c *corev1.Container, from *corev1.ResourceRequirements) bool
 
 // resizes plans how the running containers get the resources granted to them.
 func (p *plan) resizes(s *podState) {
+	cgroup := false
+	if has := s.Resize.Cgroup; has != nil {
+		want := podResources(s.Pod, s.Rules)
+		cgroup = *has != want
+		// A container that restarts for more than the pod's group has must
+		// wait until that has it.
+		p.growing = wider(*has, want) != *has
+	}
 	restarting := false
 	a := &resizeAction{Containers: map[string]*corev1.Container{}}
+	inherit := map[string]*corev1.Container{} // whose own resources stay
 	for name, c := range resizable(&s.Pod.Spec) {
 		st := s.latest(name)
 		if !st.running() {
@@ -138,7 +148,11 @@ func (p *plan) resizes(s *podState) {
 		}
 		was := s.actual(st)
 		switch {
-		case was == nil || sameResources(was, &c.Resources):
+		case was == nil:
+		case sameResources(was, &c.Resources):
+			if cgroup && inheritsLimit(s.Pod, c) {
+				inherit[st.Id] = c
+			}
 		case resizeRestarts(c, was):
 			restarting = true
 		default:
@@ -146,13 +160,8 @@ func (p *plan) resizes(s *podState) {
 		}
 	}
 	a.Final = !restarting
-	cgroup := false
-	if has := s.Resize.Cgroup; has != nil {
-		want := podResources(s.Pod, s.Rules)
-		cgroup = *has != want
-		// A container that restarts for more than the pod's group has must
-		// wait until that has it.
-		p.growing = wider(*has, want) != *has
+	if a.Final || p.growing {
+		maps.Copy(a.Containers, inherit)
 	}
 	p.Resizing = restarting || len(a.Containers) > 0 || cgroup
 	switch {
@@ -162,6 +171,21 @@ func (p *plan) resizes(s *podState) {
 	default:
 		p.Resize = a
 	}
+}
+
+// inheritsLimit says that a limit of the pod as a whole is one of the
+// container's, for want of its own.
+func inheritsLimit(pod *corev1.Pod, c *corev1.Container) bool {
+	if pod.Spec.Resources == nil {
+		return false
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		_, own := c.Resources.Limits[name]
+		if _, whole := pod.Spec.Resources.Limits[name]; whole && !own {
+			return true
+		}
+	}
+	return false
 }
 
 // actual returns the resources that an instance runs with, nil if unknown.

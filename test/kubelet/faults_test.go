@@ -171,6 +171,11 @@ func TestKubeletStopsMidway(t *testing.T) {
 // the node stays ready, and nothing of their many containers is left.
 func TestCrashLoops(t *testing.T) {
 	w := newWorld(t)
+	// They all start at once: the first may be the last.
+	w.patience += time.Duration(*crashing) * 3 * time.Second
+	w.stop()
+	w.change = func(c *kubelet.Config) { c.MaxPods = *crashing + 10 }
+	w.startKubelet()
 	for i := range *crashing {
 		w.pod(shell(fmt.Sprintf("p%d", i), "exit 3", "", ""))
 	}

@@ -213,3 +213,37 @@ spec:
 		t.Errorf("limit of memory of the second: %s; first: %+v", l, status(p, "c"))
 	}
 }
+
+// TestResizePod: a container without a limit of its own has that of the pod as
+// a whole, and gets the new one with it (KEP-2837, KEP-5419).
+func TestResizePod(t *testing.T) {
+	w := newWorld(t)
+	w.pod(`
+metadata: {name: r}
+spec:
+  terminationGracePeriodSeconds: 1
+  resources: {requests: {memory: 16Mi}, limits: {memory: 32Mi}}
+  containers: [{name: c, image: "cox.local/busybox:1", command: [sh, -c, "sleep 1000"]}]
+`)
+	p := w.until("r", "ready", isReady)
+	check := func(when string, bytes int64) {
+		t.Helper()
+		if pod, c := w.memoryLimits(p); pod != fmt.Sprint(bytes) || c != fmt.Sprint(bytes) {
+			t.Errorf("%s: limits of memory: pod %s, container %s, want %d", when, pod, c, bytes)
+		}
+	}
+	check("at first", 32<<20)
+	for _, mebi := range []int64{64, 48} {
+		patch := fmt.Sprintf(`{"spec":{"resources":{"limits":{"memory":"%dMi"}}}}`, mebi)
+		asked, err := client.Pods.In(w.root, "default").Patch(t.Context(), "r", types.StrategicMergePatchType, []byte(patch), client.Sub("resize"))
+		w.must(err)
+		p = w.until("r", "resized", func(p *corev1.Pod) bool {
+			return p.Status.ObservedGeneration >= asked.Generation && p.Status.Resources != nil &&
+				p.Status.Resources.Limits.Memory().Value() == mebi<<20 && condition(p, corev1.PodResizeInProgress) == nil
+		})
+		check("resized", mebi<<20)
+	}
+	if n := status(p, "c").RestartCount; n != 0 {
+		t.Errorf("%d restarts", n)
+	}
+}

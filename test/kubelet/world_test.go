@@ -56,13 +56,15 @@ type world struct {
 	stop    func()
 	log     *slog.Logger
 	change  func(*kubelet.Config) // before a kubelet starts, nil for nothing
+	// patience is how long until waits.
+	patience time.Duration
 }
 
 var admin = client.User{Name: "admin", Groups: []string{"system:masters"}}
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, rtCfg: runtimetest.Config(t), dir: t.TempDir()}
+	w := &world{t: t, rtCfg: runtimetest.Config(t), dir: t.TempDir(), patience: time.Minute}
 	level := slog.LevelInfo
 	if os.Getenv("COX_TEST_DEBUG") != "" {
 		level = slog.LevelDebug
@@ -263,7 +265,7 @@ func (w *world) pod(manifest string) *corev1.Pod {
 // until waits for a pod to be as wanted; nil stands for a pod that is gone.
 func (w *world) until(name, what string, want func(p *corev1.Pod) bool) *corev1.Pod {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(w.t.Context(), w.patience)
 	defer cancel()
 	pods := client.Pods.In(w.root, "default")
 	sel := fields.OneTermEqualSelector("metadata.name", name)
