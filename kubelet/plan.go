@@ -140,6 +140,9 @@ func ending(s *podState, p *plan) (bool, *reason) {
 		}
 		p.wake(at)
 	}
+	if s.Restarting != nil || s.EndingSince.IsZero() && s.asksRestart() != nil {
+		return false, nil // those that have ended start anew with the others
+	}
 	return initFailed(s) || appsDone(s), nil
 }
 

@@ -212,6 +212,8 @@ func TestPlan(t *testing.T) {
 			s.Killing["b.0"], s.Dropping["a.0"] = noon, true
 		})), ""},
 		{"all restart: another code", newScene(never, app("a", "b"), box("s", 0, true), has("s", "a", 0, 1, 0), has("s", "b", 0, -1, 0), allRestart("a")), ""},
+		{"all restart: a sidecar asks, the apps are ended already", newScene(never, inits("i", "side"), app("a"), box("s", 0, true), has("s", "i", 0, 0, 0), has("s", "side", 0, 88, 0), has("s", "a", 0, 137, 0), allRestart("side")), "drop i.0, drop side.0, drop a.0"},
+		{"all restart: not by a sidecar that ends with the apps", newScene(never, inits("i", "side"), app("a"), box("s", 0, true), has("s", "i", 0, 0, 0), has("s", "side", 0, 88, 0), has("s", "a", 0, 0, 0), allRestart("side"), with(func(s *scene) { s.EndingSince = noon })), "release"},
 		{"all restart: known from the status", newScene(never, app("a", "b"), box("s", 0, true), has("s", "b", 0, -1, 0), with(func(s *scene) { s.Restarting = &reason{"ContainerExited", ""} })), "kill b.0 0s for ContainerExited"},
 		{"all restart: gone", newScene(never, inits("i"), app("a"), box("s", 0, true), with(func(s *scene) { s.Restarting = &reason{"ContainerExited", ""} })), "restarted"},
 		{"all restart: from the beginning", newScene(never, inits("i"), app("a"), box("s", 0, true), allRestart("a"), with(func(s *scene) {
