@@ -87,6 +87,10 @@ func (m *Manager) PodDir(uid types.UID) string { return filepath.Join(m.root, st
 // from the API; it may be repeated. It returns when the content must be
 // refreshed at the latest (zero for never). Errors are of type *Error.
 func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.Time, error) {
+	// Some look for it in every pod.
+	if err := os.MkdirAll(filepath.Join(m.PodDir(pod.UID), volumesFolder), 0o750); err != nil {
+		return time.Time{}, err
+	}
 	var refresh time.Time
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
