@@ -66,6 +66,10 @@ func newLeader(t *testing.T, name, etcd string) *leader {
 			_ = l.cmd.Process.Kill()
 			_ = l.cmd.Wait()
 		}
+		out, err := exec.Command(binary(), "down", "--purge", "--name", "t-"+name, "--data-dir", filepath.Join(dir, "data")).CombinedOutput()
+		if err != nil {
+			t.Errorf("purge of %s: %v\n%s", name, err, out)
+		}
 		if t.Failed() {
 			out := l.out.Bytes()
 			t.Logf("%s: %s", name, out[max(0, len(out)-8<<10):])
