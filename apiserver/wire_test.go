@@ -368,3 +368,13 @@ func TestImpersonation(t *testing.T) {
 		t.Error(resp.StatusCode, body)
 	}
 }
+
+// A timeout that is none is refused, whatever is asked for.
+func TestTimeoutInURL(t *testing.T) {
+	w := newWorld(t)
+	for _, path := range []string{"/version?timeout=soon", "/api/v1/namespaces/default/configmaps?timeout=soon"} {
+		if resp, body := w.http("GET", path, ""); resp.StatusCode != 400 || !strings.Contains(body, "invalid timeout specified in the request URL") {
+			t.Error(path, resp.StatusCode, body)
+		}
+	}
+}
