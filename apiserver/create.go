@@ -49,10 +49,11 @@ func (c *call) create(ctx context.Context) (*answer, error) {
 		ans, name, err := t.createOnce(obj)
 		t.finish(err == nil)
 		if err == nil || !apierrors.IsAlreadyExists(err) {
+			t.tell()
 			return ans, err
 		}
 		if !generated {
-			c.warnings = append(c.warnings, t.warns...) // what was sent is worth them all the same
+			t.tell()
 			return nil, c.exists(ctx, obj, err)
 		}
 		if try == nameTries {

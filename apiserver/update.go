@@ -83,6 +83,7 @@ func (u *updating) run() (*answer, error) {
 	e, err := u.res.store.Update(u.ctx, key, u.mayCreate, u.try)
 	u.finish(err == nil)
 	if err != nil {
+		u.tell()
 		return nil, err
 	}
 	if u.removed != nil {
@@ -106,10 +107,10 @@ func (u *updating) dryRun(key string) (*answer, error) {
 	}
 	warns := u.warns
 	u.finish(false)
+	u.warnings = append(u.warnings, warns...)
 	if err != nil {
 		return nil, err
 	}
-	u.warnings = append(u.warnings, warns...)
 	return &answer{obj: obj, hub: true, created: u.created}, nil
 }
 

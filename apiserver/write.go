@@ -53,10 +53,17 @@ func (t *transaction) finish(committed bool) {
 	}
 	t.undo = nil
 	if committed {
-		for _, w := range t.warns {
-			t.warn(w)
-		}
+		t.tell()
 	}
+}
+
+// tell gives the user the warnings of the last try, which is also done when it
+// was refused.
+func (t *transaction) tell() {
+	for _, w := range t.warns {
+		t.warn(w)
+	}
+	t.warns = t.warns[:0]
 }
 
 // reserve runs the kind's hook.

@@ -2,7 +2,12 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
+	"strings"
 	"time"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/plugins"
@@ -29,7 +34,12 @@ func (cp *controlPlane) aggregate(group *component.Group) {
 
 // chain is the admission chain. The followers of the objects by which users
 // configure admission run in the group.
-func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
+func (cp *controlPlane) chain(group *component.Group) ([]admission.Plugin, error) {
+	flags := &cp.cfg.admission
+	configs, err := plugins.ReadConfigs(flags.Config)
+	if err != nil {
+		return nil, err
+	}
 	log := cp.log.With("component", "admission")
 	dialer := &services.Dialer{Door: cp.root}
 	hooks := webhooks.New(webhooks.Config{Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log})
@@ -39,8 +49,42 @@ func (cp *controlPlane) chain(group *component.Group) []admission.Plugin {
 		Document: cp.crds.Document,
 	})
 	group.Go("admission-policies", rules.Run)
-	return plugins.Default(plugins.Config{
-		Door: cp.server.Inside(masters), Authz: cp.auth, Log: cp.log, Now: time.Now,
-		Late: []admission.Plugin{rules.Mutating(), hooks.Mutating(), rules.Validating(), hooks.Validating()},
+	chain, err := plugins.New(plugins.Config{
+		Door: cp.server.Inside(masters), Authz: cp.auth, Log: cp.log, Now: time.Now, Owners: cp.owners,
+		Late:   []admission.Plugin{rules.Mutating(), hooks.Mutating(), rules.Validating(), hooks.Validating()},
+		Select: flags.Select, Configs: configs, NotReadySeconds: &flags.NotReadySeconds, UnreachableSeconds: &flags.UnreachableSeconds,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to apply admission: %w", err)
+	}
+	return chain, nil
+}
+
+// owners finds the resource of a kind that an owner reference names.
+func (cp *controlPlane) owners(gvk schema.GroupVersionKind) (resource string, namespaced, ok bool) {
+	s, ok := cp.server.ServedKind(gvk)
+	if !ok {
+		return "", false, false
+	}
+	return s.Kind.Resource, s.Kind.Namespaced, true
+}
+
+// admissionConfig chooses and configures admission plugins. The flags have
+// upstream's names.
+type admissionConfig struct {
+	Select                              plugins.Selection
+	Config                              string
+	NotReadySeconds, UnreachableSeconds int64
+}
+
+func (a *admissionConfig) flags(fs *pflag.FlagSet) {
+	all := strings.Join(plugins.Names(), ", ")
+	defaults := strings.Join(plugins.DefaultNames(), ", ")
+	fs.StringSliceVar(&a.Select.Enable, "enable-admission-plugins", nil, "admission plugins that run beside those that do by default ("+defaults+"); there are: "+all)
+	fs.StringSliceVar(&a.Select.Disable, "disable-admission-plugins", nil, "admission plugins that do not run although they do by default")
+	fs.StringSliceVar(&a.Select.Only, "admission-control", nil, "all admission plugins that run, in place of the defaults")
+	_ = fs.MarkDeprecated("admission-control", "Use --enable-admission-plugins or --disable-admission-plugins instead. Will be removed in a future version.")
+	fs.StringVar(&a.Config, "admission-control-config-file", "", "configuration of admission plugins (apiserver.config.k8s.io/v1 AdmissionConfiguration)")
+	fs.Int64Var(&a.NotReadySeconds, "default-not-ready-toleration-seconds", 300, "how long pods that do not say stay on a node that is not ready, in seconds")
+	fs.Int64Var(&a.UnreachableSeconds, "default-unreachable-toleration-seconds", 300, "how long pods that do not say stay on a node that is not reached, in seconds")
 }

@@ -46,6 +46,8 @@ type config struct {
 	election electionConfig
 	audit    auditConfig
 
+	admission admissionConfig
+
 	ClusterCIDR   string
 	ServiceCIDR   string
 	ClusterDNS    string
@@ -141,6 +143,7 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&c.MaxReads, "max-requests-inflight", 400, "how many requests are carried out at once, together with --max-mutating-requests-inflight")
 	fs.IntVar(&c.MaxWrites, "max-mutating-requests-inflight", 200, "see --max-requests-inflight")
 	c.audit.flags(fs)
+	c.admission.flags(fs)
 	c.auth.flags(fs)
 	c.loops.flags(fs)
 	c.election.flags(fs)

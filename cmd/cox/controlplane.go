@@ -240,7 +240,11 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,
 		Log: cp.log.With("component", "crd"),
 	})
-	cp.server.SetAdmission(cp.chain(group))
+	admits, err := cp.chain(group)
+	if err != nil {
+		return err
+	}
+	cp.server.SetAdmission(admits)
 	cp.aggregate(group)
 	cp.followFlow(group)
 	cp.serveCustom(group)

@@ -129,7 +129,11 @@ func run(ctx context.Context, s settings) error {
 		return err
 	}
 	late.Interface = srv.Door()
-	srv.SetAdmission(plugins.Default(plugins.Config{Door: srv.Inside(user), Authz: allowed, Log: log, Now: time.Now}))
+	chain, err := plugins.New(plugins.Config{Door: srv.Inside(user), Authz: allowed, Log: log, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	srv.SetAdmission(chain)
 	srv.Metrics().MustRegister(turns.Collectors()...)
 	work, end := context.WithCancel(context.Background())
 	defer end()

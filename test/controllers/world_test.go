@@ -107,7 +107,9 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	})
 	w.must(err)
 	late.Interface = w.server.Door()
-	w.server.SetAdmission(plugins.Default(plugins.Config{Door: w.root, Authz: auth, Log: w.log, Now: time.Now}))
+	chain, err := plugins.New(plugins.Config{Door: w.root, Authz: auth, Log: w.log, Now: time.Now})
+	w.must(err)
+	w.server.SetAdmission(chain)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	t.Cleanup(func() {

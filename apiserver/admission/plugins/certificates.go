@@ -20,7 +20,7 @@ var csrResource = client.CertificateSigningRequests.GroupResource()
 // certificateApproval lets only those approve or deny a request who may do so
 // for its signer.
 func certificateApproval(d deps) *plugin {
-	return &plugin{name: "CertificateApproval", ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
 		old, ok := a.Old.(*certificatesv1.CertificateSigningRequest)
 		if !ok || !is(a, csrResource, "approval") {
 			return nil
@@ -35,7 +35,7 @@ func certificateApproval(d deps) *plugin {
 // certificateSigning lets only those fill in a certificate, or say that
 // signing failed, who may sign for the signer.
 func certificateSigning(d deps) *plugin {
-	return &plugin{name: "CertificateSigning", ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
 		old, ok := a.Old.(*certificatesv1.CertificateSigningRequest)
 		csr, ok2 := a.Object.(*certificatesv1.CertificateSigningRequest)
 		if !ok || !ok2 || !is(a, csrResource, "status") {
@@ -71,7 +71,7 @@ func (d deps) maySigner(ctx context.Context, u *client.User, verb, signer string
 // certificateSubjectRestriction keeps clients from asking for a certificate
 // that would put them into system:masters, past all authorization.
 func certificateSubjectRestriction() *plugin {
-	return &plugin{name: "CertificateSubjectRestriction", ops: ops(admission.Create), validate: func(_ context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), validate: func(_ context.Context, a *admission.Attributes) error {
 		csr, ok := a.Object.(*certificatesv1.CertificateSigningRequest)
 		if !ok || !is(a, csrResource, "") || csr.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
 			return nil

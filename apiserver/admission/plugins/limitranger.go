@@ -19,7 +19,7 @@ import (
 // limitRanger gives containers the default requests and limits of their
 // namespace's LimitRanges and refuses what is out of their bounds.
 func limitRanger(d deps) *plugin {
-	return &plugin{name: "LimitRanger", ops: ops(admission.Create, admission.Update), admit: d.limitAdmit, validate: d.limitValidate}
+	return &plugin{ops: ops(admission.Create, admission.Update), admit: d.limitAdmit, validate: d.limitValidate}
 }
 
 func (d deps) limitAdmit(ctx context.Context, a *admission.Attributes) error {

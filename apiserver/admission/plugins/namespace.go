@@ -17,7 +17,7 @@ import (
 // being deleted, before anything else looks at them, and the deletion of the
 // namespaces that a cluster needs.
 func namespaceLifecycle(d deps) *plugin {
-	return &plugin{name: "NamespaceLifecycle", ops: ops(admission.Create, admission.Delete), admit: d.namespaceAlive}
+	return &plugin{ops: ops(admission.Create, admission.Delete), admit: d.namespaceAlive}
 }
 
 var immortal = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}

@@ -24,7 +24,7 @@ import (
 // nodeRestriction holds kubelets to their own node and its pods in what they
 // write; the node authorizer does so for what they read.
 func nodeRestriction(d deps) *plugin {
-	return &plugin{name: "NodeRestriction", ops: ops(admission.Create, admission.Update, admission.Delete), validate: d.restrictNode}
+	return &plugin{ops: ops(admission.Create, admission.Update, admission.Delete), validate: d.restrictNode}
 }
 
 func (d deps) restrictNode(ctx context.Context, a *admission.Attributes) error {

@@ -1,4 +1,4 @@
-// Package plugins holds the admission plugins that are on by default: a write
+// Package plugins holds the admission plugins that are chosen by name: a write
 // goes in, changed, accepted or refused as 1.36 does it. They read what they
 // need through a door, from what is at hand there, and keep nothing.
 package plugins
@@ -7,10 +7,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/apiserver/admission"
@@ -30,48 +32,35 @@ type Config struct {
 	// mutating policies and webhooks, then validating ones. They run behind
 	// the others and before the quota.
 	Late []admission.Plugin
-	// Disable names plugins that are left out (--disable-admission-plugins).
-	Disable []string
+	// Owners finds the resource of a kind that is served, and whether its
+	// objects are in namespaces; false if it is not served.
+	Owners func(schema.GroupVersionKind) (resource string, namespaced, ok bool)
+
+	// Select chooses plugins; empty, those run that upstream's do.
+	Select Selection
+	// Configs are plugins' configurations by their names, as ReadConfigs reads
+	// them.
+	Configs map[string][]byte
+	// NotReadySeconds and UnreachableSeconds are how long pods stay on a node
+	// that is lost, in seconds; nil is 300.
+	NotReadySeconds, UnreachableSeconds *int64
 }
 
-// Default returns upstream's default chain in upstream's order.
-func Default(c Config) []admission.Plugin {
+func (c *Config) complete() {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	d := deps{door: c.Door, authz: c.Authz, now: c.Now, log: c.Log}
-	all := []*plugin{
-		namespaceLifecycle(d),
-		limitRanger(d),
-		serviceAccount(d),
-		nodeRestriction(d),
-		taintNodesByCondition(),
-		podSecurity(d),
-		priority(d),
-		defaultTolerationSeconds(),
-		defaultStorageClass(d),
-		storageObjectInUseProtection(),
-		persistentVolumeClaimResize(d),
-		runtimeClass(d),
-		certificateApproval(d),
-		certificateSigning(d),
-		certificateSubjectRestriction(),
-		defaultIngressClass(d),
-		podTopologyLabels(d),
-		resourceQuota(d), // last: what others refuse is not charged
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
-	out := make([]admission.Plugin, 0, len(all))
-	for _, p := range all {
-		if !slices.Contains(c.Disable, p.name) {
-			out = append(out, p)
+	if c.Owners == nil {
+		c.Owners = func(schema.GroupVersionKind) (string, bool, bool) { return "", false, false }
+	}
+	for _, n := range []**int64{&c.NotReadySeconds, &c.UnreachableSeconds} {
+		if *n == nil {
+			*n = new(int64(300))
 		}
 	}
-	for _, p := range c.Late {
-		if !slices.Contains(c.Disable, p.Name()) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 type deps struct {
@@ -79,6 +68,8 @@ type deps struct {
 	authz authz.Authorizer
 	now   func() time.Time
 	log   *slog.Logger
+	// owners is Config.Owners.
+	owners func(schema.GroupVersionKind) (resource string, namespaced, ok bool)
 }
 
 type phase func(ctx context.Context, a *admission.Attributes) error
@@ -127,6 +118,12 @@ func forbidden(a *admission.Attributes, why error) error {
 }
 
 func forbid(a *admission.Attributes, why string) error { return forbidden(a, errors.New(why)) }
+
+// unreasoned is the answer to a write that upstream's plugin refuses without a
+// reason: 500 and the text.
+func unreasoned(text string) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: text}}
+}
 
 // nameOf is the object's name; one that is yet to be made up is shown as its
 // prefix and "Unknown" if there is none.

@@ -25,6 +25,7 @@ import (
 type bench struct {
 	door     doortest.Door
 	allowed  []authz.Attributes // what Authz allows
+	config   Config
 	warnings []string
 	notes    map[string]string
 }
@@ -50,7 +51,12 @@ func (b *bench) run(a *admission.Attributes, names ...string) error {
 	b.warnings, b.notes = nil, map[string]string{}
 	a.Warn = func(s string) { b.warnings = append(b.warnings, s) }
 	a.Annotate = func(k, v string) { b.notes[k] = v }
-	chain := Default(Config{Door: &b.door, Authz: b})
+	conf := b.config
+	conf.Door, conf.Authz = &b.door, b
+	chain, err := New(conf)
+	if err != nil {
+		return err
+	}
 	for _, phase := range []func(admission.Plugin) error{
 		func(p admission.Plugin) error { return p.Admit(context.Background(), a) },
 		func(p admission.Plugin) error { return p.Validate(context.Background(), a) },
@@ -106,12 +112,22 @@ func check(t *testing.T, what string, err error, want string) {
 }
 
 func TestOrder(t *testing.T) {
+	chain, err := New(Config{Select: Selection{Disable: []string{"Priority"}, Enable: []string{"AlwaysPullImages", "DenyServiceExternalIPs"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var got []string
-	for _, p := range Default(Config{Disable: []string{"Priority"}}) {
+	for _, p := range chain {
 		got = append(got, p.Name())
 	}
-	if got[0] != "NamespaceLifecycle" || slices.Contains(got, "Priority") || slices.Index(got, "ServiceAccount") > slices.Index(got, "PodSecurity") {
-		t.Errorf("got %v", got)
+	want := strings.Fields(`NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition AlwaysPullImages PodSecurity
+		DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval
+		CertificateSigning CertificateSubjectRestriction DefaultIngressClass DenyServiceExternalIPs PodTopologyLabels ResourceQuota`)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+	if chain, err = New(Config{Select: Selection{Only: []string{"Priority", "ServiceAccount"}}}); err != nil || len(chain) != 2 || chain[0].Name() != "ServiceAccount" {
+		t.Errorf("got %v, %v", chain, err)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // priority turns the name of a priority class into a number, and keeps the
 // default class single.
 func priority(d deps) *plugin {
-	return &plugin{name: "Priority", ops: ops(admission.Create, admission.Update), admit: d.priorityAdmit, validate: d.priorityValidate}
+	return &plugin{ops: ops(admission.Create, admission.Update), admit: d.priorityAdmit, validate: d.priorityValidate}
 }
 
 func (d deps) priorityAdmit(ctx context.Context, a *admission.Attributes) error {
@@ -105,19 +105,23 @@ func (d deps) priorityValidate(ctx context.Context, a *admission.Attributes) err
 	return nil
 }
 
-// defaultTolerationSeconds lets pods stay five minutes on a node that is lost.
-func defaultTolerationSeconds() *plugin {
-	return &plugin{name: "DefaultTolerationSeconds", ops: ops(admission.Create, admission.Update), admit: func(_ context.Context, a *admission.Attributes) error {
+// defaultTolerationSeconds lets pods stay a while on a node that is lost.
+func defaultTolerationSeconds(notReady, unreachable *int64) *plugin {
+	return &plugin{ops: ops(admission.Create, admission.Update), admit: func(_ context.Context, a *admission.Attributes) error {
 		pod, ok := newPod(a)
 		if !ok {
 			return nil
 		}
-		for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		for _, lost := range []struct {
+			key     string
+			seconds *int64
+		}{{corev1.TaintNodeNotReady, notReady}, {corev1.TaintNodeUnreachable, unreachable}} {
+			key := lost.key
 			if !slices.ContainsFunc(pod.Spec.Tolerations, func(t corev1.Toleration) bool {
 				return (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "")
 			}) {
 				pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-					Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: new(int64(300)),
+					Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: new(*lost.seconds),
 				})
 			}
 		}
@@ -128,7 +132,7 @@ func defaultTolerationSeconds() *plugin {
 // taintNodesByCondition keeps pods off a new node until it says that it is
 // ready.
 func taintNodesByCondition() *plugin {
-	return &plugin{name: "TaintNodesByCondition", ops: ops(admission.Create), admit: func(_ context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), admit: func(_ context.Context, a *admission.Attributes) error {
 		node, ok := a.Object.(*corev1.Node)
 		if !ok || !is(a, nodesResource, "") {
 			return nil
@@ -144,7 +148,7 @@ func taintNodesByCondition() *plugin {
 // runtimeClass adds what a pod's runtime class says about overhead and
 // scheduling.
 func runtimeClass(d deps) *plugin {
-	return &plugin{name: "RuntimeClass", ops: ops(admission.Create), admit: d.runtimeClassAdmit, validate: d.runtimeClassValidate}
+	return &plugin{ops: ops(admission.Create), admit: d.runtimeClassAdmit, validate: d.runtimeClassValidate}
 }
 
 func (d deps) runtimeClassAdmit(ctx context.Context, a *admission.Attributes) error {
@@ -206,7 +210,7 @@ func (d deps) runtimeClassValidate(ctx context.Context, a *admission.Attributes)
 // podTopologyLabels copies the zone and region of the node to a pod that is
 // being bound to it.
 func podTopologyLabels(d deps) *plugin {
-	return &plugin{name: "PodTopologyLabels", ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
 		b, ok := a.Object.(*corev1.Binding)
 		if !ok || a.Resource.Group != "" || b.Target.Kind != "Node" && b.Target.Kind != "" {
 			return nil

@@ -15,8 +15,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	psaconfig "k8s.io/pod-security-admission/admission/api"
+	"k8s.io/pod-security-admission/admission/api/load"
+	"k8s.io/pod-security-admission/admission/api/validation"
 	psa "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
+	"sigs.k8s.io/yaml"
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/client"
@@ -24,22 +28,53 @@ import (
 
 // podSecurity holds pods to the Pod Security Standards that their namespace's
 // labels name.
-func podSecurity(d deps) *plugin {
-	s := &security{deps: d, evaluator: sync.OnceValues(func() (policy.Evaluator, error) {
+func podSecurity(c *Config, d deps) (*plugin, error) {
+	data := c.Configs["PodSecurity"] // empty: upstream's defaults
+	if len(data) > 0 {
+		var err error
+		if data, err = yaml.YAMLToJSON(data); err != nil {
+			return nil, badConfig("PodSecurity", err)
+		}
+	}
+	conf, err := load.LoadFromData(data)
+	if err != nil {
+		return nil, badConfig("PodSecurity", err)
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("failed to initialize admission plugin %q: PodSecurity configuration error: %w", "PodSecurity", err)
+	}
+	defaults, err := psaconfig.ToPolicy(conf.Defaults)
+	if err != nil {
+		return nil, fail(err)
+	}
+	if err := validation.ValidatePodSecurityConfiguration(conf).ToAggregate(); err != nil {
+		return nil, fail(err)
+	}
+	s := &security{deps: d, defaults: defaults, exempt: conf.Exemptions, evaluator: sync.OnceValues(func() (policy.Evaluator, error) {
 		v := psa.MajorMinorVersion(1, 36)
 		return policy.NewEvaluator(policy.DefaultChecks(), &v)
 	})}
-	return &plugin{name: "PodSecurity", ops: ops(admission.Create, admission.Update), validate: s.validate}
+	return &plugin{ops: ops(admission.Create, admission.Update), validate: s.validate}, nil
 }
 
 type security struct {
 	deps
+	defaults  psa.Policy
+	exempt    psaconfig.PodSecurityExemptions
 	evaluator func() (policy.Evaluator, error)
 }
 
-func privileged() psa.Policy {
-	lv := psa.LevelVersion{Level: psa.LevelPrivileged, Version: psa.LatestVersion()}
-	return psa.Policy{Enforce: lv, Audit: lv, Warn: lv}
+// exemption says why a pod is not judged; "" if it is.
+func (s *security) exemption(a *admission.Attributes, spec *corev1.PodSpec) string {
+	switch {
+	case slices.Contains(s.exempt.Namespaces, a.Namespace):
+		return "namespace"
+	case slices.Contains(s.exempt.Usernames, a.User.Name):
+		return "user"
+	case spec != nil && spec.RuntimeClassName != nil && slices.Contains(s.exempt.RuntimeClasses, *spec.RuntimeClassName):
+		return "runtimeClass"
+	}
+	return ""
 }
 
 func (s *security) validate(ctx context.Context, a *admission.Attributes) error {
@@ -105,11 +140,15 @@ func significant(pod, old *corev1.Pod) bool {
 // pod judges a pod, or (enforce unset) the template of a workload, which is
 // only warned about, since its pods are judged themselves.
 func (s *security) pod(ctx context.Context, a *admission.Attributes, meta *metav1.ObjectMeta, spec *corev1.PodSpec, enforce bool) error {
+	if why := s.exemption(a, spec); why != "" {
+		a.Annotate(psa.AuditAnnotationPrefix+psa.ExemptionReasonAnnotationKey, why)
+		return nil
+	}
 	ns, err := get(ctx, client.Namespaces.In(s.door, ""), a.Namespace)
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("failed to lookup namespace %q: %w", a.Namespace, err))
 	}
-	p, labelErrs := psa.PolicyToEvaluate(ns.Labels, privileged())
+	p, labelErrs := psa.PolicyToEvaluate(ns.Labels, s.defaults)
 	if len(labelErrs) == 0 && p.FullyPrivileged() {
 		if enforce {
 			a.Annotate(psa.AuditAnnotationPrefix+psa.EnforcedPolicyAnnotationKey, p.Enforce.String())
@@ -151,7 +190,7 @@ func (s *security) namespace(ctx context.Context, a *admission.Attributes, ns *c
 	if a.Subresource != "" {
 		return nil
 	}
-	now, errs := psa.PolicyToEvaluate(ns.Labels, privileged())
+	now, errs := psa.PolicyToEvaluate(ns.Labels, s.defaults)
 	old, isUpdate := a.Old.(*corev1.Namespace)
 	if !isUpdate || a.Operation == admission.Create {
 		if len(errs) > 0 {
@@ -159,7 +198,7 @@ func (s *security) namespace(ctx context.Context, a *admission.Attributes, ns *c
 		}
 		return nil
 	}
-	was, oldErrs := psa.PolicyToEvaluate(old.Labels, privileged())
+	was, oldErrs := psa.PolicyToEvaluate(old.Labels, s.defaults)
 	if len(errs) > 0 {
 		if len(oldErrs) > 0 { // was wrong before: other labels may still change
 			return nil
@@ -170,6 +209,9 @@ func (s *security) namespace(ctx context.Context, a *admission.Attributes, ns *c
 		return nil
 	}
 	if now.Enforce.Version == was.Enforce.Version && psa.CompareLevels(now.Enforce.Level, was.Enforce.Level) < 1 {
+		return nil
+	}
+	if slices.Contains(s.exempt.Namespaces, ns.Name) {
 		return nil
 	}
 	s.warnOfPods(ctx, a, ns.Name, now.Enforce)

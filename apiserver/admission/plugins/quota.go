@@ -20,11 +20,18 @@ const quotaTries = 10
 // resourceQuota charges what a write adds to the quotas of its namespace, and
 // refuses what they do not leave room for. What is charged for a write that
 // then fails is given back by the quota controller.
-func resourceQuota(d deps) *plugin {
+func resourceQuota(c *Config, d deps) (*plugin, error) {
+	var conf quotaConfig
+	if _, err := c.config("ResourceQuota", quotaKinds, &conf); err != nil {
+		return nil, err
+	}
+	if err := conf.check(); err != nil {
+		return nil, badConfig("ResourceQuota", err)
+	}
 	// Writers of one namespace queue here instead of racing for its quotas.
 	var locks [64]sync.Mutex
 	seed := maphash.MakeSeed()
-	return &plugin{name: "ResourceQuota", ops: ops(admission.Create, admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create, admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
 		if a.Namespace == "" || !charged(a) {
 			return nil
 		}
@@ -33,7 +40,7 @@ func resourceQuota(d deps) *plugin {
 		if err != nil {
 			return forbidden(a, err)
 		}
-		if len(all) == 0 {
+		if len(all) == 0 && len(conf.LimitedResources) == 0 {
 			return nil
 		}
 		gr := a.Resource.GroupResource()
@@ -41,6 +48,9 @@ func resourceQuota(d deps) *plugin {
 		more := whole
 		if a.Old != nil {
 			more = quota.Subtract(whole, quota.Usage(gr, a.Old, d.now()))
+		}
+		if err := conf.covered(a, all, delta); err != nil {
+			return err
 		}
 		lock := &locks[maphash.String(seed, a.Namespace)%uint64(len(locks))]
 		lock.Lock()
@@ -55,7 +65,7 @@ func resourceQuota(d deps) *plugin {
 			}
 		}
 		return nil
-	}}
+	}}, nil
 }
 
 // charged says that a write may use up quota: every object that is made, and

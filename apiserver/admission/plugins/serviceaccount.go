@@ -28,7 +28,7 @@ const (
 // serviceAccount gives every pod an account, the account's pull secrets and
 // its token.
 func serviceAccount(d deps) *plugin {
-	return &plugin{name: "ServiceAccount", ops: ops(admission.Create), admit: d.accountAdmit, validate: d.accountValidate}
+	return &plugin{ops: ops(admission.Create), admit: d.accountAdmit, validate: d.accountValidate}
 }
 
 func isMirror(p *corev1.Pod) bool {

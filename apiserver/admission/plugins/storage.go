@@ -23,7 +23,7 @@ func newest[T client.Object](a, b T) int {
 
 // defaultStorageClass gives claims that name no class the default one.
 func defaultStorageClass(d deps) *plugin {
-	return &plugin{name: "DefaultStorageClass", ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
 		pvc, ok := a.Object.(*corev1.PersistentVolumeClaim)
 		if !ok || a.Subresource != "" || pvc.Spec.StorageClassName != nil {
 			return nil
@@ -48,7 +48,7 @@ func defaultStorageClass(d deps) *plugin {
 
 // defaultIngressClass gives ingresses that name no class the default one.
 func defaultIngressClass(d deps) *plugin {
-	return &plugin{name: "DefaultIngressClass", ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
 		ing, ok := a.Object.(*networkingv1.Ingress)
 		if !ok || a.Subresource != "" || ing.Spec.IngressClassName != nil {
 			return nil
@@ -73,7 +73,7 @@ func defaultIngressClass(d deps) *plugin {
 // storageObjectInUseProtection keeps claims, volumes and volume attributes
 // classes from vanishing while they are in use.
 func storageObjectInUseProtection() *plugin {
-	return &plugin{name: "StorageObjectInUseProtection", ops: ops(admission.Create), admit: func(_ context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Create), admit: func(_ context.Context, a *admission.Attributes) error {
 		if a.Subresource != "" {
 			return nil
 		}
@@ -99,7 +99,7 @@ func storageObjectInUseProtection() *plugin {
 // persistentVolumeClaimResize lets only those claims grow whose class says
 // that it can.
 func persistentVolumeClaimResize(d deps) *plugin {
-	return &plugin{name: "PersistentVolumeClaimResize", ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
+	return &plugin{ops: ops(admission.Update), validate: func(ctx context.Context, a *admission.Attributes) error {
 		pvc, ok := a.Object.(*corev1.PersistentVolumeClaim)
 		old, ok2 := a.Old.(*corev1.PersistentVolumeClaim)
 		if !ok || !ok2 || a.Subresource != "" {
