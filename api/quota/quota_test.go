@@ -114,8 +114,8 @@ func TestScopes(t *testing.T) {
 
 func TestCharge(t *testing.T) {
 	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}}
-	q.Spec.Hard = list("pods", "2", "requests.cpu", "1", "secrets", "5")
-	q.Status = corev1.ResourceQuotaStatus{Hard: list("pods", "2", "requests.cpu", "1"), Used: list("pods", "2", "requests.cpu", "300m")}
+	q.Spec.Hard = list("pods", "2", "requests.cpu", "1", "secrets", "5", "configmaps", "1")
+	q.Status = corev1.ResourceQuotaStatus{Hard: list("pods", "2", "requests.cpu", "1", "secrets", "5"), Used: list("pods", "2", "requests.cpu", "300m")}
 	for name, c := range map[string]struct {
 		delta      corev1.ResourceList
 		used, fail string
@@ -124,7 +124,8 @@ func TestCharge(t *testing.T) {
 		"fits":          {list("requests.cpu", "700m"), "pods=2,requests.cpu=1", ""},
 		"shrinks":       {list("pods", "-1"), "", ""},
 		"not limited":   {list("services", "1"), "", ""},
-		"not known yet": {list("secrets", "1"), "", "status unknown for quota: q, resources: secrets"},
+		"not counted":   {list("secrets", "1"), "", "status unknown for quota: q, resources: secrets"},
+		"not known yet": {list("configmaps", "1"), "", ""},
 	} {
 		used, err := Charge(q, c.delta)
 		if got := Text(used); got != c.used || (err == nil) != (c.fail == "") || err != nil && err.Error() != c.fail {

@@ -154,9 +154,10 @@ func Text(list corev1.ResourceList) string {
 }
 
 // Charge is what a quota's usage becomes when delta is added, or why it may
-// not be. Only what grows is checked; a nil list is no change.
+// not be. Only what grows is checked; a nil list is no change. What the quota's
+// controller has not taken into the status yet does not count.
 func Charge(q *corev1.ResourceQuota, delta corev1.ResourceList) (corev1.ResourceList, error) {
-	delta = Mask(delta, q.Spec.Hard)
+	delta = Mask(delta, q.Status.Hard)
 	grows := corev1.ResourceList{}
 	for name, d := range delta {
 		if d.Sign() > 0 {
@@ -168,7 +169,7 @@ func Charge(q *corev1.ResourceQuota, delta corev1.ResourceList) (corev1.Resource
 	}
 	var unknown []string
 	for _, name := range sets.List(sets.KeySet(grows)) {
-		if _, ok := q.Status.Hard[name]; !ok {
+		if _, ok := q.Status.Used[name]; !ok {
 			unknown = append(unknown, string(name))
 		}
 	}

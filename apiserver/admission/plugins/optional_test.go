@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -197,11 +198,11 @@ func TestEventRateLimit(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := chain[0].Validate(t.Context(), event()); err != nil {
+		if err := chain[1].Validate(t.Context(), event()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	err = chain[0].Validate(t.Context(), event())
+	err = chain[1].Validate(t.Context(), event())
 	if !apierrors.IsTooManyRequests(err) || err.Error() != "Too many requests: [limit reached on type Namespace for key ns, limit reached on type User for key u]" {
 		t.Errorf("got %v", err)
 	}
@@ -248,6 +249,21 @@ func TestExemptions(t *testing.T) {
 		check(t, want, b.run(a), "")
 		if b.notes["pod-security.kubernetes.io/exempt"] != want {
 			t.Errorf("%s: noted %v", want, b.notes)
+		}
+	}
+}
+
+// TestAdminAccess: claims of devices that others use need a namespace for it.
+func TestAdminAccess(t *testing.T) {
+	b := newBench()
+	doortest.Put(&b.door, client.Namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "admins", Labels: map[string]string{"resource.kubernetes.io/admin-access": "true"}}})
+	for ns, want := range map[string]string{
+		"admins": "",
+		"ns":     "spec.devices.requests[0].adminAccess: Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace",
+	} {
+		claim := resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{AdminAccess: new(true)}}}}}
+		for _, o := range []runtime.Object{&resourcev1.ResourceClaim{Spec: claim}, &resourcev1.ResourceClaimTemplate{Spec: resourcev1.ResourceClaimTemplateSpec{Spec: claim}}} {
+			check(t, ns, b.run(&admission.Attributes{Operation: admission.Create, Namespace: ns, Name: "c", Object: o}, "ResourceClaimAdminAccess"), want)
 		}
 	}
 }

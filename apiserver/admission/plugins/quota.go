@@ -96,7 +96,7 @@ func selectors(q *corev1.ResourceQuota) int {
 
 // charge adds delta to one quota.
 func (d deps) charge(ctx context.Context, a *admission.Attributes, quotas client.Resource[*corev1.ResourceQuota], q *corev1.ResourceQuota, delta corev1.ResourceList) error {
-	if len(quota.Mask(delta, q.Spec.Hard)) == 0 || !quota.Matches(q, a.Object) {
+	if len(quota.Mask(delta, q.Status.Hard)) == 0 || !quota.Matches(q, a.Object) {
 		return nil
 	}
 	if pod, ok := a.Object.(*corev1.Pod); ok && a.Operation == admission.Create {

@@ -46,8 +46,11 @@ func newPod(a *admission.Attributes) (*corev1.Pod, bool) {
 
 func (d deps) accountAdmit(ctx context.Context, a *admission.Attributes) error {
 	pod, ok := newPod(a)
-	if !ok || isMirror(pod) {
+	if !ok {
 		return nil
+	}
+	if isMirror(pod) {
+		return d.accountValidate(ctx, a) // before anybody else has an opinion
 	}
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"
@@ -224,9 +227,9 @@ func onlyOwnSecrets(a *admission.Attributes, sa *corev1.ServiceAccount, pod *cor
 			}
 		}
 	}
-	for _, s := range pod.Spec.ImagePullSecrets {
+	for i, s := range pod.Spec.ImagePullSecrets {
 		if !slices.Contains(sa.ImagePullSecrets, s) {
-			return forbid(a, fmt.Sprintf("imagePullSecrets[].name=%q is not allowed because service account %s does not reference that imagePullSecret", s.Name, sa.Name))
+			return forbid(a, fmt.Sprintf("imagePullSecrets[%d].name=%q is not allowed because service account %s does not reference that imagePullSecret", i, s.Name, sa.Name))
 		}
 	}
 	return nil
