@@ -64,7 +64,11 @@ func whole(b *testing.B) *world {
 		b.Fatal(err)
 	}
 	late.Interface = w.srv.Door()
-	w.srv.SetAdmission(plugins.Default(plugins.Config{Door: w.srv.Inside(user), Authz: rules{}, Log: log, Now: time.Now}))
+	chain, err := plugins.New(plugins.Config{Door: w.srv.Inside(user), Authz: rules{}, Log: log, Now: time.Now})
+	if err != nil {
+		b.Fatal(err)
+	}
+	w.srv.SetAdmission(chain)
 	w.local = client.As(w.srv.Door(), client.ServiceAccountUser("kube-system", "replicaset-controller"))
 	must := func(err error) {
 		if err != nil {

@@ -150,7 +150,9 @@ func New(t *testing.T, seed uint64) *World {
 	w.Must(err)
 	late.Interface = w.server.Door()
 	// Service accounts are another story; pods here have none.
-	w.server.SetAdmission(plugins.Default(plugins.Config{Door: w.Root, Log: w.Log, Disable: []string{"ServiceAccount"}}))
+	chain, err := plugins.New(plugins.Config{Door: w.Root, Log: w.Log, Select: plugins.Selection{Disable: []string{"ServiceAccount"}}})
+	w.Must(err)
+	w.server.SetAdmission(chain)
 	w.AddNamespace(Namespace)
 	return w
 }
