@@ -49,7 +49,7 @@ func resourceQuota(c *Config, d deps) (*plugin, error) {
 		if a.Old != nil {
 			more = quota.Subtract(whole, quota.Usage(gr, a.Old, d.now()))
 		}
-		if err := conf.covered(a, all, delta); err != nil {
+		if err := conf.covered(a, all, more); err != nil {
 			return err
 		}
 		lock := &locks[maphash.String(seed, a.Namespace)%uint64(len(locks))]
