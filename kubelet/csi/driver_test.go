@@ -267,7 +267,7 @@ func newNode(t *testing.T, can ...csiapi.NodeServiceCapability_RPC_Type) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{dir: dir, events: events.NewFakeRecorder(100), asked: make(chan struct{}, 10), driver: &fake{socket: filepath.Join(sockets, "s"), can: can}, door: &door{objects: map[string]client.Object{}}}
+	n := &node{dir: dir, events: events.NewFakeRecorder(100), driver: &fake{socket: filepath.Join(sockets, "s"), can: can}, door: &door{objects: map[string]client.Object{}}}
 	n.door.put("nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid"}})
 	n.driver.start(t)
 	t.Cleanup(func() { n.driver.stop(); os.RemoveAll(sockets) })
@@ -286,6 +286,8 @@ func (n *node) Unmount(ctx context.Context, uid types.UID) error {
 func (n *node) restart(t *testing.T) {
 	t.Helper()
 	pods := filepath.Join(n.dir, "pods")
+	asked := make(chan struct{}, 10)
+	n.asked = asked // earlier lives may still be told of things
 	var m *Manager
 	m = New(Config{
 		Client: n.door, NodeName: "n1", PluginDir: n.dir, PodsDir: pods,
@@ -293,7 +295,7 @@ func (n *node) restart(t *testing.T) {
 		Token: func(_ context.Context, _ *corev1.Pod, audience string, _ *int64) (string, time.Time, error) {
 			return "token for " + audience, time.Unix(1000, 0), nil
 		},
-		Changed: func() {}, InUseChanged: func() { n.asked <- struct{}{}; go m.Reported(m.InUse()) },
+		Changed: func() {}, InUseChanged: func() { asked <- struct{}{}; go m.Reported(m.InUse()) },
 		Events: func() client.Recorder { return n.events }, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
 	})
 	ctx, cancel := context.WithCancel(t.Context())
