@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,12 +28,23 @@ import (
 // script answers checks in order, the last one for ever: "+" passes, "-" does
 // not, "!" is an error.
 type script struct {
-	begun   time.Time
+	begun time.Time
+
+	mu      sync.Mutex
 	answers map[*corev1.Probe]string
 	log     []string
 }
 
+// told returns when there were checks.
+func (s *script) told() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.log)
+}
+
 func (s *script) Check(_ context.Context, t *Target, p *corev1.Probe) (bool, string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	a := s.answers[p]
 	if len(a) > 1 {
 		s.answers[p] = a[1:]
@@ -56,7 +69,7 @@ func TestThresholds(t *testing.T) {
 		run     time.Duration
 		want    Outcome
 		times   string // of the checks
-		said    int
+		said    int64
 	}{
 		{"ready", Readiness, probe(corev1.Probe{}), "+", 25 * time.Second, Success, "0s 10s 20s", 0},
 		{"delayed", Readiness, probe(corev1.Probe{InitialDelaySeconds: 5}), "+", 4 * time.Second, Unknown, "", 0},
@@ -75,10 +88,10 @@ func TestThresholds(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &script{begun: time.Now(), answers: map[*corev1.Probe]string{c.probe: c.answers}}
-				said, changed := 0, 0
+				var said atomic.Int64
 				m := NewManager(Config{
 					Checker: s, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
-					Changed: func(*Target) { changed++ }, Unhealthy: func(*Target, string) { said++ },
+					Changed: func(*Target) {}, Unhealthy: func(*Target, string) { said.Add(1) },
 				})
 				ctr := &corev1.Container{Name: "c"}
 				switch c.kind {
@@ -94,13 +107,13 @@ func TestThresholds(t *testing.T) {
 				synctest.Wait()
 				r := m.Result("id")
 				got := map[Kind]Outcome{Startup: r.Startup, Liveness: r.Live, Readiness: r.Ready}[c.kind]
-				if times := strings.Join(s.log, " "); got != c.want || times != c.times || said != c.said {
-					t.Errorf("outcome %v at %s with %d events, want %v at %s with %d", got, times, said, c.want, c.times, c.said)
+				if times := strings.Join(s.told(), " "); got != c.want || times != c.times || said.Load() != c.said {
+					t.Errorf("outcome %v at %s with %d events, want %v at %s with %d", got, times, said.Load(), c.want, c.times, c.said)
 				}
 				m.Remove("id")
-				n := len(s.log)
+				n := len(s.told())
 				time.Sleep(time.Hour)
-				if len(s.log) != n || m.Len() != 0 {
+				if len(s.told()) != n || m.Len() != 0 {
 					t.Error("it went on after Remove")
 				}
 			})
@@ -127,10 +140,12 @@ func TestOrder(t *testing.T) {
 			t.Errorf("after the start: %+v", r)
 		}
 		m.StopHealth("id")
+		s.mu.Lock()
 		s.log, s.answers[c.LivenessProbe] = nil, "-"
+		s.mu.Unlock()
 		time.Sleep(5 * time.Second)
-		if r := m.Result("id"); r.Live != Success || len(s.log) != 5 {
-			t.Errorf("stopping: %+v after %d checks", r, len(s.log))
+		if r := m.Result("id"); r.Live != Success || len(s.told()) != 5 {
+			t.Errorf("stopping: %+v after %d checks", r, len(s.told()))
 		}
 		m.Remove("id")
 		// After a restart of the kubelet a serving container stays ready.

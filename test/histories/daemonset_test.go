@@ -29,6 +29,40 @@ type daemons struct {
 	mu                 sync.Mutex
 	// excused are nodes on which others have disturbed something, until then.
 	excused map[string]time.Time
+	// serving are pods that are ready, since when; surged are those that were
+	// made beside one of them. Both by name.
+	serving map[string]time.Time
+	surged  map[string]bool
+}
+
+// known is how long the controller may take to learn that a pod is ready.
+const known = 20 * time.Second
+
+// note follows which pods serve, and which are made beside one that served as
+// far as anybody could know: only these count as surge, since a pod that
+// serves nobody is replaced at once and may come to serve after that.
+func (d *daemons) note(c world.Change) {
+	now, _ := c.New.(*corev1.Pod)
+	old, _ := c.Old.(*corev1.Pod)
+	switch {
+	case now == nil:
+		delete(d.serving, old.Name)
+		delete(d.surged, old.Name)
+		return
+	case !pods.Ready(now):
+		delete(d.serving, now.Name)
+	case d.serving[now.Name].IsZero():
+		d.serving[now.Name] = time.Now()
+	}
+	if old != nil {
+		return
+	}
+	for _, p := range world.InJudge[*corev1.Pod](d.w, "pods") {
+		since := d.serving[p.Name]
+		if p.Name != now.Name && target(p) == target(now) && p.DeletionTimestamp == nil && !since.IsZero() && time.Since(since) > known {
+			d.surged[now.Name] = true
+		}
+	}
 }
 
 func (d *daemons) excuse(node string) {
@@ -48,7 +82,8 @@ func (d *daemons) judge(c world.Change) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	there, active, ready := map[string]int{}, map[string]int{}, map[string]int{}
+	d.note(c)
+	there, active, ready, surged := map[string]int{}, map[string]int{}, map[string]int{}, map[string]bool{}
 	for _, p := range world.InJudge[*corev1.Pod](d.w, "pods") {
 		if pods.Finished(p) {
 			continue
@@ -56,10 +91,15 @@ func (d *daemons) judge(c world.Change) {
 		there[target(p)]++
 		if p.DeletionTimestamp == nil {
 			active[target(p)]++
+			surged[target(p)] = surged[target(p)] || d.surged[p.Name]
 			if pods.Ready(p) {
 				ready[target(p)]++
 			}
 		}
+	}
+	alive := map[string]bool{} // the pods of a node that is gone serve nobody
+	for _, n := range world.InJudge[*corev1.Node](d.w, "minions") {
+		alive[n.Name] = time.Now().After(d.excused[n.Name])
 	}
 	extra := 0
 	for node, n := range there {
@@ -69,7 +109,7 @@ func (d *daemons) judge(c world.Change) {
 			d.w.Failf("%d pods on %s", n, node)
 		case active[node] > 2:
 			d.w.Failf("%d pods on %s", active[node], node)
-		case active[node] == 2 && ready[node] > 0:
+		case active[node] == 2 && ready[node] > 0 && surged[node] && alive[node]:
 			extra++
 		}
 	}
@@ -99,7 +139,7 @@ func (d *daemons) judge(c world.Change) {
 func TestDaemonSetBounds(t *testing.T) {
 	world.Histories(t, 15, func(w *world.World) {
 		rnd := rand.New(rand.NewPCG(w.Seed, 1))
-		d := &daemons{w: w, excused: map[string]time.Time{}}
+		d := &daemons{w: w, excused: map[string]time.Time{}, serving: map[string]time.Time{}, surged: map[string]bool{}}
 		if rnd.IntN(2) == 0 {
 			d.surge = 1 + rnd.IntN(2)
 		} else {
