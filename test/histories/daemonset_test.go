@@ -83,7 +83,7 @@ func (d *daemons) judge(c world.Change) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.note(c)
-	there, active, ready, surged := map[string]int{}, map[string]int{}, map[string]int{}, map[string]bool{}
+	there, active, ready, newest := map[string]int{}, map[string]int{}, map[string]int{}, map[string]*corev1.Pod{}
 	for _, p := range world.InJudge[*corev1.Pod](d.w, "pods") {
 		if pods.Finished(p) {
 			continue
@@ -91,7 +91,9 @@ func (d *daemons) judge(c world.Change) {
 		there[target(p)]++
 		if p.DeletionTimestamp == nil {
 			active[target(p)]++
-			surged[target(p)] = surged[target(p)] || d.surged[p.Name]
+			if n := newest[target(p)]; n == nil || n.CreationTimestamp.Before(&p.CreationTimestamp) {
+				newest[target(p)] = p
+			}
 			if pods.Ready(p) {
 				ready[target(p)]++
 			}
@@ -109,7 +111,7 @@ func (d *daemons) judge(c world.Change) {
 			d.w.Failf("%d pods on %s", n, node)
 		case active[node] > 2:
 			d.w.Failf("%d pods on %s", active[node], node)
-		case active[node] == 2 && ready[node] > 0 && surged[node] && alive[node]:
+		case active[node] == 2 && ready[node] > 0 && d.surged[newest[node].Name] && alive[node]:
 			extra++
 		}
 	}
@@ -120,6 +122,9 @@ func (d *daemons) judge(c world.Change) {
 	now, _ := c.New.(*corev1.Pod)
 	if old == nil || now == nil || old.DeletionTimestamp != nil || now.DeletionTimestamp == nil || !pods.Ready(old) || ready[target(old)] > 0 || !strings.HasSuffix(c.Actor, ":daemon-set-controller") {
 		return
+	}
+	if time.Since(d.serving[old.Name]) <= known {
+		return // it was believed to serve nobody
 	}
 	gone := 0
 	for _, n := range world.InJudge[*corev1.Node](d.w, "minions") {
