@@ -54,6 +54,30 @@ func (n *node) blocks(dep *node) bool {
 	return false
 }
 
+// awaits says that n's foreground deletion waits for other's, directly or by
+// way of others that are being deleted so, or that n is other: who owns itself
+// in a circle is not to wait for itself.
+func (n *node) awaits(other *node) bool {
+	seen := map[*node]bool{}
+	var reach func(at *node) bool
+	reach = func(at *node) bool {
+		if at == other {
+			return true
+		}
+		if seen[at] || !at.foreground() {
+			return false
+		}
+		seen[at] = true
+		for _, d := range at.dependents {
+			if at.blocks(d) && reach(d) {
+				return true
+			}
+		}
+		return false
+	}
+	return reach(n)
+}
+
 // graph is who owns whom, as the informers have told so far. Methods return
 // the UIDs whose situation may have changed; it is safe for concurrent use.
 type graph struct {
@@ -203,7 +227,7 @@ func (g *graph) look(uid types.UID, kind func(metav1.OwnerReference) (schema.Gro
 	s := situation{node: *n}
 	s.node.dependents = nil
 	for _, d := range n.dependents {
-		dep := dependent{node: *d, blocks: n.blocks(d)}
+		dep := dependent{node: *d, blocks: n.blocks(d) && !d.awaits(n)}
 		dep.dependents = nil
 		s.dependents = append(s.dependents, dep)
 	}

@@ -47,6 +47,10 @@ func TestDecide(t *testing.T) {
 		{"on its way", []*corev1.ConfigMap{obj("a", []string{"x"}, true, "o")}, map[string]presence{"o": absent}, nothing, ""},
 		{"orphaning", []*corev1.ConfigMap{obj("a", orphaned, true), obj("d", nil, false, "a")}, nil, orphan, ""},
 		{"waits for a dependent", []*corev1.ConfigMap{obj("a", foreground, true), obj("d", nil, false, "a")}, nil, nothing, ""},
+		{"owns itself", []*corev1.ConfigMap{obj("a", foreground, true, "a")}, nil, keepFinalizers, ""},
+		{"a circle in which all wait", []*corev1.ConfigMap{obj("a", foreground, true, "b"), obj("b", foreground, true, "c"), obj("c", foreground, true, "a")}, nil, keepFinalizers, ""},
+		{"a circle with one that is not deleted yet", []*corev1.ConfigMap{obj("a", foreground, true, "b"), obj("b", foreground, true, "c"), obj("c", nil, false, "a")}, nil, nothing, ""},
+		{"a circle and a dependent beside it", []*corev1.ConfigMap{obj("a", foreground, true, "b"), obj("b", foreground, true, "a"), obj("d", nil, false, "a")}, nil, nothing, ""},
 		{"waits no longer", []*corev1.ConfigMap{obj("a", foreground, true)}, nil, keepFinalizers, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
