@@ -1,12 +1,17 @@
 package apiserver
 
 import (
+	"bufio"
+	"context"
+	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/apiserver/audit"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/discovery"
 	"github.com/coxswain/cox/apiserver/flow"
@@ -63,11 +68,7 @@ func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, user client.U
 	rec := s.beginPathAudit(a, f)
 	var turn flow.Turn
 	var err error
-	if a.Verb == string(client.Watch) || r.Header.Get("Upgrade") != "" {
-		ctx, cancel := s.untilAway(r.Context())
-		defer cancel()
-		r = r.WithContext(ctx)
-	} else if s.cfg.Flow != nil {
+	if a.Verb != string(client.Watch) && s.cfg.Flow != nil {
 		turn, err = s.cfg.Flow.Take(r.Context(), &flow.Attributes{
 			User: &user, Verb: a.Verb, Path: a.Path, Group: a.Group, Version: a.Version, Resource: a.Resource,
 			Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name,
@@ -87,12 +88,58 @@ func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, user client.U
 		s.fail(w, r, err)
 		return true
 	}
-	cw := &codeWriter{ResponseWriter: w, code: http.StatusOK}
+	s.passOn(w, r, a, user, f, &turn, serve, rec)
+	return true
+}
+
+// passOn has another server answer. A server that does not gets no longer than
+// this one would take itself, unless the request is for a stream: a watch, a
+// subresource that streams, or a connection that changes its protocol, which
+// also gives its turn back.
+func (s *Server) passOn(w http.ResponseWriter, r *http.Request, a *authz.Attributes, user client.User, f *front,
+	turn *flow.Turn, serve func(http.ResponseWriter, *http.Request, client.User), rec *audit.Record) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	pw := &passedWriter{codeWriter: codeWriter{ResponseWriter: w, code: http.StatusOK}}
+	stream := a.Verb == string(client.Watch)
+	switch a.Subresource {
+	case "attach", "exec", "log", "portforward", "proxy":
+		stream = true
+	}
+	if stream {
+		turn.Release()
+	} else {
+		limit := time.AfterFunc(s.cfg.RequestTimeout, func() { cancel(context.DeadlineExceeded) })
+		defer limit.Stop()
+		pw.upgraded = func() {
+			limit.Stop()
+			turn.Release()
+		}
+	}
+	if stream || r.Header.Get("Upgrade") != "" {
+		defer context.AfterFunc(s.away, func() { cancel(nil) })()
+	}
+	r = r.WithContext(ctx)
+	r.Header = r.Header.Clone()
+	r.Header.Set("Audit-Id", string(f.id)) // the other server's records are of the same request
 	s.open.Add(1)
 	defer s.open.Done()
-	serve(cw, r, user)
-	rec.End(int32(cw.code), nil)
-	return true
+	defer func() { rec.End(int32(pw.code), nil) }() // also if the answer breaks off
+	serve(pw, r, user)
+}
+
+// passedWriter tells when the connection changes its protocol.
+type passedWriter struct {
+	codeWriter
+	upgraded func() // may be nil
+}
+
+// Hijack hands over the connection.
+func (p *passedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if p.upgraded != nil {
+		p.upgraded()
+	}
+	return p.codeWriter.Hijack()
 }
 
 // withElsewhere adds what other servers serve to the groups of this one.

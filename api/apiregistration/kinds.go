@@ -86,7 +86,7 @@ func validate(s *apiregistrationv1.APIService) field.ErrorList {
 	if want := s.Spec.Version + "." + s.Spec.Group; s.Name != want {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
 	}
-	if g := s.Spec.Group; g == "" && s.Spec.Service != nil {
+	if g := s.Spec.Group; g == "" && (s.Spec.Version != "v1" || s.Spec.Service != nil) {
 		errs = append(errs, field.Required(path.Child("group"), "only v1 may have an empty group and it better be legacy kube"))
 	} else if g != "" {
 		for _, m := range validation.IsDNS1123Subdomain(g) {

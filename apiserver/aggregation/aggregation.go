@@ -10,11 +10,16 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net"
+	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
@@ -36,7 +41,10 @@ type Config struct {
 	Dial func(ctx context.Context, namespace, name string, port int32) (net.Conn, error)
 	// Identity is the certificate by which the other servers know this one.
 	Identity func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	Log      *slog.Logger
+	// Changed, where set, is called after Extra has changed, and must not call
+	// the aggregator.
+	Changed func()
+	Log     *slog.Logger
 }
 
 // APIServices is the kind that aggregation follows.
@@ -54,6 +62,8 @@ type Aggregator struct {
 	infs  *client.Informers
 	list  cache.SharedIndexInformer
 	wake  chan struct{}
+	dirty atomic.Bool // what a check looks at has changed
+	ready atomic.Bool // every APIService has been seen
 	state atomic.Pointer[map[schema.GroupVersion]*backend]
 
 	mu      sync.Mutex // of what follows
@@ -66,44 +76,65 @@ func New(c Config) *Aggregator {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if c.Changed == nil {
+		c.Changed = func() {}
+	}
 	a := &Aggregator{
 		cfg: c, infs: client.NewInformers(c.Door), wake: make(chan struct{}, 1), shown: map[schema.GroupVersion]discovery.Version{},
 	}
 	a.list = client.InformerFor(a.infs, APIServices).SharedIndexInformer
 	a.state.Store(&map[schema.GroupVersion]*backend{})
+	a.dirty.Store(true)
 	return a
 }
 
-// Extra lists the group versions that other servers are known to serve; the
+// Extra lists the group versions that other servers serve, those included
+// whose server does not answer: clients must not take them for gone. The
 // number changes whenever the list does.
 func (a *Aggregator) Extra() ([]discovery.Version, int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := make([]discovery.Version, 0, len(a.shown))
-	for _, v := range a.shown {
-		out = append(out, v)
-	}
-	return out, a.changes.Load()
+	return slices.Collect(maps.Values(a.shown)), a.changes.Load()
 }
+
+// Synced says that Extra knows every APIService.
+func (a *Aggregator) Synced() bool { return a.ready.Load() }
 
 // Changes is the number of Extra alone.
 func (a *Aggregator) Changes() int64 { return a.changes.Load() }
 
-func (a *Aggregator) show(gv schema.GroupVersion, list []metav1.APIResource) {
+// show tells what the server behind an APIService serves; nil is that it did
+// not say, so that what it served last is stale.
+func (a *Aggregator) show(gv schema.GroupVersion, b *backend, list []metav1.APIResource) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if list == nil {
-		if _, ok := a.shown[gv]; !ok {
-			return
-		}
-		delete(a.shown, gv)
-	} else {
-		if same(a.shown[gv].Resources, list) {
-			return
-		}
-		a.shown[gv] = discovery.Version{GV: gv, Resources: list}
+	if (*a.state.Load())[gv] != b {
+		return // gone or replaced meanwhile
 	}
+	v := discovery.Version{
+		GV: gv, Resources: list, Stale: list == nil,
+		Priority: discovery.Priority{Group: b.spec.GroupPriorityMinimum, Version: b.spec.VersionPriority},
+	}
+	old, ok := a.shown[gv]
+	if v.Stale {
+		v.Resources = old.Resources
+	}
+	if ok && reflect.DeepEqual(old, v) {
+		return
+	}
+	a.shown[gv] = v
 	a.changes.Add(1)
+	a.cfg.Changed()
+}
+
+func (a *Aggregator) hide(gv schema.GroupVersion) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.shown[gv]; ok {
+		delete(a.shown, gv)
+		a.changes.Add(1)
+		a.cfg.Changed()
+	}
 }
 
 // The times between checks of a Service that can answer and, at first, of one
@@ -113,51 +144,129 @@ const (
 	retryFirst = time.Second
 )
 
-// Run follows APIServices until ctx ends. Call it once.
+// Run follows APIServices until ctx ends. Call it once. Servers are checked
+// beside the loop: one that hangs delays no other APIService.
 func (a *Aggregator) Run(ctx context.Context) error {
-	wake := func(any) {
-		select {
-		case a.wake <- struct{}{}:
-		default:
-		}
+	if err := a.handle(a.list, a.changed); err != nil {
+		return err
 	}
-	events := cache.ResourceEventHandlerFuncs{AddFunc: wake, DeleteFunc: wake, UpdateFunc: func(_, o any) { wake(o) }}
-	for _, inf := range []cache.SharedIndexInformer{a.list, a.infs.Any(definitions)} {
-		if _, err := inf.AddEventHandler(events); err != nil {
-			return err
-		}
+	if err := a.handle(a.infs.Any(definitions), func(_, _ any) { a.stir() }); err != nil {
+		return err
 	}
 	a.infs.Start(ctx)
 	if !a.infs.WaitForSync(ctx) {
 		return ctx.Err()
 	}
-	var timer <-chan time.Time
-	retry := retryFirst
+	type result struct{ waiting, remote bool }
+	done := make(chan result, 1)
+	var again, due <-chan time.Time
+	checking, watching, retry := false, false, retryFirst
 	for {
 		a.follow()
-		settled, err := a.keepLocal(ctx)
-		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("the APIServices of this server are not all there", "error", err)
-			settled = false
+		if !a.ready.Swap(true) {
+			a.cfg.Changed()
 		}
-		waiting, remote := a.check(ctx)
-		timer = nil
-		switch {
-		case waiting || !settled:
-			timer = time.After(retry)
-			retry = min(2*retry, checkEvery)
-		case remote:
-			timer, retry = time.After(checkEvery), retryFirst
-		default:
-			retry = retryFirst
+		again = nil
+		if err := a.keepLocal(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("the APIServices of this server are not all there", "error", err)
+			again = time.After(checkEvery / 10)
+		}
+		if len(*a.state.Load()) > 0 && !watching {
+			watching = true
+			if err := a.watchServices(ctx); err != nil {
+				return err
+			}
+		}
+		if !checking && a.dirty.Swap(false) {
+			checking, due = true, nil
+			go func() {
+				waiting, remote := a.check(ctx)
+				done <- result{waiting, remote}
+			}()
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.wake:
-		case <-timer:
+		case <-again:
+		case <-due:
+			a.dirty.Store(true)
+		case r := <-done:
+			checking = false
+			switch {
+			case r.waiting:
+				due = time.After(retry)
+				retry = min(2*retry, checkEvery)
+			case r.remote:
+				due, retry = time.After(checkEvery), retryFirst
+			default:
+				retry = retryFirst
+			}
 		}
 	}
+}
+
+func (a *Aggregator) handle(inf cache.SharedIndexInformer, changed func(now, old any)) error {
+	_, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(o any) { changed(o, nil) },
+		UpdateFunc: func(old, o any) { changed(o, old) },
+		DeleteFunc: func(o any) { changed(nil, o) },
+	})
+	return err
+}
+
+// stir wakes the loop.
+func (a *Aggregator) stir() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// changed asks for a check if an APIService of another server is another than
+// before; that its condition was written is no reason for one.
+func (a *Aggregator) changed(now, old any) {
+	n, _ := now.(*apiregistrationv1.APIService)
+	o, _ := old.(*apiregistrationv1.APIService)
+	if n != nil && n.Spec.Service != nil && (o == nil || !reflect.DeepEqual(n.Spec, o.Spec)) {
+		a.dirty.Store(true)
+	}
+	a.stir()
+}
+
+// watchServices asks for a check when a Service that an APIService names, or
+// its endpoints, change. It costs nothing before there is such an APIService.
+func (a *Aggregator) watchServices(ctx context.Context) error {
+	concern := func(namespace, name string) {
+		for _, b := range *a.state.Load() {
+			if s := b.spec.Service; s.Namespace == namespace && s.Name == name {
+				a.dirty.Store(true)
+				a.stir()
+				return
+			}
+		}
+	}
+	each := func(now, old any) {
+		for _, o := range [...]any{now, old} {
+			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = gone.Obj
+			}
+			switch o := o.(type) {
+			case *corev1.Service:
+				concern(o.Namespace, o.Name)
+			case *discoveryv1.EndpointSlice:
+				concern(o.Namespace, o.Labels[discoveryv1.LabelServiceName])
+			}
+		}
+	}
+	if err := a.handle(client.InformerFor(a.infs, client.Services).SharedIndexInformer, each); err != nil {
+		return err
+	}
+	if err := a.handle(client.InformerFor(a.infs, client.EndpointSlices).SharedIndexInformer, each); err != nil {
+		return err
+	}
+	a.infs.Start(ctx)
+	return nil
 }
 
 // follow makes the backends of the APIServices as they are now.
@@ -177,12 +286,17 @@ func (a *Aggregator) follow() {
 		now[gv] = b
 	}
 	a.state.Store(&now)
+	for gv, b := range now {
+		if old[gv] != b {
+			a.show(gv, b, nil) // until it is asked
+		}
+	}
 	for gv, b := range old {
 		if now[gv] != b {
 			b.close()
 		}
 		if now[gv] == nil {
-			a.show(gv, nil)
+			a.hide(gv)
 		}
 	}
 }

@@ -1,11 +1,14 @@
 package aggregation
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +37,10 @@ func newBench(t *testing.T) *bench {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/apis/wardle.example.com/v1" {
 			_ = json.NewEncoder(w).Encode(metav1.APIResourceList{GroupVersion: "wardle.example.com/v1", APIResources: []metav1.APIResource{{Name: "flunders", Kind: "Flunder"}}})
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, "/openapi/") {
+			http.NotFound(w, r)
 			return
 		}
 		b.seen <- r
@@ -83,7 +90,7 @@ func (b *bench) step() {
 		_ = b.agg.list.GetStore().Add(s)
 	}
 	b.agg.follow()
-	if _, err := b.agg.keepLocal(ctx); err != nil {
+	if err := b.agg.keepLocal(ctx); err != nil {
 		b.t.Fatal(err)
 	}
 	b.agg.check(ctx)
@@ -132,7 +139,7 @@ func TestPassesOnWhatIsAvailable(t *testing.T) {
 		t.Fatalf("with endpoints: %s, %s", status, reason)
 	}
 	extra, now := b.agg.Extra()
-	if len(extra) != 1 || extra[0].Resources[0].Name != "flunders" || now == before {
+	if len(extra) != 1 || extra[0].Stale || extra[0].Resources[0].Name != "flunders" || now == before {
 		t.Errorf("discovery has %v", extra)
 	}
 	if w := b.call(); w.Code != http.StatusOK || w.Body.String() != "flunders" {
@@ -142,6 +149,94 @@ func TestPassesOnWhatIsAvailable(t *testing.T) {
 	if h.Get("X-Remote-User") != "ann" || len(h["X-Remote-Group"]) != 2 || h.Get("X-Remote-Extra-K%2fv") != "1" ||
 		h.Get("X-Remote-Extra-Scopes") != "" || h.Get("Authorization") != "" {
 		t.Errorf("headers %v", h)
+	}
+}
+
+// A custom group's APIService is the server's own; that of a built-in group
+// someone else may take over.
+func TestPutsLocalRight(t *testing.T) {
+	b := newBench(t)
+	table := b.agg.cfg.Kinds()
+	custom := *table[0]
+	custom.Views = []api.View{{GroupVersionKind: schema.GroupVersionKind{Group: "stable.example.com", Version: "v1", Kind: "CronTab"}}}
+	b.agg.cfg.Kinds = func() []*api.Kind { return append(table, &custom) }
+	take := func(gv schema.GroupVersion, mark string) {
+		doortest.Put(b.door, APIServices, &apiregistrationv1.APIService{
+			ObjectMeta: metav1.ObjectMeta{Name: gv.Version + "." + gv.Group, Labels: map[string]string{managed: mark}},
+			Spec: apiregistrationv1.APIServiceSpec{Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: 1, VersionPriority: 1,
+				Service: &apiregistrationv1.ServiceReference{Namespace: "ns", Name: "api"}},
+		})
+	}
+	take(schema.GroupVersion{Group: "stable.example.com", Version: "v1"}, "true")
+	take(schema.GroupVersion{Group: "metrics.k8s.io", Version: "v1beta1"}, "true")
+	b.step()
+	b.step()
+	get := func(name string) *apiregistrationv1.APIService {
+		s, err := APIServices.In(b.door, "").Get(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if s := get("v1.stable.example.com"); s.Spec.Service != nil || s.Spec.GroupPriorityMinimum != 1000 || !isLocal(s) {
+		t.Errorf("of a custom group: %+v", s)
+	}
+	if s := get("v1beta1.metrics.k8s.io"); s.Spec.Service == nil || isLocal(s) {
+		t.Errorf("of metrics.k8s.io: %+v", s)
+	}
+}
+
+func TestNamesTheUserAndNoOneElse(t *testing.T) {
+	h := http.Header{
+		"X-Remote-Group": {"system:masters"}, "x-remote-extra-y": {"z"}, "Impersonate-User": {"root"}, "Authorization": {"Bearer t"},
+		"Sec-Websocket-Protocol": {"v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.dG9rZW4", "v4.channel.k8s.io"},
+	}
+	setUser(h, client.User{Name: "ann", UID: "u", Groups: []string{"g"}, Extra: map[string][]string{"a.io/b:c=%": {"1", "2"}}})
+	want := http.Header{
+		"X-Remote-User": {"ann"}, "X-Remote-Uid": {"u"}, "X-Remote-Group": {"g"}, "X-Remote-Extra-A.io%2fb%3ac%3d%25": {"1", "2"},
+		"Sec-Websocket-Protocol": {"v5.channel.k8s.io,v4.channel.k8s.io"},
+	}
+	if !reflect.DeepEqual(h, want) {
+		t.Errorf("headers %v\nwant    %v", h, want)
+	}
+}
+
+func TestPartOf(t *testing.T) {
+	const op = `{"get":{"responses":{"200":{"description":"OK","schema":{"$ref":"#/definitions/com.example.Flunder"}}}}}`
+	doc := func(paths, definitions, more string) []byte {
+		return []byte(`{"swagger":"2.0","info":{"title":"t","version":"1"},"paths":{` + paths + `},"definitions":{` + definitions + `}` + more + `}`)
+	}
+	own := `"/apis/wardle.example.com/v1/flunders":` + op
+	flunder := `"com.example.Flunder":{"type":"object","properties":{"metadata":{"$ref":"#/definitions/io.k8s.Meta"}},
+		"x-kubernetes-group-version-kind":[{"group":"","kind":"Pod","version":"v1"},{"group":"wardle.example.com","kind":"Flunder","version":"v1"}]}`
+	meta := `"io.k8s.Meta":{"type":"object"}`
+	p, err := partOf(doc(own+`,"/api/v1/pods":`+op, flunder+","+meta+`,"unused":{"type":"object"}`, ""), wardle)
+	if err != nil || len(p.paths) != 1 || len(p.definitions) != 2 || bytes.Contains(p.definitions["com.example.Flunder"], []byte("Pod")) {
+		t.Fatalf("%s %v", p, err)
+	}
+	taken := map[string]bool{"com.example.Flunder": true, "io.k8s.Meta": true}
+	paths, definitions := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	p.addTo(paths, definitions, func(n string) bool { return taken[n] })
+	if len(definitions) != 1 || definitions["com.example.Flunder_v2"] == nil ||
+		!bytes.Contains(paths["/apis/wardle.example.com/v1/flunders"], []byte(`"#/definitions/com.example.Flunder_v2"`)) {
+		t.Errorf("renamed: %s %s", paths, definitions)
+	}
+	param := `{"get":{"parameters":[{"$ref":"#/parameters/pretty"}],"responses":{"200":{"description":"OK"}}}}`
+	p, err = partOf(doc(`"/apis/wardle.example.com/v1/flunders":`+param, "", `,"parameters":{"pretty":{"name":"pretty","in":"query","type":"string"}}`), wardle)
+	if err != nil || !bytes.Contains(p.paths["/apis/wardle.example.com/v1/flunders"], []byte(`"name":"pretty"`)) {
+		t.Errorf("parameters: %s %v", p, err)
+	}
+	for name, text := range map[string][]byte{
+		"dangling":   doc(own, `"com.example.Flunder":{"$ref":"#/definitions/none"}`, ""),
+		"elsewhere":  doc(own, `"com.example.Flunder":{"properties":{"a":{"$ref":"http://example.com"}}}`, ""),
+		"no JSON":    []byte("swagger: '2.0'"),
+		"no OpenAPI": doc(`"/apis/wardle.example.com/v1/flunders":{"get":[]}`, "", ""),
+		"loop":       doc(`"/apis/wardle.example.com/v1/flunders":`+param, "", `,"parameters":{"pretty":{"$ref":"#/parameters/pretty"}}`),
+		"deep":       doc(`"/apis/wardle.example.com/v1/flunders":`+strings.Repeat(`{"a":`, 300)+"1"+strings.Repeat("}", 300), "", ""),
+	} {
+		if p, err := partOf(text, wardle); err == nil {
+			t.Errorf("%s: %s", name, p)
+		}
 	}
 }
 

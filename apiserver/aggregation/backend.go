@@ -1,7 +1,6 @@
 package aggregation
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,6 +23,7 @@ import (
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 
 	"github.com/coxswain/cox/apiserver/services"
+	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 )
 
@@ -36,6 +36,7 @@ type backend struct {
 	upgrade   *http.Transport // HTTP/1.1, for connections that change protocol
 	broken    error
 	available atomic.Bool
+	documents atomic.Pointer[published] // nil before they are read
 }
 
 func newBackend(c Config, s *apiregistrationv1.APIService) *backend {
@@ -58,10 +59,19 @@ func newBackend(c Config, s *apiregistrationv1.APIService) *backend {
 		}
 	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx, namespace, name, port) }
-	b.plain = &http.Transport{TLSClientConfig: conf, DialContext: dial, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+	transport := func(conf *tls.Config) *http.Transport {
+		return &http.Transport{
+			TLSClientConfig: conf, DialContext: dial, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+			DisableCompression: true, MaxResponseHeaderBytes: 1 << 20,
+		}
+	}
+	b.plain = transport(conf)
+	b.plain.ForceAttemptHTTP2 = true
+	// A server whose machine died must not hold the requests of its connection.
+	b.plain.HTTP2 = &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
 	one := conf.Clone()
 	one.NextProtos = []string{"http/1.1"}
-	b.upgrade = &http.Transport{TLSClientConfig: one, DialContext: dial, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second}
+	b.upgrade = transport(one)
 	for _, cond := range s.Status.Conditions {
 		if cond.Type == apiregistrationv1.Available && cond.Status == apiregistrationv1.ConditionTrue {
 			b.available.Store(true) // as another server or an earlier life found it
@@ -107,7 +117,12 @@ func (a *Aggregator) Handler(gv schema.GroupVersion) func(http.ResponseWriter, *
 				p.Out.Header["X-Forwarded-For"] = append(p.In.Header["X-Forwarded-For"], p.Out.Header["X-Forwarded-For"]...)
 				setUser(p.Out.Header, u)
 			},
+			ModifyResponse: judge,
 			ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+				if cause := context.Cause(r.Context()); cause != nil {
+					wire.Fail(w, r, cause) // it took too long, or the client has gone
+					return
+				}
 				a.cfg.Log.Warn("an aggregated API server did not answer", "apiservice", b.name, "path", r.URL.Path, "error", err)
 				http.Error(w, "error trying to reach service: "+err.Error(), http.StatusServiceUnavailable)
 			},
@@ -116,63 +131,82 @@ func (a *Aggregator) Handler(gv schema.GroupVersion) func(http.ResponseWriter, *
 	}
 }
 
-// setUser names the user in the front-proxy headers, and no one else.
-func setUser(h http.Header, u client.User) {
-	for k := range h {
-		if strings.HasPrefix(k, "X-Remote-") || strings.HasPrefix(k, "Impersonate-") {
-			h.Del(k)
-		}
+// judge refuses redirects: a client would follow them with its credentials, to
+// wherever the other server wants (CVE-2022-3172). Headers that this server
+// has set already are not set twice.
+func judge(res *http.Response) error {
+	if res.StatusCode >= 300 && res.StatusCode <= 399 && res.Header.Get("Location") != "" {
+		const text = "the backend attempted to redirect this request, which is not permitted"
+		_ = res.Body.Close()
+		res.StatusCode, res.Status = http.StatusBadGateway, ""
+		res.Header = http.Header{"Content-Type": {"text/plain; charset=utf-8"}}
+		res.Body, res.ContentLength = io.NopCloser(strings.NewReader(text)), int64(len(text))
 	}
-	h.Del("Authorization")
-	h.Set("X-Remote-User", u.Name)
-	if u.UID != "" {
-		h.Set("X-Remote-Uid", u.UID)
+	res.Header.Del("Audit-Id")
+	if res.Header.Get("Cache-Control") == "no-cache, private" {
+		res.Header.Del("Cache-Control")
 	}
-	for _, g := range u.Groups {
-		h.Add("X-Remote-Group", g)
-	}
-	for k, vs := range u.Extra {
-		for _, v := range vs {
-			h.Add("X-Remote-Extra-"+url.PathEscape(k), v)
-		}
-	}
+	return nil
 }
 
-// discover asks the server what it serves.
-func (b *backend) discover(ctx context.Context) ([]metav1.APIResource, error) {
+// fetch gets a document from the server as the aggregator, in JSON, within
+// five seconds. code is 0 if the server did not answer; an answer that is
+// longer than most bytes is an error.
+func (b *backend) fetch(ctx context.Context, path, tag string, most int64) (code int, header http.Header, body []byte, err error) {
 	if b.broken != nil {
-		return nil, b.broken
+		return 0, nil, nil, b.broken
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	u := b.target
-	u.Path = "/apis/" + b.spec.Group + "/" + b.spec.Version
+	u.Path = path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return nil, err
+		return 0, nil, nil, err
 	}
 	req.Header.Set("Accept", "application/json")
+	if tag != "" {
+		req.Header.Set("If-None-Match", tag)
+	}
 	setUser(req.Header, client.User{Name: "system:kube-aggregator", Groups: []string{"system:masters"}})
 	res, err := b.plain.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %v: Get %q: %w", u.String(), u.String(), err)
+		return 0, nil, nil, fmt.Errorf("Get %q: %w", u.String(), err)
 	}
 	defer res.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<20))
-	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %v: %w", u.String(), err)
+	body, err = io.ReadAll(io.LimitReader(res.Body, most+1))
+	if err == nil && int64(len(body)) > most {
+		err = fmt.Errorf("the answer at %s is longer than %d bytes", path, most)
 	}
-	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return nil, fmt.Errorf("failing or missing response from %v: bad status from %v: %d", u.String(), u.String(), res.StatusCode)
-	}
-	var list metav1.APIResourceList
-	if err := json.Unmarshal(bytes.TrimSpace(body), &list); err != nil {
-		return []metav1.APIResource{}, nil // it answers; what it serves is its own affair
-	}
-	if list.APIResources == nil {
-		list.APIResources = []metav1.APIResource{}
-	}
-	return list.APIResources, nil
+	return res.StatusCode, res.Header, body, err
 }
 
-func same(a, b []metav1.APIResource) bool { return a != nil && reflect.DeepEqual(a, b) }
+// discover asks the server what it serves. err says that it cannot be used,
+// bad that it can but does not say what it serves.
+func (b *backend) discover(ctx context.Context) (list []metav1.APIResource, bad, err error) {
+	gv := b.spec.Group + "/" + b.spec.Version
+	code, _, body, err := b.fetch(ctx, "/apis/"+gv, "", 4<<20)
+	at := b.target.String() + "/apis/" + gv
+	switch {
+	case code == 0:
+		return nil, nil, fmt.Errorf("failing or missing response from %s: %w", at, err)
+	case code < 200 || code > 299:
+		return nil, nil, fmt.Errorf("failing or missing response from %s: bad status from %s: %d", at, at, code)
+	case err != nil:
+		return nil, err, nil
+	}
+	var doc metav1.APIResourceList
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil, fmt.Errorf("its list of resources: %w", err), nil
+	}
+	if doc.GroupVersion != gv {
+		return nil, fmt.Errorf("its list of resources is that of %q", doc.GroupVersion), nil
+	}
+	list = []metav1.APIResource{}
+	for _, r := range doc.APIResources {
+		if r.Name != "" && r.Kind != "" {
+			list = append(list, r)
+		}
+	}
+	return list, nil, nil
+}

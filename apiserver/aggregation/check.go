@@ -3,7 +3,8 @@ package aggregation
 import (
 	"context"
 	"fmt"
-	"strings"
+	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -16,29 +17,54 @@ import (
 	"github.com/coxswain/cox/client"
 )
 
-// check looks whether the servers behind APIServices can answer and writes
-// their conditions. waiting says that one cannot, remote that there is one.
+// check looks whether the servers behind APIServices can answer, all at once,
+// and writes their conditions. waiting says that one cannot, remote that there
+// is one.
 func (a *Aggregator) check(ctx context.Context) (waiting, remote bool) {
+	var all sync.WaitGroup
+	var late atomic.Bool
 	for gv, b := range *a.state.Load() {
 		remote = true
-		reason, message, list := a.condition(ctx, b)
-		ok := reason == "Passed"
-		b.available.Store(ok)
-		if ok {
-			a.show(gv, list)
-		} else {
-			waiting = true
-		}
-		if err := a.write(ctx, b, ok, reason, message); err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("the condition of an APIService is not written", "apiservice", b.name, "error", err)
-			waiting = true
+		all.Go(func() {
+			if !a.checkOne(ctx, gv, b) {
+				late.Store(true)
+			}
+		})
+	}
+	all.Wait()
+	return late.Load(), remote
+}
+
+// checkOne is false if there is a reason to check again soon.
+func (a *Aggregator) checkOne(ctx context.Context, gv schema.GroupVersion, b *backend) bool {
+	reason, message, list := a.condition(ctx, b)
+	if ctx.Err() != nil {
+		return false // what failed may have failed for that
+	}
+	ok := reason == "Passed"
+	b.available.Store(ok)
+	a.show(gv, b, list)
+	if !ok {
+		b.close() // the next try is over a new connection
+	}
+	status := apiregistrationv1.ConditionFalse
+	if ok {
+		status = apiregistrationv1.ConditionTrue
+	}
+	err := a.write(ctx, b.name, b.sameAs, apiregistrationv1.APIServiceCondition{Status: status, Reason: reason, Message: message})
+	if err != nil && ctx.Err() == nil {
+		a.cfg.Log.Warn("the condition of an APIService is not written", "apiservice", b.name, "error", err)
+	}
+	if ok {
+		if err := b.readDocuments(ctx); err != nil && ctx.Err() == nil {
+			a.cfg.Log.Debug("the OpenAPI documents of an aggregated API server are not read", "apiservice", b.name, "error", err)
 		}
 	}
-	return waiting, remote
+	return ok && err == nil
 }
 
 // condition is the reason and message of condition Available, in upstream's
-// words, and what the server serves.
+// words, and what the server serves, nil if that is not known.
 func (a *Aggregator) condition(ctx context.Context, b *backend) (reason, message string, list []metav1.APIResource) {
 	ref := b.spec.Service
 	svc, err := client.Services.In(a.cfg.Door, ref.Namespace).Get(ctx, ref.Name)
@@ -71,8 +97,12 @@ func (a *Aggregator) condition(ctx context.Context, b *backend) (reason, message
 			return "MissingEndpoints", fmt.Sprintf("endpointslices for service/%s in %q have no addresses with port name %q", ref.Name, ref.Namespace, portName), nil
 		}
 	}
-	if list, err = b.discover(ctx); err != nil {
+	list, bad, err := b.discover(ctx)
+	if err != nil {
 		return "FailedDiscoveryCheck", err.Error(), nil
+	}
+	if bad != nil {
+		a.cfg.Log.Warn("an aggregated API server does not say what it serves", "apiservice", b.name, "error", bad)
 	}
 	return "Passed", "all checks passed", list
 }
@@ -97,15 +127,14 @@ func (a *Aggregator) endpoints(ctx context.Context, ref *apiregistrationv1.Servi
 	return found, ready, err
 }
 
-func (a *Aggregator) write(ctx context.Context, b *backend, ok bool, reason, message string) error {
-	status := apiregistrationv1.ConditionFalse
-	if ok {
-		status = apiregistrationv1.ConditionTrue
-	}
-	_, err := APIServices.In(a.cfg.Door, "").Mutate(ctx, b.name, "status", func(s *apiregistrationv1.APIService) (bool, error) {
-		want := apiregistrationv1.APIServiceCondition{
-			Type: apiregistrationv1.Available, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.Now(),
+// write sets condition Available of an APIService, if is still says so.
+func (a *Aggregator) write(ctx context.Context, name string, is func(*apiregistrationv1.APIService) bool, want apiregistrationv1.APIServiceCondition) error {
+	want.Type = apiregistrationv1.Available
+	_, err := APIServices.In(a.cfg.Door, "").Mutate(ctx, name, "status", func(s *apiregistrationv1.APIService) (bool, error) {
+		if !is(s) {
+			return false, nil
 		}
+		want.LastTransitionTime = metav1.Now()
 		for i := range s.Status.Conditions {
 			c := &s.Status.Conditions[i]
 			if c.Type != want.Type {
@@ -114,7 +143,7 @@ func (a *Aggregator) write(ctx context.Context, b *backend, ok bool, reason, mes
 			if c.Status == want.Status {
 				want.LastTransitionTime = c.LastTransitionTime
 			}
-			if c.Status == want.Status && c.Reason == want.Reason && c.Message == want.Message {
+			if *c == want {
 				return false, nil
 			}
 			*c = want
@@ -127,16 +156,4 @@ func (a *Aggregator) write(ctx context.Context, b *backend, ok bool, reason, mes
 		return nil // deleted meanwhile
 	}
 	return err
-}
-
-// GroupVersionOf reads the group version from a path below /apis/; false for
-// other paths.
-func GroupVersionOf(path string) (schema.GroupVersion, bool) {
-	rest, ok := strings.CutPrefix(path, "/apis/")
-	if !ok {
-		return schema.GroupVersion{}, false
-	}
-	group, rest, ok := strings.Cut(rest, "/")
-	version, _, _ := strings.Cut(rest, "/")
-	return schema.GroupVersion{Group: group, Version: version}, ok && version != ""
 }

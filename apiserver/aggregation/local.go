@@ -3,37 +3,22 @@ package aggregation
 import (
 	"context"
 	"errors"
+	"reflect"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
+	"github.com/coxswain/cox/apiserver/discovery"
 	"github.com/coxswain/cox/client"
 )
 
 // managed marks the APIServices that the server keeps itself: "onstart" those
 // of built-in groups, "true" those of custom resources.
 const managed = "kube-aggregator.kubernetes.io/automanaged"
-
-// priorities are those of 1.36's built-in groups, best first; versions follow
-// their own order.
-var priorities = map[string]int32{
-	"": 18000, "apps": 17800, "events.k8s.io": 17750, "authentication.k8s.io": 17700, "authorization.k8s.io": 17600,
-	"autoscaling": 17500, "batch": 17400, "certificates.k8s.io": 17300, "networking.k8s.io": 17200, "policy": 17100,
-	"rbac.authorization.k8s.io": 17000, "storage.k8s.io": 16800, "apiextensions.k8s.io": 16700,
-	"admissionregistration.k8s.io": 16700, "scheduling.k8s.io": 16600, "coordination.k8s.io": 16500,
-	"node.k8s.io": 16300, "discovery.k8s.io": 16200, "resource.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100,
-	"internal.apiserver.k8s.io": 16000, "storagemigration.k8s.io": 15800,
-}
-
-// versionPriorities differ from 15.
-var versionPriorities = map[schema.GroupVersion]int32{
-	{Version: "v1"}:                                        1,
-	{Group: "autoscaling", Version: "v2"}:                  30,
-	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21,
-	{Group: "resource.k8s.io", Version: "v1"}:              21,
-}
 
 // wanted are the APIServices that this server's own group versions have.
 func (a *Aggregator) wanted() map[string]*apiregistrationv1.APIService {
@@ -45,17 +30,15 @@ func (a *Aggregator) wanted() map[string]*apiregistrationv1.APIService {
 			if out[name] != nil || gv.Group == apiregistrationv1.GroupName {
 				continue
 			}
-			mark, group, version := "true", int32(1000), int32(100)
-			if p, ok := priorities[gv.Group]; ok {
-				mark, group, version = "onstart", p, 15
-				if v, ok := versionPriorities[gv]; ok {
-					version = v
-				}
+			mark := "true"
+			p, builtin := discovery.LocalPriority(gv)
+			if builtin {
+				mark = "onstart"
 			}
 			out[name] = &apiregistrationv1.APIService{
 				ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{managed: mark}},
 				Spec: apiregistrationv1.APIServiceSpec{
-					Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: group, VersionPriority: version,
+					Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: p.Group, VersionPriority: p.Version,
 				},
 			}
 		}
@@ -63,10 +46,10 @@ func (a *Aggregator) wanted() map[string]*apiregistrationv1.APIService {
 	return out
 }
 
-// keepLocal makes the APIServices of this server's group versions, and
-// removes those whose group version is gone. settled is false if custom
-// resources may be about to change.
-func (a *Aggregator) keepLocal(ctx context.Context) (settled bool, err error) {
+// keepLocal makes the APIServices of this server's group versions, puts those
+// of custom resources right that someone has changed, and removes those whose
+// group version is gone. All that name no Service get the condition Local.
+func (a *Aggregator) keepLocal(ctx context.Context) error {
 	want := a.wanted()
 	in := APIServices.In(a.cfg.Door, "")
 	var errs []error
@@ -80,12 +63,47 @@ func (a *Aggregator) keepLocal(ctx context.Context) (settled bool, err error) {
 	}
 	for _, o := range a.list.GetStore().List() {
 		s := o.(*apiregistrationv1.APIService)
-		if s.Labels[managed] == "" || s.Spec.Service != nil || want[s.Name] != nil {
+		w := want[s.Name]
+		var err error
+		switch {
+		case w != nil && s.Labels[managed] == "true" && a.custom(w) && !reflect.DeepEqual(s.Spec, w.Spec):
+			_, err = in.Mutate(ctx, s.Name, "", func(s *apiregistrationv1.APIService) (bool, error) {
+				s.Spec = w.Spec
+				return true, nil
+			})
+		case s.Spec.Service != nil:
 			continue
+		case w == nil && s.Labels[managed] != "":
+			err = in.Delete(ctx, s.Name, client.Options{})
+		case !isLocal(s):
+			err = a.write(ctx, s.Name, func(s *apiregistrationv1.APIService) bool { return s.Spec.Service == nil }, local)
 		}
-		if err := in.Delete(ctx, s.Name, client.Options{}); err != nil && !apierrors.IsNotFound(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, err)
 		}
 	}
-	return true, errors.Join(errs...)
+	return errors.Join(errs...)
+}
+
+// local is the condition of an APIService without a Service.
+var local = apiregistrationv1.APIServiceCondition{
+	Type: apiregistrationv1.Available, Status: apiregistrationv1.ConditionTrue,
+	Reason: "Local", Message: "Local APIServices are always available",
+}
+
+func isLocal(s *apiregistrationv1.APIService) bool {
+	return slices.ContainsFunc(s.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool {
+		return c.Type == local.Type && c.Status == local.Status && c.Reason == local.Reason
+	})
+}
+
+// custom says that an APIService which this server keeps is one of custom
+// resources. That of a group version which is built in, another server may
+// take over: metrics.k8s.io is made to be.
+func (a *Aggregator) custom(s *apiregistrationv1.APIService) bool {
+	gv := schema.GroupVersion{Group: s.Spec.Group, Version: s.Spec.Version}
+	if _, builtin := discovery.LocalPriority(gv); builtin || gv.Group == metricsv1beta1.SchemeGroupVersion.Group {
+		return false
+	}
+	return true
 }

@@ -85,6 +85,14 @@ func (m *Manager) Synced() <-chan struct{} { return m.synced }
 // Changed gets a value after what is served has changed.
 func (m *Manager) Changed() <-chan struct{} { return m.changed }
 
+// Announce gives Changed a value because of what other servers serve.
+func (m *Manager) Announce() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
 // Run serves definitions until ctx ends. It may be called again once it has
 // returned.
 func (m *Manager) Run(ctx context.Context) error {

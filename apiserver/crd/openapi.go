@@ -41,6 +41,11 @@ func (d *documents) changed() {
 // OpenAPI serves the OpenAPI documents of built-in and custom kinds.
 func (m *Manager) OpenAPI() http.Handler { return openapi.HandlerWith(m.docs) }
 
+// OpenAPIWith is OpenAPI with what other servers publish.
+func (m *Manager) OpenAPIWith(elsewhere openapi.Elsewhere) http.Handler {
+	return openapi.HandlerWith(openapi.Join(m.docs, elsewhere))
+}
+
 // Document is the OpenAPI document of a group version of custom or built-in
 // kinds, as JSON ("v3/apis/example.com/v1").
 func (m *Manager) Document(path string) ([]byte, error) {

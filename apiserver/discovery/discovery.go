@@ -26,6 +26,11 @@ type Group struct {
 type Version struct {
 	GV        schema.GroupVersion
 	Resources []metav1.APIResource // by name; "pods/status" follows "pods"
+	// Priority is what an APIService says; zero is LocalPriority.
+	Priority Priority
+	// Stale says that the server behind the version did not answer: what it
+	// serves now may differ.
+	Stale bool
 }
 
 // order is how upstream lists its groups; others follow by name.
@@ -48,7 +53,7 @@ func Groups(kinds []*api.Kind) []Group {
 	byGroup := map[string][]Version{}
 	for gv, rs := range byGV {
 		sort.Slice(rs, func(i, j int) bool { return rs[i].Name < rs[j].Name })
-		byGroup[gv.Group] = append(byGroup[gv.Group], Version{gv, rs})
+		byGroup[gv.Group] = append(byGroup[gv.Group], Version{GV: gv, Resources: rs})
 	}
 	rank := map[string]int{"": -1}
 	for i, g := range order {
@@ -68,42 +73,6 @@ func Groups(kinds []*api.Kind) []Group {
 		}
 		return out[i].Name < out[j].Name
 	})
-	return out
-}
-
-// With adds versions that other servers serve: to their group, behind what is
-// served here or in its place, or as groups of their own, by name behind all
-// others.
-func With(groups []Group, extra []Version) []Group {
-	if len(extra) == 0 {
-		return groups
-	}
-	sort.Slice(extra, func(i, j int) bool {
-		if extra[i].GV.Group != extra[j].GV.Group {
-			return extra[i].GV.Group < extra[j].GV.Group
-		}
-		return version.CompareKubeAwareVersionStrings(extra[i].GV.Version, extra[j].GV.Version) > 0
-	})
-	out := append([]Group(nil), groups...)
-	at := map[string]int{}
-	for i := range out {
-		at[out[i].Name] = i
-	}
-	for _, v := range extra {
-		i, ok := at[v.GV.Group]
-		if !ok {
-			i = len(out)
-			at[v.GV.Group] = i
-			out = append(out, Group{Name: v.GV.Group})
-		}
-		kept := make([]Version, 0, len(out[i].Versions)+1)
-		for _, here := range out[i].Versions {
-			if here.GV != v.GV {
-				kept = append(kept, here)
-			}
-		}
-		out[i].Versions = append(kept, v)
-	}
 	return out
 }
 

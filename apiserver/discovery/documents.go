@@ -73,8 +73,12 @@ func Aggregated(groups []Group, core bool) *apidiscoveryv2.APIGroupDiscoveryList
 		}
 		item := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.Name}}
 		for _, v := range g.Versions {
+			fresh := apidiscoveryv2.DiscoveryFreshnessCurrent
+			if v.Stale {
+				fresh = apidiscoveryv2.DiscoveryFreshnessStale
+			}
 			item.Versions = append(item.Versions, apidiscoveryv2.APIVersionDiscovery{
-				Version: v.GV.Version, Resources: aggregate(v.Resources), Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent,
+				Version: v.GV.Version, Resources: aggregate(v.Resources), Freshness: fresh,
 			})
 		}
 		out.Items = append(out.Items, item)
@@ -82,30 +86,34 @@ func Aggregated(groups []Group, core bool) *apidiscoveryv2.APIGroupDiscoveryList
 	return out
 }
 
-// aggregate puts subresources under their resource.
+// aggregate puts subresources under their resource. Other servers list some
+// whose resource they do not serve, or list later; it is then shown with no
+// verbs, and an empty kind rather than none.
 func aggregate(list []metav1.APIResource) []apidiscoveryv2.APIResourceDiscovery {
 	var out []apidiscoveryv2.APIResourceDiscovery
 	index := map[string]int{}
 	for _, r := range list {
 		kind := &metav1.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
 		name, sub, isSub := strings.Cut(r.Name, "/")
-		if !isSub {
-			scope := apidiscoveryv2.ScopeCluster
-			if r.Namespaced {
-				scope = apidiscoveryv2.ScopeNamespace
-			}
-			index[name] = len(out)
-			out = append(out, apidiscoveryv2.APIResourceDiscovery{
-				Resource: name, ResponseKind: kind, Scope: scope, SingularResource: r.SingularName,
-				Verbs: r.Verbs, ShortNames: r.ShortNames, Categories: r.Categories,
-			})
-			continue
+		scope := apidiscoveryv2.ScopeCluster
+		if r.Namespaced {
+			scope = apidiscoveryv2.ScopeNamespace
 		}
-		if i, ok := index[name]; ok {
+		i, ok := index[name]
+		if !ok {
+			i = len(out)
+			index[name] = i
+			out = append(out, apidiscoveryv2.APIResourceDiscovery{Resource: name, ResponseKind: &metav1.GroupVersionKind{}, Scope: scope})
+		}
+		if isSub {
 			out[i].Subresources = append(out[i].Subresources, apidiscoveryv2.APISubresourceDiscovery{
 				Subresource: sub, ResponseKind: kind, Verbs: r.Verbs,
 			})
+			continue
 		}
+		d := &out[i]
+		d.ResponseKind, d.Scope, d.SingularResource = kind, scope, r.SingularName
+		d.Verbs, d.ShortNames, d.Categories = r.Verbs, r.ShortNames, r.Categories
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
 	openapi_v3 "github.com/google/gnostic-models/openapiv3"
 	"google.golang.org/protobuf/proto"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Extra is what is published beside the built-in kinds: documents that are
@@ -125,7 +127,12 @@ func (s *server) sendMade(w http.ResponseWriter, r *http.Request, path, hash str
 	}
 	body, err := make(suffix == ".pb.gz")
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		code := http.StatusInternalServerError
+		if st := apierrors.APIStatus(nil); errors.As(err, &st) {
+			code = int(st.Status().Code)
+		}
+		h.Del("ETag")
+		http.Error(w, err.Error(), code)
 		return
 	}
 	h.Set("Content-Type", media)
@@ -160,7 +167,7 @@ func mergeV2(binary bool, paths, definitions []byte) ([]byte, error) {
 		}
 		doc, err := openapi_v2.ParseDocument(text)
 		if err != nil {
-			return nil, fmt.Errorf("OpenAPI v2 of custom resources: %w", err)
+			return nil, fmt.Errorf("OpenAPI v2 beside the built-in kinds: %w", err)
 		}
 		more, err := proto.Marshal(&openapi_v2.Document{Paths: doc.Paths, Definitions: doc.Definitions})
 		return append(base, more...), err

@@ -9,12 +9,15 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/plugins"
 	"github.com/coxswain/cox/apiserver/admission/policies"
 	"github.com/coxswain/cox/apiserver/admission/webhooks"
 	"github.com/coxswain/cox/apiserver/aggregation"
+	"github.com/coxswain/cox/apiserver/discovery"
 	"github.com/coxswain/cox/apiserver/services"
+	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/internal/component"
 )
 
@@ -22,14 +25,44 @@ import (
 // keeps the APIServices of this one.
 func (cp *controlPlane) aggregate(group *component.Group) {
 	dialer := &services.Dialer{Door: cp.root}
-	agg := aggregation.New(aggregation.Config{
-		Door: cp.root, Kinds: cp.server.Kinds, Dial: dialer.Dial, Log: cp.log.With("component", "aggregation"),
+	cp.agg = aggregation.New(aggregation.Config{
+		Door: cp.root, Kinds: cp.server.Kinds, Dial: dialer.Dial, Log: cp.log.With("component", "aggregation"), Changed: func() { cp.crds.Announce() },
 		Identity: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return cp.bundle.FrontProxyClient.Certificate()
 		},
 	})
-	cp.server.SetAggregator(agg)
-	group.Go("aggregation", agg.Run)
+	cp.server.SetAggregator(cp.agg)
+	group.Go("aggregation", cp.agg.Run)
+}
+
+// servedElsewhere lists what other servers store, each resource in the version
+// that its group prefers. The error names the group versions of which that is
+// not known now.
+func servedElsewhere(agg apiserver.Aggregator) ([]controllers.Resource, error) {
+	extra, _ := agg.Extra()
+	var out []controllers.Resource
+	var stale []string
+	seen := map[schema.GroupResource]bool{}
+	for _, g := range discovery.With(nil, extra) {
+		for _, v := range g.Versions {
+			if v.Stale {
+				stale = append(stale, fmt.Sprintf("%s: stale GroupVersion discovery: %[1]s", v.GV))
+			}
+			for i := range v.Resources {
+				r := &v.Resources[i]
+				gvr := v.GV.WithResource(r.Name)
+				if strings.Contains(r.Name, "/") || seen[gvr.GroupResource()] {
+					continue
+				}
+				seen[gvr.GroupResource()] = true
+				out = append(out, controllers.Resource{GroupVersionResource: gvr, Kind: r.Kind, Namespaced: r.Namespaced, Verbs: append([]string{}, r.Verbs...)})
+			}
+		}
+	}
+	if len(stale) > 0 {
+		return out, fmt.Errorf("unable to retrieve the complete list of server APIs: %s", strings.Join(stale, ", "))
+	}
+	return out, nil
 }
 
 // chain is the admission chain. The followers of the objects by which users

@@ -22,6 +22,7 @@ import (
 	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/actions"
+	"github.com/coxswain/cox/apiserver/aggregation"
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/authz/escalation"
@@ -95,6 +96,7 @@ type controlPlane struct {
 	service *actions.Services
 	flow    *flow.Controller // nil without flow control
 	crds    *crd.Manager
+	agg     *aggregation.Aggregator
 	backend store.Backend
 	peers   *peers.Member
 	http    *apiserver.Listening
@@ -207,7 +209,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
-	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPI() })
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(cp.agg) })
 	measures := cp.metrics()
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,
@@ -396,7 +398,11 @@ func (cp *controlPlane) served(context.Context) ([]controllers.Resource, error) 
 			Verbs:                k.Verbs,
 		})
 	}
-	return out, nil
+	if !cp.agg.Synced() {
+		return out, fmt.Errorf("it is not known yet what other API servers serve")
+	}
+	more, err := servedElsewhere(cp.agg)
+	return append(out, more...), err
 }
 
 // identity is the door of a component under its own user.
