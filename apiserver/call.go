@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/apiserver/audit"
+	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/apiserver/wire"
@@ -57,6 +59,7 @@ type front struct {
 	userAgent string
 	received  time.Time
 	header    http.Header  // of the answer
+	notes     *authn.Notes // nil without audit
 	imp       *client.User // who asked, when impersonating
 }
 
@@ -311,6 +314,7 @@ func (c *call) beginAudit() {
 	}
 	if f := c.front; f != nil {
 		r.ID, r.Received, r.URI, r.SourceIPs, r.UserAgent = f.id, f.received, f.uri, f.sourceIPs, f.userAgent
+		r.Annotations = c.notes()
 		if f.imp != nil {
 			r.User = *f.imp
 		}
@@ -321,6 +325,20 @@ func (c *call) beginAudit() {
 	if c.front != nil && c.front.imp != nil {
 		c.record.Impersonated(req.User)
 	}
+}
+
+// notes are the annotations that the record begins with.
+func (c *call) notes() map[string]string {
+	notes := c.front.notes.All()
+	if c.res.view == nil || c.res.view.Deprecated == "" {
+		return notes
+	}
+	out := map[string]string{"k8s.io/deprecated": "true"}
+	maps.Copy(out, notes)
+	if release := removedIn(c.res.view.Deprecated); release != "" {
+		out["k8s.io/removed-release"] = release
+	}
+	return out
 }
 
 // auditBody records the body, where the policy wants it.

@@ -16,7 +16,7 @@ import (
 type gates struct {
 	attempts, users, decisions, events    *prometheus.CounterVec
 	authn, authz, steps                   *prometheus.HistogramVec
-	longRunning, inFlight                 *prometheus.GaugeVec
+	longRunning, inFlight, old            *prometheus.GaugeVec
 	known, unknown, allowed, denied, lost outcome
 	reading, writing                      prometheus.Gauge
 	step                                  map[admission.Operation]*[2][2]prometheus.Observer
@@ -56,7 +56,9 @@ func newGates() *gates {
 		longRunning: gauge("apiserver_longrunning_requests", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
 			"component", "group", "resource", "scope", "subresource", "verb", "version"),
 		inFlight: gauge("apiserver_current_inflight_requests", "Requests that are being carried out, per request kind.", "request_kind"),
-		step:     map[admission.Operation]*[2][2]prometheus.Observer{},
+		old: gauge("apiserver_requested_deprecated_apis", "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+			"group", "removed_release", "resource", "subresource", "version"),
+		step: map[admission.Operation]*[2][2]prometheus.Observer{},
 	}
 	g.known = outcome{g.attempts.WithLabelValues("success"), g.authn.WithLabelValues("success")}
 	g.unknown = outcome{g.attempts.WithLabelValues("failure"), g.authn.WithLabelValues("failure")}
@@ -74,7 +76,7 @@ func newGates() *gates {
 }
 
 func (g *gates) collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.longRunning, g.inFlight}
+	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.longRunning, g.inFlight, g.old}
 }
 
 // Describe and Collect make all of them one collector.
@@ -137,4 +139,24 @@ func (g *gates) running(c *call) (end func()) {
 
 func (g *gates) sent(gvr schema.GroupVersionResource) prometheus.Counter {
 	return g.events.WithLabelValues(gvr.Group, gvr.Resource, gvr.Version)
+}
+
+// deprecated notes that a deprecated version was asked for; text is the warning
+// that its users get.
+func (g *gates) deprecated(gvr schema.GroupVersionResource, subresource, text string) {
+	g.old.WithLabelValues(gvr.Group, removedIn(text), gvr.Resource, subresource, gvr.Version).Set(1)
+}
+
+// removedIn is the release ("1.22") that a warning of deprecation says the
+// version is gone in; "" if it says none.
+func removedIn(text string) string {
+	_, rest, ok := strings.Cut(text, "unavailable in v")
+	if !ok {
+		return ""
+	}
+	release, _, ok := strings.Cut(rest, "+")
+	if !ok {
+		return ""
+	}
+	return release
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/apiserver/audit"
+	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
@@ -36,6 +37,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-cache, private")
 
 	user := anonymous
+	if s.cfg.Audit != nil {
+		ctx, notes := authn.WithNotes(r.Context())
+		r, f.notes = r.WithContext(ctx), notes
+	}
 	if s.cfg.Authn != nil {
 		begin := time.Now()
 		u, ok, err := s.cfg.Authn.Authenticate(r)
@@ -335,6 +340,7 @@ func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
 		ID: f.id, Received: f.received, URI: f.uri, Verb: a.Verb, User: a.User,
 		SourceIPs: f.sourceIPs, UserAgent: f.userAgent, Path: a.Path,
 		Group: a.Group, Version: a.Version, Resource: a.Resource, Subresource: a.Subresource, Namespace: a.Namespace, Name: a.Name,
+		Annotations: f.notes.All(),
 	}
 	if f.imp != nil {
 		r.User = *f.imp

@@ -84,6 +84,9 @@ func (m *metrics) observe(c *call, code int, err error, took time.Duration) {
 	if err != nil {
 		code = int(wire.Status(err).Code)
 	}
+	if c.front != nil && code != http.StatusForbidden && c.res.view != nil && c.res.view.Deprecated != "" {
+		m.gates.deprecated(c.req.Resource, c.req.Subresource, c.res.view.Deprecated)
+	}
 	at := seriesOf(c)
 	at.code = code
 	v, ok := m.series.Load(at)

@@ -30,12 +30,14 @@ type direct struct {
 	tf    Transformer // nil: none
 	root  string      // the kind's prefix in etcd, with a slash at its end
 	cache *cache      // nil: none
+	took  stopwatch
 }
 
 func newDirect(s *Store, k *api.Kind) *direct {
 	return &direct{
 		s: s, kind: k, gr: k.GR(), codec: newCodec(k, s.cfg.Table, s.seed),
 		tf: s.transformer(k.GR()), root: s.root + k.Prefix + "/",
+		took: stopwatch{of: s.cfg.Durations, gr: k.GR()},
 	}
 }
 
@@ -118,7 +120,9 @@ func (d *direct) Get(ctx context.Context, key, resourceVersion string) (*Entry, 
 
 // read returns the newest entry, nil when there is none, and etcd's revision.
 func (d *direct) read(ctx context.Context, key string) (*Entry, int64, error) {
+	begin := time.Now()
 	resp, err := d.s.cfg.Backend.Get(ctx, d.root+key)
+	d.took.since(opGet, begin)
 	if err != nil {
 		return nil, 0, asStatus(err, d.gr, "get")
 	}
@@ -152,7 +156,9 @@ func (d *direct) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 		if exact && plan.limit > 0 {
 			size = min(size, plan.limit-int64(len(out.Entries)))
 		}
+		begin := time.Now()
 		resp, err := d.s.cfg.Backend.Get(ctx, next, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(size))
+		d.took.since(opList, begin)
 		if err != nil {
 			return nil, d.listError(err, plan, strings.TrimPrefix(next, d.root+prefix))
 		}

@@ -41,6 +41,8 @@ type Config struct {
 	CompactEvery time.Duration
 	// BookmarkEvery is the time between bookmarks; 1 minute when 0.
 	BookmarkEvery time.Duration
+	// Durations, where set, measure what is asked of etcd.
+	Durations *Durations
 	// Mutated, where set, is told about every shared object that someone
 	// changed. It costs a copy of each object: for tests.
 	Mutated func(text string)

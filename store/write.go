@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -246,10 +247,15 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 	if d.cache != nil {
 		d.cache.expect(w)
 	}
+	op, begin := opUpdate, time.Now()
+	if revision == 0 {
+		op = opCreate
+	}
 	resp, err := d.s.cfg.Backend.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(full), "=", revision)).
 		Then(clientv3.OpPut(full, string(w.stored), opts...)).
 		Commit()
+	d.took.since(op, begin)
 	if err != nil || !resp.Succeeded {
 		if d.cache != nil {
 			d.cache.unexpect(w)
@@ -269,10 +275,12 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 // remove deletes cur if it is still what etcd holds; see commit.
 func (d *direct) remove(ctx context.Context, cur *Entry) (*Entry, int64, error) {
 	full := d.root + cur.Key
+	begin := time.Now()
 	resp, err := d.s.cfg.Backend.Txn(ctx).
 		If(clientv3.Compare(clientv3.ModRevision(full), "=", cur.Revision)).
 		Then(clientv3.OpDelete(full)).
 		Commit()
+	d.took.since(opDelete, begin)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -66,6 +66,9 @@ type Aggregator struct {
 	ready atomic.Bool // every APIService has been seen
 	state atomic.Pointer[map[schema.GroupVersion]*backend]
 
+	registered chan struct{}
+	register   func() // closes it
+
 	mu      sync.Mutex // of what follows
 	changes atomic.Int64
 	shown   map[schema.GroupVersion]discovery.Version
@@ -80,8 +83,10 @@ func New(c Config) *Aggregator {
 		c.Changed = func() {}
 	}
 	a := &Aggregator{
-		cfg: c, infs: client.NewInformers(c.Door), wake: make(chan struct{}, 1), shown: map[schema.GroupVersion]discovery.Version{},
+		cfg: c, infs: client.NewInformers(c.Door), wake: make(chan struct{}, 1), registered: make(chan struct{}),
+		shown: map[schema.GroupVersion]discovery.Version{},
 	}
+	a.register = sync.OnceFunc(func() { close(a.registered) })
 	a.list = client.InformerFor(a.infs, APIServices).SharedIndexInformer
 	a.state.Store(&map[schema.GroupVersion]*backend{})
 	a.dirty.Store(true)
@@ -102,6 +107,10 @@ func (a *Aggregator) Synced() bool { return a.ready.Load() }
 
 // Changes is the number of Extra alone.
 func (a *Aggregator) Changes() int64 { return a.changes.Load() }
+
+// Registered is closed once the APIServices have been read and those of this
+// server are all there.
+func (a *Aggregator) Registered() <-chan struct{} { return a.registered }
 
 // show tells what the server behind an APIService serves; nil is that it did
 // not say, so that what it served last is stale.
@@ -170,6 +179,8 @@ func (a *Aggregator) Run(ctx context.Context) error {
 		if err := a.keepLocal(ctx); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Warn("the APIServices of this server are not all there", "error", err)
 			again = time.After(checkEvery / 10)
+		} else if err == nil {
+			a.register()
 		}
 		if len(*a.state.Load()) > 0 && !watching {
 			watching = true

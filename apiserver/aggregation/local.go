@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -52,15 +53,21 @@ func (a *Aggregator) wanted() map[string]*apiregistrationv1.APIService {
 func (a *Aggregator) keepLocal(ctx context.Context) error {
 	want := a.wanted()
 	in := APIServices.In(a.cfg.Door, "")
-	var errs []error
+	// Side by side, so that etcd writes many at once: the first start waits.
+	var create errgroup.Group
+	create.SetLimit(16)
 	for name, s := range want {
 		if _, ok, _ := a.list.GetStore().GetByKey(name); ok {
 			continue
 		}
-		if _, err := in.Create(ctx, s); err != nil && !apierrors.IsAlreadyExists(err) {
-			errs = append(errs, err)
-		}
+		create.Go(func() error {
+			if _, err := in.Create(ctx, s); err != nil && !apierrors.IsAlreadyExists(err) {
+				return err
+			}
+			return nil
+		})
 	}
+	errs := []error{create.Wait()}
 	for _, o := range a.list.GetStore().List() {
 		s := o.(*apiregistrationv1.APIService)
 		w := want[s.Name]

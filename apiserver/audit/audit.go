@@ -52,6 +52,9 @@ type Request struct {
 	Group, Version        string
 	Resource, Subresource string
 	Namespace, Name       string
+
+	// Annotations are what authentication and the resource have to say.
+	Annotations map[string]string
 }
 
 // Log makes the records of requests. A nil *Log is audit switched off: Begin
@@ -62,6 +65,15 @@ type Log struct {
 	now    func() time.Time
 	failed func(error)
 	strict bool
+	counts *Counts
+}
+
+// Count makes c count what the log does. It is called before the log is used;
+// l may be nil.
+func (l *Log) Count(c *Counts) {
+	if l != nil {
+		l.counts = c
+	}
 }
 
 // Strict makes a request fail whose beginning cannot be recorded (upstream's
@@ -101,6 +113,7 @@ func (l *Log) Begin(r *Request) *Record {
 		return nil
 	}
 	rule := l.policy.decide(r)
+	l.counts.decided(rule.level)
 	if rule.level == auditv1.LevelNone {
 		return nil
 	}
@@ -114,6 +127,7 @@ func (l *Log) Begin(r *Request) *Record {
 		SourceIPs:                r.SourceIPs,
 		UserAgent:                r.UserAgent,
 		RequestReceivedTimestamp: metav1.NewMicroTime(r.Received),
+		Annotations:              maps.Clone(r.Annotations),
 	}}
 	if r.Path == "" {
 		rec.ev.ObjectRef = &auditv1.ObjectReference{
@@ -123,8 +137,9 @@ func (l *Log) Begin(r *Request) *Record {
 	}
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	if err := rec.writeLocked(auditv1.StageRequestReceived); l.strict {
+	if err := rec.writeLocked(auditv1.StageRequestReceived); l.strict && err != nil {
 		rec.lost = err
+		l.counts.refused()
 	}
 	return rec
 }
@@ -286,6 +301,7 @@ func (r *Record) writeLocked(stage auditv1.Stage) error {
 		ref := *r.ev.ObjectRef
 		ev.ObjectRef = &ref
 	}
+	r.log.counts.written()
 	err := r.log.sink.Write(&ev)
 	if err != nil && r.log.failed != nil {
 		r.log.failed(fmt.Errorf("write audit event of request %s: %w", ev.AuditID, err))

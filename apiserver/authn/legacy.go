@@ -53,6 +53,7 @@ func (s *ServiceAccounts) legacy(ctx context.Context, token string, audiences []
 		Namespace: claims.Namespace, ServiceAccount: satoken.Ref{Name: claims.Account, UID: claims.UID},
 	}})
 	u.Extra = nil
+	note(ctx, noteLegacy, u.Name)
 	return ForAPI(u, s.audiences, audiences)
 }
 

@@ -75,7 +75,13 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 	if err := s.alive(ctx, &claims.Kubernetes); err != nil {
 		return nil, false, err
 	}
-	return &TokenResult{User: serviceAccountUser(claims), Audiences: auds}, true, nil
+	u := serviceAccountUser(claims)
+	if warn := claims.Kubernetes.WarnAfter; warn != 0 {
+		if late := s.now().Unix() - warn; late > 0 {
+			note(ctx, noteStale, fmt.Sprintf("subject: %s, seconds after warning threshold: %d", u.Name, late))
+		}
+	}
+	return &TokenResult{User: u, Audiences: auds}, true, nil
 }
 
 func (s *ServiceAccounts) alive(ctx context.Context, k *satoken.Private) error {

@@ -32,6 +32,11 @@ func (cp *controlPlane) aggregate(group *component.Group) {
 		},
 	})
 	cp.server.SetAggregator(cp.agg)
+	registered := cp.agg.Registered()
+	cp.server.PostStarted(registered, "start-kube-aggregator-informers", "apiservice-registration-controller",
+		"apiservice-status-local-available-controller", "apiservice-status-remote-available-controller", "apiservice-discovery-controller",
+		"kube-apiserver-autoregistration")
+	cp.server.AddCheck("autoregister-completion", apiserver.Closed(registered))
 	group.Go("aggregation", cp.agg.Run)
 }
 

@@ -72,7 +72,8 @@ func (b *auditBackend) flags(fs *pflag.FlagSet, name, mode string, size int, wai
 
 // sink puts a backend behind what its mode asks for. one is used when requests
 // wait, many when they do not.
-func (cp *controlPlane) auditSink(b *auditBackend, flag string, one audit.Sink, many audit.BatchSink, failed func(error)) (audit.Sink, error) {
+func (cp *controlPlane) auditSink(b *auditBackend, plugin string, one audit.Sink, many audit.BatchSink, failed func(error)) (audit.Sink, error) {
+	flag := "audit-" + plugin
 	switch b.Mode {
 	case auditBlocking, auditStrict:
 	case auditBatch:
@@ -83,7 +84,7 @@ func (cp *controlPlane) auditSink(b *auditBackend, flag string, one audit.Sink, 
 			}
 			o.Every = time.Duration(float64(time.Second) / float64(b.QPS))
 		}
-		batch := audit.NewBatch(many, o)
+		batch := audit.NewBatch(cp.records.Batches(plugin, many), o)
 		cp.closers = append(cp.closers, func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
@@ -98,13 +99,14 @@ func (cp *controlPlane) auditSink(b *auditBackend, flag string, one audit.Sink, 
 	if b.Truncate {
 		one = audit.Truncated(one, b.MaxEvent)
 	}
-	return one, nil
+	return cp.records.Sink(plugin, one), nil
 }
 
 // openAudit opens what the records of requests are written to; nil when
 // nothing is to be recorded.
 func (cp *controlPlane) openAudit() (*audit.Log, error) {
 	c, a := cp.cfg, &cp.cfg.audit
+	cp.records = audit.NewCounts()
 	if c.AuditPolicyFile == "" {
 		if c.AuditLogPath != "" || a.Webhook != "" {
 			return nil, errors.New("without --audit-policy-file nothing is recorded: give one, or neither --audit-log-path nor --audit-webhook-config-file")
@@ -130,13 +132,14 @@ func (cp *controlPlane) openAudit() (*audit.Log, error) {
 			return nil, fmt.Errorf("--audit-webhook-config-file: %w", err)
 		}
 		hook := audit.NewWebhook(target, a.WebhookBackoff)
-		s, err := cp.auditSink(&a.hook, "audit-webhook", hook, hook, failed)
+		s, err := cp.auditSink(&a.hook, "webhook", hook, hook, failed)
 		if err != nil {
 			return nil, err
 		}
 		sinks = append(sinks, s)
 	}
 	log := audit.New(policy, audit.Tee(sinks...), time.Now, failed)
+	log.Count(cp.records)
 	if a.log.Mode == auditStrict || a.hook.Mode == auditStrict {
 		log.Strict()
 	}
@@ -157,7 +160,7 @@ func (cp *controlPlane) auditFile(failed func(error)) (audit.Sink, error) {
 			_, err = os.Stdout.Write(append(line, '\n'))
 			return err
 		})
-		return cp.auditSink(&a.log, "audit-log", out, audit.Singly(out), failed)
+		return cp.auditSink(&a.log, "log", out, audit.Singly(out), failed)
 	}
 	path := c.AuditLogPath
 	if path == "" {
@@ -170,5 +173,5 @@ func (cp *controlPlane) auditFile(failed func(error)) (audit.Sink, error) {
 		return nil, fmt.Errorf("--audit-log-path: %w", err)
 	}
 	cp.closers = append(cp.closers, func() { _ = file.Close() })
-	return cp.auditSink(&a.log, "audit-log", file, audit.Singly(file), failed)
+	return cp.auditSink(&a.log, "log", file, audit.Singly(file), failed)
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/actions"
 	"github.com/coxswain/cox/apiserver/aggregation"
+	"github.com/coxswain/cox/apiserver/audit"
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/authz/escalation"
@@ -99,6 +100,9 @@ type controlPlane struct {
 	agg     *aggregation.Aggregator
 	backend store.Backend
 	peers   *peers.Member
+	steps   startSteps
+	records *audit.Counts
+	took    *store.Durations // by etcd
 	http    *apiserver.Listening
 	closers []func()
 }
@@ -138,7 +142,8 @@ func (cp *controlPlane) openStore(ctx context.Context) error {
 		return fmt.Errorf("--encryption-provider-config: %w", err)
 	}
 	cp.backend = backend
-	sc := store.Config{Backend: backend, Table: table, Log: cp.log.With("component", "store")}
+	cp.took = store.NewDurations()
+	sc := store.Config{Backend: backend, Table: table, Durations: cp.took, Log: cp.log.With("component", "store")}
 	if cp.crypt != nil {
 		sc.Transformer = cp.crypt.Transformer
 	}
@@ -237,6 +242,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
+	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend))
 	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{
 		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,
@@ -247,16 +253,11 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	cp.server.SetAdmission(admits)
+	cp.healthChecks()
 	cp.aggregate(group)
 	cp.followFlow(group)
-	cp.serveCustom(group)
-	if cp.etcd != nil {
-		cp.server.AddReadyCheck("etcd", func(context.Context) error { return cp.etcd.Err() })
-	}
+	group.Go("crd", cp.crds.Run)
 	if cp.crypt != nil {
-		for _, c := range cp.crypt.Checks() {
-			cp.server.AddReadyCheck(c.Name, c.Check)
-		}
 		group.Go("encryption", cp.crypt.Run)
 	}
 	group.Go("authentication", users.run)
@@ -300,17 +301,24 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	policy.Aggregate()
 	errs := make(chan error, 2)
 	go func() {
-		errs <- actions.Bootstrap(ctx, cp.root, actions.BootstrapConfig{
+		err := actions.Bootstrap(ctx, cp.root, actions.BootstrapConfig{
 			ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(c.ServiceCIDR)},
 			Port:         int32(c.Port), Join: cp.peers.Join,
 			ClientCA: string(cp.bundle.CA.PEM()), FrontProxyCA: string(cp.bundle.FrontProxyCA.PEM()),
 			FrontProxyNames: fmt.Sprintf("[%q]", pki.FrontProxyUser),
 		})
+		if err == nil {
+			cp.steps.objects()
+		}
+		errs <- err
 	}()
 	go func() {
 		revisions, err := rbacdefaults.Reconcile(ctx, cp.root, policy)
 		if err == nil {
 			err = cp.rbac.Caught(ctx, revisions)
+		}
+		if err == nil {
+			cp.steps.roles()
 		}
 		errs <- err
 	}()
@@ -326,6 +334,7 @@ func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	if err := cp.service.Repair(ctx, cp.root); err != nil {
 		return err
 	}
+	cp.steps.repair()
 	if err := cp.localVolumeObjects(ctx); err != nil {
 		return err
 	}
@@ -360,22 +369,6 @@ func (cp *controlPlane) close() {
 	for i := len(cp.closers) - 1; i >= 0; i-- {
 		cp.closers[i]()
 	}
-}
-
-// serveCustom serves custom resources. The server is ready once those are that
-// were defined before.
-func (cp *controlPlane) serveCustom(group *component.Group) {
-	done := cp.server.PostStart("crd-informer-synced")
-	group.Go("crd", cp.crds.Run)
-	group.Go("crd-ready", func(ctx context.Context) error {
-		select {
-		case <-cp.crds.Synced():
-			done()
-		case <-ctx.Done():
-		}
-		<-ctx.Done()
-		return ctx.Err()
-	})
 }
 
 // served lists what the garbage collector and namespace deletion look after.

@@ -29,5 +29,6 @@ func (cp *controlPlane) followFlow(group *component.Group) {
 		return
 	}
 	cp.server.Metrics().MustRegister(cp.flow.Collectors()...)
-	group.Go("flow", func(ctx context.Context) error { return cp.flow.Run(ctx, nil) })
+	synced := cp.server.PostStart("priority-and-fairness-config-consumer", "priority-and-fairness-config-producer")
+	group.Go("flow", func(ctx context.Context) error { return cp.flow.Run(ctx, synced) })
 }

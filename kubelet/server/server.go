@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +31,7 @@ import (
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/slis"
 	"github.com/coxswain/cox/kubelet"
 )
 
@@ -109,6 +111,7 @@ type Server struct {
 	cpu     rates
 	started time.Time
 	mux     *http.ServeMux
+	slis    *slis.Results
 
 	cadvisor struct {
 		mu   sync.Mutex
@@ -131,7 +134,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now()}
+	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now(), slis: slis.New()}
 	s.auth = &authenticator{client: cfg.Client, anonymous: cfg.Anonymous, noTokens: cfg.NoTokens, ttl: cmp.Or(cfg.TokenTTL, tokenTTL)}
 	s.authz = newAuthorizer(cfg)
 	s.routes()
@@ -153,6 +156,7 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /metrics/resource", s.resourceMetrics)
 	m.HandleFunc("GET /metrics/cadvisor", s.cadvisorMetrics)
 	m.HandleFunc("GET /metrics/probes", s.probeMetrics)
+	m.HandleFunc("GET /metrics/slis", s.sliMetrics)
 	m.HandleFunc("GET /metrics", s.metrics)
 	m.HandleFunc("GET /configz", s.configz)
 	s.mux = m
@@ -248,21 +252,40 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+// healthChecks are the names under which upstream tells of the kubelet's
+// health. They share one state: whether the kubelet goes on.
+var healthChecks = []string{"ping", "log", "syncloop"}
+
+// healthy runs the checks and counts what they say.
+func (s *Server) healthy() error {
+	var err error
+	if s.cfg.Healthy != nil {
+		err = s.cfg.Healthy()
+	}
+	for _, check := range healthChecks {
+		s.slis.Observe("healthz", check, err)
+	}
+	return err
+}
+
 func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
-	switch r.PathValue("check") {
-	case "", "ping", "log", "syncloop":
-	default:
+	if check := r.PathValue("check"); check != "" && !slices.Contains(healthChecks, check) {
 		http.NotFound(w, r)
 		return
 	}
-	if s.cfg.Healthy != nil {
-		if err := s.cfg.Healthy(); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
+	if err := s.healthy(); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	fmt.Fprint(w, "ok")
+}
+
+// sliMetrics runs the checks, as not everybody has them run by others, and
+// answers how often they said what.
+func (s *Server) sliMetrics(w http.ResponseWriter, r *http.Request) {
+	_ = s.healthy() // counted
+	s.slis.ServeHTTP(w, r)
 }
 
 func (s *Server) pods(w http.ResponseWriter, _ *http.Request) {

@@ -115,3 +115,12 @@ func probe(endpoint string, cfg *tls.Config) error {
 // Revision returns a revision at least as great as that of every write
 // acknowledged before the call.
 func (c *Client) Revision(ctx context.Context) (int64, error) { return revision(ctx, c.Client) }
+
+// Size is that of the database file of the first member, in bytes.
+func (c *Client) Size(ctx context.Context) (int64, error) {
+	st, err := c.Status(ctx, c.Endpoints()[0])
+	if err != nil {
+		return 0, err
+	}
+	return st.DbSize, nil
+}

@@ -201,6 +201,14 @@ func (s *Server) Revision(context.Context) (int64, error) {
 	return s.acked.Load(), nil
 }
 
+// Size is that of the database file, in bytes.
+func (s *Server) Size(context.Context) (int64, error) {
+	if err := s.failure.get(); err != nil {
+		return 0, err
+	}
+	return s.etcd.Backend().Size(), nil
+}
+
 // Failed is closed when etcd can no longer go on (a full disk, a broken log);
 // Err then says why. Nothing is acknowledged any more; the process is to end.
 func (s *Server) Failed() <-chan struct{} { return s.failure.done }

@@ -48,7 +48,7 @@ type keySet struct {
 
 func newKeySet(issuer, discovery, ca string, now func() time.Time) *keySet {
 	if discovery == "" {
-		discovery = strings.TrimSuffix(issuer, "/") + "/.well-known/openid-configuration"
+		discovery = wellKnown(issuer)
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if ca != "" {
@@ -65,6 +65,15 @@ func newKeySet(issuer, discovery, ca string, now func() time.Time) *keySet {
 			return nil
 		},
 	}}
+}
+
+func wellKnown(issuer string) string {
+	return strings.TrimSuffix(issuer, "/") + "/.well-known/openid-configuration"
+}
+
+// other is the keys of another issuer, asked for in the same way.
+func (k *keySet) other(issuer string) *keySet {
+	return &keySet{issuer: issuer, discovery: wellKnown(issuer), client: k.client, now: k.now}
 }
 
 // find returns the keys that may have made a signature: those of the id, or
@@ -166,28 +175,45 @@ func (k *keySet) ask(ctx context.Context) ([]jose.JSONWebKey, error) {
 }
 
 func (k *keySet) get(ctx context.Context, from string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	data, err := k.text(ctx, from, "")
 	if err != nil {
-		return err
-	}
-	res, err := k.client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(res.Body, maxDocument+1))
-	switch {
-	case err != nil:
-		return err
-	case res.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s answers %s", from, res.Status)
-	case len(data) > maxDocument:
-		return fmt.Errorf("%s answers more than %d bytes", from, maxDocument)
+		return fmt.Errorf("%s: %w", from, err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s does not answer what it should: %w", from, err)
 	}
 	return nil
+}
+
+// text reads what a URL answers to the bearer of a token ("" for none). The
+// error does not name the URL.
+func (k *keySet) text(ctx context.Context, from, token string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := k.client.Do(req)
+	if err != nil {
+		var named *url.Error
+		if errors.As(err, &named) {
+			err = named.Err
+		}
+		return nil, err
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(res.Body, maxDocument+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case res.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("it answers %s", res.Status)
+	case len(data) > maxDocument:
+		return nil, fmt.Errorf("it answers more than %d bytes", maxDocument)
+	}
+	return data, nil
 }
 
 func (k *keySet) close() { k.client.CloseIdleConnections() }

@@ -117,11 +117,15 @@ func (a *Authenticator) build(c *configv1.AuthenticationConfiguration) (*set, er
 		if j.Issuer.DiscoveryURL != nil {
 			discovery = *j.Issuer.DiscoveryURL
 		}
-		s.issuers[j.Issuer.URL] = &issuer{
+		is := &issuer{
 			a: a, audiences: j.Issuer.Audiences, mapper: m,
 			keys: newKeySet(j.Issuer.URL, discovery, j.Issuer.CertificateAuthority, a.cfg.Now),
 			seen: memo.New[[sha256.Size]byte, verdict](4096),
 		}
+		if claim := j.ClaimMappings.Groups.Claim; claim != "" {
+			is.groups = &distributed{claim: claim, is: is}
+		}
+		s.issuers[j.Issuer.URL] = is
 	}
 	if len(errs) > 0 {
 		return nil, errs.ToAggregate()
@@ -215,6 +219,7 @@ type issuer struct {
 	audiences []string
 	mapper    *mapper
 	keys      *keySet
+	groups    *distributed // nil without a claim of groups
 	seen      *memo.Memo[[sha256.Size]byte, verdict]
 }
 
@@ -234,17 +239,26 @@ func (i *issuer) user(ctx context.Context, token string) (client.User, error) {
 	if v, ok := i.seen.Get(sum); ok && now.Before(v.until) {
 		return v.user, nil
 	}
-	payload, err := i.verify(ctx, token)
+	payload, err := i.verify(ctx, i.keys, token)
 	if err != nil {
 		return client.User{}, err
 	}
-	expires, err := i.standard(payload, now)
+	expires, err := i.standard(i.keys.issuer, payload, now)
 	if err != nil {
 		return client.User{}, err
 	}
 	var claims map[string]any
 	if err := json.Unmarshal(payload, &claims); err != nil {
 		return client.User{}, errors.New("its claims are no JSON object")
+	}
+	if i.groups != nil {
+		until, err := i.groups.resolve(ctx, payload, claims, now)
+		if err != nil {
+			return client.User{}, err
+		}
+		if !until.IsZero() && until.Before(expires) {
+			expires = until
+		}
 	}
 	u, err := i.mapper.user(ctx, claims)
 	if err != nil {
@@ -265,8 +279,8 @@ func (i *issuer) user(ctx context.Context, token string) (client.User, error) {
 	return u, nil
 }
 
-// verify checks the signature and returns the payload.
-func (i *issuer) verify(ctx context.Context, token string) ([]byte, error) {
+// verify checks the signature by keys and returns the payload.
+func (i *issuer) verify(ctx context.Context, keys *keySet, token string) ([]byte, error) {
 	algorithms := make([]jose.SignatureAlgorithm, len(i.a.cfg.Algorithms))
 	for n, name := range i.a.cfg.Algorithms {
 		algorithms[n] = jose.SignatureAlgorithm(name)
@@ -276,11 +290,11 @@ func (i *issuer) verify(ctx context.Context, token string) ([]byte, error) {
 		return nil, errors.New("it is malformed, or signed with an algorithm that is not allowed")
 	}
 	head := jws.Signatures[0].Header
-	keys, err := i.keys.find(ctx, head.KeyID)
+	found, err := keys.find(ctx, head.KeyID)
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range keys {
+	for _, k := range found {
 		if k.Algorithm != "" && k.Algorithm != head.Algorithm {
 			continue
 		}
@@ -296,7 +310,7 @@ const leeway = 5 * time.Minute
 
 // standard checks the claims that every token must have (OpenID Connect Core
 // 1.0, 3.1.3.7) and returns when it expires.
-func (i *issuer) standard(payload []byte, now time.Time) (time.Time, error) {
+func (i *issuer) standard(name string, payload []byte, now time.Time) (time.Time, error) {
 	var c struct {
 		Issuer    string    `json:"iss"`
 		Audience  audiences `json:"aud"`
@@ -307,7 +321,7 @@ func (i *issuer) standard(payload []byte, now time.Time) (time.Time, error) {
 		return time.Time{}, errors.New("a standard claim is of another type than it must be")
 	}
 	switch {
-	case c.Issuer != i.keys.issuer:
+	case c.Issuer != name:
 		return time.Time{}, errors.New("it is another issuer's")
 	case !slices.ContainsFunc(i.audiences, func(a string) bool { return slices.Contains(c.Audience, a) }):
 		return time.Time{}, fmt.Errorf("it is for none of the audiences %q", i.audiences)
