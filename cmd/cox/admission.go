@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -87,6 +89,10 @@ func (cp *controlPlane) chain(group *component.Group) ([]admission.Plugin, error
 		Document: cp.crds.Document,
 	})
 	group.Go("admission-policies", rules.Run)
+	webhooksRead, policiesRead := apiserver.Closed(hooks.Synced()), apiserver.Closed(rules.Synced())
+	cp.server.AddCheck("poststarthook/start-apiserver-admission-initializer", func(ctx context.Context) error {
+		return errors.Join(webhooksRead(ctx), policiesRead(ctx))
+	})
 	chain, err := plugins.New(plugins.Config{
 		Door: cp.server.Inside(masters), Authz: cp.auth, Log: cp.log, Now: time.Now, Owners: cp.owners,
 		Late:   []admission.Plugin{rules.Mutating(), hooks.Mutating(), rules.Validating(), hooks.Validating()},

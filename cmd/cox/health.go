@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/store"
 )
 
@@ -28,22 +31,56 @@ func (cp *controlPlane) healthChecks() {
 	}
 	s.AddCheck("etcd", etcd.check)
 	s.AddReadyCheck("etcd-readiness", etcd.check)
-	s.AddReadyCheck("informer-sync", func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		cancel() // asks for what is, not to wait
-		return cp.rbac.Synced(ctx)
-	})
+	s.AddReadyCheck("informer-sync", cp.rolesRead)
+	s.AddCheck("poststarthook/generic-apiserver-start-informers", cp.rolesRead)
+	s.AddCheck("poststarthook/storage-readiness", untilGood(cp.cachesRead))
 	if cp.crypt != nil {
 		for _, c := range cp.crypt.Checks() {
 			s.AddCheck(c.Name, c.Check)
 		}
 	}
-	s.PostStarted(cp.crds.Synced(), "start-apiextensions-informers", "start-apiextensions-controllers", "crd-informer-synced")
+	s.PostStarted(cp.crds.Synced(), "start-apiextensions-informers", "start-apiextensions-controllers", "crd-informer-synced",
+		"apiservice-openapi-controller", "apiservice-openapiv3-controller") // the documents show the custom kinds
 	cp.steps = startSteps{
 		objects: s.PostStart("start-system-namespaces-controller", "scheduling/bootstrap-system-priority-classes", "bootstrap-controller",
 			"start-cluster-authentication-info-controller", "start-kube-apiserver-identity-lease-controller", "start-legacy-token-tracking-controller"),
 		roles:  s.PostStart("rbac/bootstrap-roles"),
 		repair: s.PostStart("start-service-ip-repair-controllers"),
+	}
+}
+
+// rolesRead says whether RBAC has read what it decides by.
+func (cp *controlPlane) rolesRead(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel() // asks for what is, not to wait
+	return cp.rbac.Synced(ctx)
+}
+
+// cachesRead says whether all kinds are read from their caches.
+func (cp *controlPlane) cachesRead(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	for _, k := range cp.table.Kinds {
+		if k.Prefix == "" {
+			continue
+		}
+		if err := cp.store.Kind(k).Ready(ctx); err != nil {
+			return fmt.Errorf("%s are not read yet: %w", k.GR(), err)
+		}
+	}
+	return nil
+}
+
+// untilGood asks a check no more once it was good.
+func untilGood(check apiserver.Check) apiserver.Check {
+	var good atomic.Bool
+	return func(ctx context.Context) error {
+		if good.Load() {
+			return nil
+		}
+		err := check(ctx)
+		good.Store(err == nil)
+		return err
 	}
 }
 

@@ -107,6 +107,9 @@ func New(c Config) *Manager {
 	return m
 }
 
+// Synced is closed once the configuration of the cluster has been read.
+func (m *Manager) Synced() <-chan struct{} { return m.gate.Opened() }
+
 // Run follows the configurations until ctx ends. Call it once.
 func (m *Manager) Run(ctx context.Context) error {
 	for i, inf := range m.lists {
