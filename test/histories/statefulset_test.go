@@ -72,7 +72,7 @@ func (m *members) judge(c world.Change) {
 	serving, present := m.look()
 	n := ordinal(c.Object().GetName())
 	switch {
-	case now == nil && old.Spec.NodeName != "" && byController:
+	case now == nil && old.Spec.NodeName != "" && byController && !pods.Finished(old):
 		m.w.Failf("%s was taken away while its node may still run it", old.Name)
 	case old == nil && m.ordered:
 		for i := m.start; i < n; i++ {
