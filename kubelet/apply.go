@@ -14,8 +14,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/kubelet/csi"
 )
 
 // isGone says that the runtime does not know an id (any more).
@@ -74,20 +76,52 @@ func (w *worker) apply(p *plan) {
 	}
 }
 
-// retry keeps a failed operation from being tried again for a moment: busy
-// stays set meanwhile. Call with the lock held.
+// hold is a failed operation that waits for its next try; its busy stays set
+// meanwhile.
+type hold struct {
+	busy  *bool
+	timer clock.Timer
+}
+
+// retry keeps a failed operation from being tried again for a while: the
+// longer the more often it failed, if it is a driver's fault, who may never
+// come back; if he does, driverCame ends the wait. Call with the lock held.
 func (w *worker) retry(what string, err error, busy *bool) {
-	if err == nil || w.ctx.Err() != nil {
+	if err == nil {
+		w.endGap = 0
 		return
 	}
-	w.k.log.Warn("a pod's operation failed, will retry", "operation", what, "pod", podTitle(w.state.Pod), "error", err)
+	if w.ctx.Err() != nil {
+		return
+	}
+	w.endGap = endDelay(w.endGap, err)
+	w.k.log.Warn("a pod's operation failed, will retry", "operation", what, "pod", podTitle(w.state.Pod), "in", w.endGap, "error", err)
 	*busy = true
-	w.k.cfg.Clock.AfterFunc(2*time.Second, func() {
-		w.mu.Lock()
-		*busy = false
-		w.mu.Unlock()
+	w.held = &hold{busy, w.k.cfg.Clock.AfterFunc(w.endGap, w.tryAgain)}
+}
+
+// endDelay is the time between two tries to end a pod, after the one before
+// that and the error of the last.
+func endDelay(before time.Duration, err error) time.Duration {
+	var driver *csi.Error
+	if !errors.As(err, &driver) {
+		return endDelayInitial
+	}
+	return doubled(before, endDelayInitial, endDelayMax)
+}
+
+// tryAgain ends the wait of a failed operation, if one waits.
+func (w *worker) tryAgain() {
+	w.mu.Lock()
+	h := w.held
+	if h != nil {
+		h.timer.Stop()
+		*h.busy, w.held = false, nil
+	}
+	w.mu.Unlock()
+	if h != nil {
 		w.sync()
-	})
+	}
 }
 
 func (w *worker) mount() {

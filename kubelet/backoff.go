@@ -16,6 +16,10 @@ const (
 
 	retryInitial = time.Second
 	retryMax     = 15 * time.Second
+
+	// The next try to end a pod; the longer ones where a driver fails.
+	endDelayInitial = 2 * time.Second
+	endDelayMax     = 2 * time.Minute
 )
 
 // doubled returns the delay that follows d.

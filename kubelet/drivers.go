@@ -32,7 +32,8 @@ func (k *Kubelet) driverToken(ctx context.Context, pod *corev1.Pod, audience str
 	return t.value, t.expires, err
 }
 
-// driverCame has pods try again that may have waited for a CSI driver.
+// driverCame has pods try again that may have waited for a CSI driver, be it
+// to start or to end.
 func (k *Kubelet) driverCame() {
 	for _, w := range k.allWorkers() {
 		w.mu.Lock()
@@ -44,6 +45,7 @@ func (k *Kubelet) driverCame() {
 		if waits {
 			w.sync()
 		}
+		w.tryAgain()
 	}
 }
 

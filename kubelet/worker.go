@@ -39,6 +39,8 @@ type worker struct {
 	secrets    map[objectKey]bool
 	sandboxGap time.Duration
 	volumesGap time.Duration
+	endGap     time.Duration   // of release and remove
+	held       *hold           // which of them waits, nil for none
 	stopped    []chan struct{} // closed once no container runs
 	done       bool
 	cancel     context.CancelFunc

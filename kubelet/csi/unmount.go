@@ -99,7 +99,7 @@ func (m *Manager) leave(ctx context.Context, id volumeID, uid types.UID) error {
 	}
 	for _, t := range targets {
 		if err := m.unpublish(ctx, id, t); err != nil {
-			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", t.name, err)
+			return &Error{"UnmountVolume.TearDown", t.name, err}
 		}
 	}
 	m.mu.Lock()
