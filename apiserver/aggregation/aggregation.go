@@ -156,7 +156,7 @@ const (
 // Run follows APIServices until ctx ends. Call it once. Servers are checked
 // beside the loop: one that hangs delays no other APIService.
 func (a *Aggregator) Run(ctx context.Context) error {
-	if err := a.handle(a.list, a.changed); err != nil {
+	if err := a.handle(a.list, func(_, _ any) { a.stir() }); err != nil {
 		return err
 	}
 	if err := a.handle(a.infs.Any(definitions), func(_, _ any) { a.stir() }); err != nil {
@@ -234,17 +234,6 @@ func (a *Aggregator) stir() {
 	}
 }
 
-// changed asks for a check if an APIService of another server is another than
-// before; that its condition was written is no reason for one.
-func (a *Aggregator) changed(now, old any) {
-	n, _ := now.(*apiregistrationv1.APIService)
-	o, _ := old.(*apiregistrationv1.APIService)
-	if n != nil && n.Spec.Service != nil && (o == nil || !reflect.DeepEqual(n.Spec, o.Spec)) {
-		a.dirty.Store(true)
-	}
-	a.stir()
-}
-
 // watchServices asks for a check when a Service that an APIService names, or
 // its endpoints, change. It costs nothing before there is such an APIService.
 func (a *Aggregator) watchServices(ctx context.Context) error {
@@ -280,7 +269,9 @@ func (a *Aggregator) watchServices(ctx context.Context) error {
 	return nil
 }
 
-// follow makes the backends of the APIServices as they are now.
+// follow makes the backends of the APIServices as they are now, and asks for a
+// check if one is new. Who asked when the event came could ask too early: the
+// check would not find it.
 func (a *Aggregator) follow() {
 	old := *a.state.Load()
 	now := map[schema.GroupVersion]*backend{}
@@ -300,6 +291,7 @@ func (a *Aggregator) follow() {
 	for gv, b := range now {
 		if old[gv] != b {
 			a.show(gv, b, nil) // until it is asked
+			a.dirty.Store(true)
 		}
 	}
 	for gv, b := range old {
