@@ -109,6 +109,7 @@ func (m *members) judge(c world.Change) {
 // pods come and go in order, no more are missing than may be, and a name is
 // taken anew only when its pod has gone for certain.
 func TestStatefulSetIdentities(t *testing.T) {
+	world.Open(t, "scaling down can end a member while one above it is still there")
 	world.Histories(t, 15, func(w *world.World) {
 		rnd := rand.New(rand.NewPCG(w.Seed, 1))
 		m := &members{w: w, ordered: rnd.IntN(3) > 0, missing: 1 + rnd.IntN(2), replicas: 1 + rnd.IntN(5), start: rnd.IntN(2) * 3, excused: map[string]time.Time{}}
