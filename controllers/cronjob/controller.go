@@ -125,10 +125,7 @@ func (c *Controller) apply(ctx context.Context, key string, cj *batchv1.CronJob,
 	if got != nil {
 		c.env.Counts.CronJobStarted(got.CreationTimestamp.Sub(plan.At))
 		c.jobsW.Wrote(key, got)
-		plan.Status.Active = append(plan.Status.Active, corev1.ObjectReference{
-			APIVersion: client.Jobs.GroupVersion().String(), Kind: client.Jobs.Kind,
-			Namespace: got.Namespace, Name: got.Name, UID: got.UID, ResourceVersion: got.ResourceVersion,
-		})
+		plan.Status.Active = append(plan.Status.Active, reference(got))
 	}
 	plan.Status.LastScheduleTime = &metav1.Time{Time: plan.At}
 	return nil

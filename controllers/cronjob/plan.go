@@ -41,11 +41,25 @@ type Plan struct {
 func Make(cj *batchv1.CronJob, owned []*batchv1.Job, now time.Time) Plan {
 	plan := Plan{Status: *cj.Status.DeepCopy()}
 	plan.observe(cj, owned)
+	for _, j := range owned { // the write of the status after one was made may have failed
+		if !servedLater(j, cj.Status.LastScheduleTime, now) {
+			continue
+		}
+		if at, _ := servedAt(j); servedLater(j, plan.Status.LastScheduleTime, now) {
+			plan.Status.LastScheduleTime = &metav1.Time{Time: at.Local()}
+		}
+		if ended(j) == "" && !slices.ContainsFunc(plan.Status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID }) {
+			plan.Status.Active = append(plan.Status.Active, reference(j))
+		}
+	}
 	if cj.DeletionTimestamp != nil {
 		return plan
 	}
-	plan.History = append(excess(owned, batchv1.JobComplete, cj.Spec.SuccessfulJobsHistoryLimit),
-		excess(owned, batchv1.JobFailed, cj.Spec.FailedJobsHistoryLimit)...)
+	// A Job tells that its time is served until the status does, and so is not
+	// collected before.
+	told := slices.DeleteFunc(slices.Clone(owned), func(j *batchv1.Job) bool { return servedLater(j, cj.Status.LastScheduleTime, now) })
+	plan.History = append(excess(told, batchv1.JobComplete, cj.Spec.SuccessfulJobsHistoryLimit),
+		excess(told, batchv1.JobFailed, cj.Spec.FailedJobsHistoryLimit)...)
 	if cj.Spec.Suspend != nil && *cj.Spec.Suspend {
 		return plan
 	}
@@ -175,6 +189,28 @@ func excess(owned []*batchv1.Job, how batchv1.JobConditionType, limit *int32) []
 		return strings.Compare(a.Name, b.Name)
 	})
 	return all[:max(len(all)-int(*limit), 0)]
+}
+
+// servedLater says that a Job was made for a time after last, nil being before
+// all. A time to come is nobody's that we made.
+func servedLater(j *batchv1.Job, last *metav1.Time, now time.Time) bool {
+	at, ok := servedAt(j)
+	return ok && !at.After(now) && (last == nil || at.After(last.Time))
+}
+
+// reference is how a cron job's status names a Job that runs.
+func reference(j *batchv1.Job) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: client.Jobs.GroupVersion().String(), Kind: client.Jobs.Kind,
+		Namespace: j.Namespace, Name: j.Name, UID: j.UID, ResourceVersion: j.ResourceVersion,
+	}
+}
+
+// servedAt is the time that a Job was made for; ok is false for one that was
+// made by hand.
+func servedAt(j *batchv1.Job) (at time.Time, ok bool) {
+	at, err := time.Parse(time.RFC3339, j.Annotations[batchv1.CronJobScheduledTimestampAnnotation])
+	return at, err == nil
 }
 
 func startOf(j *batchv1.Job) time.Time {

@@ -58,7 +58,6 @@ func (r *runs) judge(c world.Change) {
 // time is served twice, Jobs run at the same time only if they may, and if
 // they may, no time is left out.
 func TestCronJobTimes(t *testing.T) {
-	world.Open(t, "a Job that is done and collected before its CronJob's status tells of it is made again")
 	world.Histories(t, 9, func(w *world.World) {
 		rnd := rand.New(rand.NewPCG(w.Seed, 1))
 		policies := []batchv1.ConcurrencyPolicy{batchv1.AllowConcurrent, batchv1.ForbidConcurrent, batchv1.ReplaceConcurrent}
