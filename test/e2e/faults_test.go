@@ -118,6 +118,7 @@ func TestKilledCox(t *testing.T) {
 	t.Run("starting", func(t *testing.T) {
 		// Killed ever later in its start: once its lock, its etcd, its
 		// containerd is there.
+		last := "" // the lock names it until the next one holds it
 		for _, sign := range []string{filepath.Join(c.data, "lock"), filepath.Join(c.data, "etcd"), "/run/cox-" + c.name + "/containerd/containerd.sock"} {
 			up := exec.Command(binary(), append([]string{"up"}, c.flags...)...)
 			if err := up.Start(); err != nil {
@@ -126,8 +127,11 @@ func TestKilledCox(t *testing.T) {
 			eventually(t, sign, func() (bool, string) {
 				fi, err := os.Stat(sign)
 				pid, _ := os.ReadFile(filepath.Join(c.data, "lock"))
-				return err == nil && (fi.IsDir() || fi.Size() > 0 || fi.Mode()&os.ModeSocket != 0) && len(pid) > 0, "it is not there"
+				return err == nil && (fi.IsDir() || fi.Size() > 0 || fi.Mode()&os.ModeSocket != 0) && len(pid) > 0 && string(pid) != last, "it is not there"
 			})
+			if pid, err := os.ReadFile(filepath.Join(c.data, "lock")); err == nil {
+				last = string(pid)
+			}
 			killServer(t, c)
 			if err := up.Wait(); err == nil {
 				t.Logf("it was up already when %s was there", sign)
