@@ -46,15 +46,15 @@ func FuzzPath(f *testing.F) {
 		for _, s := range []string{group, version, resource, namespace, name, sub} {
 			for _, r := range s {
 				if (r < 'a' || r > 'z') && (r < '0' || r > '9') {
-					t.Skip()
+					return
 				}
 			}
 		}
 		if version == "" || resource == "" || name == "" || resource == "namespaces" || resource == "watch" || version == "watch" {
-			t.Skip()
+			return
 		}
 		if namespace != "" && (resource == "status" || resource == "finalize") {
-			t.Skip()
+			return
 		}
 		req := &client.Request{Verb: client.Get, Resource: schema.GroupVersionResource{Group: group, Version: version, Resource: resource}, Namespace: namespace, Name: name, Subresource: sub}
 		got, ok := parsePath(requestPath(req))

@@ -53,15 +53,15 @@ func FuzzMerge(f *testing.F) {
 	f.Fuzz(func(t *testing.T, original, patch string) {
 		var m, p map[string]any
 		if json.Unmarshal([]byte(original), &m) != nil || json.Unmarshal([]byte(patch), &p) != nil || m == nil || p == nil {
-			t.Skip()
+			return
 		}
 		ref, err := jsonpatch.MergePatch([]byte(original), []byte(patch))
 		if err != nil {
-			t.Skip()
+			return
 		}
 		got, strict, err := Merge(m, []byte(patch))
 		if err != nil || len(strict) > 0 {
-			t.Skip()
+			return
 		}
 		b, err := json.Marshal(got)
 		if err != nil {

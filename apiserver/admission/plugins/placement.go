@@ -60,33 +60,36 @@ func (s *nodeSelectors) of(ctx context.Context, a *admission.Attributes) (labels
 	return set, nil
 }
 
-func (s *nodeSelectors) admit(ctx context.Context, a *admission.Attributes) error {
+// podOf returns the pod that is created, nil when it is something else, and
+// what its namespace demands, which its own selector does not contradict.
+func (s *nodeSelectors) podOf(ctx context.Context, a *admission.Attributes) (*corev1.Pod, labels.Set, error) {
 	pod, ok := newPod(a)
 	if !ok {
-		return nil
+		return nil, nil, nil
 	}
 	want, err := s.of(ctx, a)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if labels.Conflicts(want, labels.Set(pod.Spec.NodeSelector)) {
-		return forbid(a, "pod node label selector conflicts with its namespace node label selector")
+		return nil, nil, forbid(a, "pod node label selector conflicts with its namespace node label selector")
+	}
+	return pod, want, nil
+}
+
+func (s *nodeSelectors) admit(ctx context.Context, a *admission.Attributes) error {
+	pod, want, err := s.podOf(ctx, a)
+	if pod == nil || err != nil {
+		return err
 	}
 	pod.Spec.NodeSelector = labels.Merge(want, labels.Set(pod.Spec.NodeSelector))
 	return s.validate(ctx, a)
 }
 
 func (s *nodeSelectors) validate(ctx context.Context, a *admission.Attributes) error {
-	pod, ok := newPod(a)
-	if !ok {
-		return nil
-	}
-	want, err := s.of(ctx, a)
-	if err != nil {
+	pod, _, err := s.podOf(ctx, a)
+	if pod == nil || err != nil {
 		return err
-	}
-	if labels.Conflicts(want, labels.Set(pod.Spec.NodeSelector)) {
-		return forbid(a, "pod node label selector conflicts with its namespace node label selector")
 	}
 	whitelist, err := labels.ConvertSelectorToLabelsMap(s.byNamespace[a.Namespace])
 	if err != nil {
