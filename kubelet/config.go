@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/cpuset"
 
@@ -84,6 +85,8 @@ type Config struct {
 	Containers Containers
 	ImageGC    ImageGC
 	Exclusive  Exclusive
+	// ImageAccess is which pods can use images that are present.
+	ImageAccess ImageAccess
 	// Credentials are the plugins that know credentials of registries.
 	Credentials Credentials
 
@@ -162,6 +165,15 @@ type ImageGC struct {
 	// MinAge (default 2 minutes) is how long an image stays at least, MaxAge
 	// how long it stays unused at most; 0 is for ever.
 	MinAge, MaxAge time.Duration
+}
+
+// ImageAccess is which pods can use an image that is present though it was
+// pulled with credentials that they do not have (KEP-2535), and the images
+// that NeverVerifyAllowlistedImages exempts. The zero value stands for
+// NeverVerifyPreloadedImages.
+type ImageAccess struct {
+	Policy    kubeletv1beta1.ImagePullCredentialsVerificationPolicy
+	Allowlist []string
 }
 
 // ShutdownStep gives pods of a priority, and above up to the next step, a time

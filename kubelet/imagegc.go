@@ -136,6 +136,7 @@ func (k *Kubelet) removeImage(ctx context.Context, i unused) bool {
 		return false
 	}
 	k.log.Info("removed an image that nothing uses", "image", i.id, "bytes", i.size)
+	k.pulled.Forget(i.id)
 	k.imagesChanged()
 	return true
 }

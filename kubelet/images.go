@@ -7,15 +7,18 @@ import (
 	"fmt"
 	"net/url"
 	"path"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 
 	"github.com/coxswain/cox/client"
 	registries "github.com/coxswain/cox/kubelet/credentials"
+	"github.com/coxswain/cox/kubelet/pulled"
 )
 
 // startError is why a container did not start: the reason that its status
@@ -67,8 +70,12 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 		say(corev1.EventTypeWarning, "InspectFailed", "Failed to inspect image %q: %v", c.Image, err)
 		return nil, &startError{reason: reason{imageInspectError, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}}
 	}
-	if !pullNeeded(c, img != nil) {
-		if img == nil {
+	// What others pulled with their credentials is not there for this pod.
+	usable := img != nil && (c.ImagePullPolicy == corev1.PullAlways || !k.pulled.MustPull(c.Image, img.Id, func() []pulled.Credential {
+		return owners(k.pullCredentials(ctx, pod, name, func(string) {}))
+	}))
+	if !pullNeeded(c, usable) {
+		if !usable {
 			msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
 			say(corev1.EventTypeWarning, errImageNeverPull, "%s", msg)
 			return nil, &startError{reason: reason{errImageNeverPull, msg}}
@@ -79,7 +86,7 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	say(corev1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	begun := k.cfg.Clock.Now()
 	quiet := k.tellProgress(ctx, c.Image, name, say)
-	err = k.pull(ctx, pod, spec, sandbox)
+	with, err := k.pullNoted(ctx, pod, c.Image, spec, sandbox)
 	quiet()
 	if err != nil {
 		if ctx.Err() == nil {
@@ -88,8 +95,10 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 		return nil, &startError{reason: reason{errImagePull, err.Error()}, Pull: true}
 	}
 	if img, err = k.imageStatus(ctx, spec); err != nil || img == nil {
+		k.pulled.Pulled(c.Image, "", with)
 		return nil, &startError{reason: reason{imageInspectError, fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}}
 	}
+	k.pulled.Pulled(c.Image, img.Id, with)
 	took := k.cfg.Clock.Since(begun).Truncate(time.Millisecond)
 	say(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, img.Size)
 	k.imagesChanged()
@@ -104,7 +113,8 @@ func (k *Kubelet) imageStatus(ctx context.Context, spec *runtimeapi.ImageSpec) (
 	return res.Image, nil
 }
 
-// newPulls makes what bounds pulls, and the plugins that know credentials.
+// newPulls makes what bounds pulls, what remembers them, and the plugins that
+// know credentials.
 func (k *Kubelet) newPulls() error {
 	most := k.cfg.Containers.ParallelPulls
 	if k.cfg.Containers.SerialPulls {
@@ -113,10 +123,14 @@ func (k *Kubelet) newPulls() error {
 	if most > 0 {
 		k.pulls = make(chan struct{}, most)
 	}
-	if k.cfg.Credentials.ConfigFile == "" {
-		return nil
-	}
 	var err error
+	k.pulled, err = pulled.New(pulled.Config{
+		Dir: filepath.Join(k.cfg.RootDir, "image_manager"), Policy: k.cfg.ImageAccess.Policy, Allowlist: k.cfg.ImageAccess.Allowlist,
+		Log: k.log, Clock: k.cfg.Clock,
+	})
+	if err != nil || k.cfg.Credentials.ConfigFile == "" {
+		return err
+	}
 	k.providers, err = registries.New(registries.Config{
 		File: k.cfg.Credentials.ConfigFile, BinDir: k.cfg.Credentials.BinDir, Account: k.accountToken, Log: k.log, Clock: k.cfg.Clock,
 	})
@@ -134,47 +148,117 @@ func (k *Kubelet) accountToken(ctx context.Context, pod *corev1.Pod, audience st
 	return sa, token.value, err
 }
 
-// pull tries the pod's credentials for the image in order, then those that
-// plugins know, or none where there are none.
-func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) error {
-	objs := podObjects{ctx, k.configMaps, k.secrets}
-	var auths []*runtimeapi.AuthConfig
-	for _, r := range pod.Spec.ImagePullSecrets {
-		s, err := objs.Secret(pod.Namespace, r.Name)
-		if err != nil {
-			k.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
-				"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", r.Name)
-			continue
-		}
-		found, err := credentials(s, spec.Image)
-		if err != nil {
-			k.log.Warn("an image pull secret cannot be read", "namespace", pod.Namespace, "secret", r.Name, "error", err)
-		}
-		auths = append(auths, found...)
+// pullNoted pulls an image that a pod calls asked. Where it succeeds, it
+// remains to be noted which image came of it.
+func (k *Kubelet) pullNoted(ctx context.Context, pod *corev1.Pod, asked string, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (pulled.Credential, error) {
+	if err := k.pulled.Begin(asked); err != nil {
+		return pulled.Credential{}, err
 	}
-	if k.providers != nil {
-		for _, a := range k.providers.For(ctx, pod, spec.Image) {
-			auths = append(auths, &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password})
-		}
+	with, err := k.pull(ctx, pod, spec, sandbox)
+	if err != nil {
+		k.pulled.Failed(asked)
 	}
-	if len(auths) == 0 {
-		auths = []*runtimeapi.AuthConfig{nil}
+	return with, err
+}
+
+// pull tries the pod's credentials for the image in order, or none where there
+// are none, and returns whose served.
+func (k *Kubelet) pull(ctx context.Context, pod *corev1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig) (pulled.Credential, error) {
+	found := k.pullCredentials(ctx, pod, spec.Image, func(secret string) {
+		k.recorder.Eventf(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", secret)
+	})
+	if len(found) == 0 {
+		found = []pullCredential{{}}
 	}
 	if k.pulls != nil {
 		select {
 		case k.pulls <- struct{}{}:
 			defer func() { <-k.pulls }()
 		case <-ctx.Done():
-			return ctx.Err()
+			return pulled.Credential{}, ctx.Err()
 		}
 	}
 	var err error
-	for _, a := range auths {
-		if _, err = k.cfg.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: a, SandboxConfig: sandbox}); err == nil {
-			return nil
+	for _, c := range found {
+		if _, err = k.cfg.Images.PullImage(ctx, &runtimeapi.PullImageRequest{Image: spec, Auth: c.auth, SandboxConfig: sandbox}); err == nil {
+			return c.owner, nil
 		}
 	}
-	return err
+	return pulled.Credential{}, err
+}
+
+// pullCredential is one with which an image may be pulled, and whose it is.
+type pullCredential struct {
+	auth  *runtimeapi.AuthConfig
+	owner pulled.Credential
+}
+
+func owners(list []pullCredential) []pulled.Credential {
+	out := make([]pulled.Credential, len(list))
+	for i, c := range list {
+		out[i] = c.owner
+	}
+	return out
+}
+
+// pullCredentials lists what there is for an image: that of the pod's pull
+// secrets, then what plugins know. missing is told of secrets that cannot be
+// read.
+func (k *Kubelet) pullCredentials(ctx context.Context, pod *corev1.Pod, image string, missing func(secret string)) []pullCredential {
+	objs := podObjects{ctx, k.configMaps, k.secrets}
+	var out []pullCredential
+	for _, r := range pod.Spec.ImagePullSecrets {
+		s, err := objs.Secret(pod.Namespace, r.Name)
+		if err != nil {
+			missing(r.Name)
+			continue
+		}
+		found, err := credentials(s, image)
+		if err != nil {
+			k.log.Warn("an image pull secret cannot be read", "namespace", pod.Namespace, "secret", r.Name, "error", err)
+		}
+		for _, a := range found {
+			out = append(out, pullCredential{a, pulled.Credential{Secret: &kubeletv1beta1.ImagePullSecret{
+				UID: string(s.UID), Namespace: s.Namespace, Name: s.Name,
+				CredentialHash: pulled.Hash(a.Username, a.Password, a.IdentityToken, a.RegistryToken),
+			}}})
+		}
+	}
+	if k.providers == nil {
+		return out
+	}
+	for _, a := range k.providers.For(ctx, pod, image) {
+		c := pullCredential{auth: &runtimeapi.AuthConfig{Username: a.Username, Password: a.Password}}
+		if sa := a.Account; sa != nil {
+			c.owner.Account = &kubeletv1beta1.ImagePullServiceAccount{UID: string(sa.UID), Namespace: sa.Namespace, Name: sa.Name}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// settlePulls brings the records of pulls up to what there is after a start.
+func (k *Kubelet) settlePulls() {
+	find := func(ctx context.Context, image string) (string, error) {
+		name, err := normalImage(image)
+		if err != nil {
+			return "", nil // it names none, and so none was pulled
+		}
+		img, err := k.imageStatus(ctx, &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: image})
+		return img.GetId(), err
+	}
+	images := func(ctx context.Context) ([]string, error) {
+		res, err := k.cfg.Images.ListImages(ctx, &runtimeapi.ListImagesRequest{})
+		var ids []string
+		for _, i := range res.GetImages() {
+			ids = append(ids, i.Id)
+		}
+		return ids, err
+	}
+	if err := k.pulled.Settle(k.ctx, find, images); err != nil && k.ctx.Err() == nil {
+		k.log.Warn("cannot settle which images were pulled with whose credentials", "error", err)
+	}
 }
 
 // dockerConfig is a .dockerconfigjson; a .dockercfg is the map inside.

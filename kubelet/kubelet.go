@@ -29,6 +29,7 @@ import (
 	"github.com/coxswain/cox/kubelet/dra"
 	"github.com/coxswain/cox/kubelet/exclusive"
 	"github.com/coxswain/cox/kubelet/probes"
+	"github.com/coxswain/cox/kubelet/pulled"
 	"github.com/coxswain/cox/kubelet/volumes"
 )
 
@@ -75,9 +76,10 @@ type Kubelet struct {
 	csi       *csi.Manager
 	providers *registries.Manager // nil without plugins
 	pulls     chan struct{}       // holds a value per pull under way; nil without bound
-	goingDown atomic.Bool         // the machine shuts down
-	sharing   sync.Mutex          // held while containers are told which CPUs they share
-	shared    cpuset.CPUSet       // what they were told
+	pulled    *pulled.Records
+	goingDown atomic.Bool   // the machine shuts down
+	sharing   sync.Mutex    // held while containers are told which CPUs they share
+	shared    cpuset.CPUSet // what they were told
 
 	resizeWaits atomic.Bool // a pod waits for resources that others have
 
@@ -186,6 +188,9 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	select {
 	case <-listed:
 	case <-ctx.Done():
+	}
+	if ctx.Err() == nil {
+		wg.Go(k.settlePulls)
 	}
 	if ctx.Err() == nil && k.cfg.StaticPodDir != "" {
 		wg.Go(func() { k.runStatic(ctx) })

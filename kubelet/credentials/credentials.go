@@ -126,10 +126,13 @@ func (m *Manager) check(p *kubeletconfigv1.CredentialProvider) error {
 	return nil
 }
 
-// Auth is a credential, and the pattern of images for which it is.
+// Auth is a credential, and the pattern of images for which it is. Account is
+// the service account whose token the plugin was shown for it, nil of those
+// that it gives to every pod.
 type Auth struct {
 	Pattern            string
 	Username, Password string
+	Account            *corev1.ServiceAccount
 }
 
 // For returns what the plugins know for an image of a pod ("host/path:tag"),
@@ -141,14 +144,19 @@ func (m *Manager) For(ctx context.Context, pod *corev1.Pod, image string) []Auth
 		if !slices.ContainsFunc(p.MatchImages, func(pattern string) bool { return Matches(pattern, image) }) {
 			continue
 		}
-		auth, err := m.ask(ctx, p, pod, image)
+		req := &credentialv1.CredentialProviderRequest{TypeMeta: metav1.TypeMeta{APIVersion: requestVersion, Kind: "CredentialProviderRequest"}, Image: image}
+		sa, key, skip, err := m.account(ctx, p, pod, req)
+		var auth map[string]credentialv1.AuthConfig
+		if err == nil && !skip {
+			auth, err = m.ask(ctx, p, req, key)
+		}
 		if err != nil {
 			m.cfg.Log.Warn("a credential provider failed", "provider", p.Name, "error", err)
 			continue
 		}
 		for pattern, a := range auth {
 			if Matches(pattern, image) {
-				out = append(out, Auth{pattern, a.Username, a.Password})
+				out = append(out, Auth{pattern, a.Username, a.Password, sa})
 			}
 		}
 	}
@@ -157,14 +165,10 @@ func (m *Manager) For(ctx context.Context, pod *corev1.Pod, image string) []Auth
 	return out
 }
 
-// ask runs a plugin unless it has answered the same before.
-func (m *Manager) ask(ctx context.Context, p *kubeletconfigv1.CredentialProvider, pod *corev1.Pod, image string) (map[string]credentialv1.AuthConfig, error) {
-	req := &credentialv1.CredentialProviderRequest{TypeMeta: metav1.TypeMeta{APIVersion: requestVersion, Kind: "CredentialProviderRequest"}, Image: image}
-	account, skip, err := m.account(ctx, p, pod, req)
-	if err != nil || skip {
-		return nil, err
-	}
-	host, repository := split(image)
+// ask runs a plugin unless it has answered the same before; account tells its
+// answers apart.
+func (m *Manager) ask(ctx context.Context, p *kubeletconfigv1.CredentialProvider, req *credentialv1.CredentialProviderRequest, account string) (map[string]credentialv1.AuthConfig, error) {
+	host, repository := split(req.Image)
 	keys := []string{p.Name + " global " + account, p.Name + " registry " + host + " " + account, p.Name + " image " + repository + " " + account}
 	m.mu.Lock()
 	for _, k := range keys {
@@ -216,25 +220,25 @@ func (m *Manager) ask(ctx context.Context, p *kubeletconfigv1.CredentialProvider
 }
 
 // account adds the service account's token to a request where the plugin wants
-// it, and returns what tells its answers apart by account. skip says that the
-// plugin is not to be asked for this pod.
-func (m *Manager) account(ctx context.Context, p *kubeletconfigv1.CredentialProvider, pod *corev1.Pod, req *credentialv1.CredentialProviderRequest) (key string, skip bool, err error) {
+// it, and returns that account and what tells the answers apart by account. skip
+// says that the plugin is not to be asked for this pod.
+func (m *Manager) account(ctx context.Context, p *kubeletconfigv1.CredentialProvider, pod *corev1.Pod, req *credentialv1.CredentialProviderRequest) (sa *corev1.ServiceAccount, key string, skip bool, err error) {
 	a := p.TokenAttributes
 	if a == nil {
-		return "", false, nil
+		return nil, "", false, nil
 	}
 	if pod.Spec.ServiceAccountName == "" || m.cfg.Account == nil {
-		return "", *a.RequireServiceAccount, nil
+		return nil, "", *a.RequireServiceAccount, nil
 	}
 	sa, token, err := m.cfg.Account(ctx, pod, a.ServiceAccountTokenAudience)
 	if err != nil {
-		return "", false, fmt.Errorf("token of the service account %s: %w", pod.Spec.ServiceAccountName, err)
+		return nil, "", false, fmt.Errorf("token of the service account %s: %w", pod.Spec.ServiceAccountName, err)
 	}
 	req.ServiceAccountToken, req.ServiceAccountAnnotations = token, map[string]string{}
 	for _, name := range a.RequiredServiceAccountAnnotationKeys {
 		v, ok := sa.Annotations[name]
 		if !ok {
-			return "", false, fmt.Errorf("the service account %s lacks the annotation %s", sa.Name, name)
+			return nil, "", false, fmt.Errorf("the service account %s lacks the annotation %s", sa.Name, name)
 		}
 		req.ServiceAccountAnnotations[name] = v
 	}
@@ -248,7 +252,7 @@ func (m *Manager) account(ctx context.Context, p *kubeletconfigv1.CredentialProv
 	if a.CacheType == kubeletconfigv1.TokenServiceAccountTokenCacheType {
 		parts = append(parts, token)
 	}
-	return fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q", parts))), false, nil
+	return sa, fmt.Sprintf("%x", sha256.Sum256(fmt.Appendf(nil, "%q", parts))), false, nil
 }
 
 // run executes a plugin: the request goes to its input, the answer comes from

@@ -65,6 +65,7 @@ func (s *Settings) Apply(c *kubelet.Config) error {
 		High: int(*s.ImageGCHighThresholdPercent), Low: int(*s.ImageGCLowThresholdPercent),
 		MinAge: s.ImageMinimumGCAge.Duration, MaxAge: s.ImageMaximumGCAge.Duration,
 	}
+	c.ImageAccess = kubelet.ImageAccess{Policy: s.ImagePullCredentialsVerificationPolicy, Allowlist: slices.Clone(s.PreloadedImagesVerificationAllowlist)}
 	c.Shutdown = s.shutdown()
 	if err := s.reserve(c); err != nil {
 		return err

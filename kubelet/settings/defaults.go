@@ -39,6 +39,7 @@ func (s *Settings) setDefaults() {
 	or(&c.Authorization.Mode, kubeletv1beta1.KubeletAuthorizationModeWebhook)
 	orLasts(&c.Authorization.Webhook.CacheAuthorizedTTL, 5*time.Minute)
 	orLasts(&c.Authorization.Webhook.CacheUnauthorizedTTL, 30*time.Second)
+	or(&c.ImagePullCredentialsVerificationPolicy, kubeletv1beta1.NeverVerifyPreloadedImages)
 	orNew(&c.RegistryPullQPS, 5)
 	or(&c.RegistryBurst, 10)
 	orNew(&c.EventRecordQPS, 50)

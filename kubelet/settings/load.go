@@ -19,6 +19,8 @@ import (
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/coxswain/cox/kubelet/pulled"
 )
 
 // Settings is a configuration as it was read, with upstream's defaults.
@@ -223,6 +225,14 @@ func (s *Settings) check() error {
 		refuse(*n < 1, "maxParallelImagePulls: %d must be positive", *n)
 		refuse(*s.SerializeImagePulls && *n > 1, "maxParallelImagePulls needs serializeImagePulls to be false")
 	}
+	oneOf("imagePullCredentialsVerificationPolicy", string(s.ImagePullCredentialsVerificationPolicy), string(kubeletv1beta1.NeverVerify),
+		string(kubeletv1beta1.NeverVerifyPreloadedImages), string(kubeletv1beta1.NeverVerifyAllowlistedImages), string(kubeletv1beta1.AlwaysVerify))
+	refuse(len(s.PreloadedImagesVerificationAllowlist) > 0 && s.ImagePullCredentialsVerificationPolicy != kubeletv1beta1.NeverVerifyAllowlistedImages,
+		"preloadedImagesVerificationAllowlist needs imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages")
+	for _, pattern := range s.PreloadedImagesVerificationAllowlist {
+		err := pulled.CheckPattern(pattern)
+		refuse(err != nil, "preloadedImagesVerificationAllowlist: %w", err)
+	}
 	s.warnings()
 	return errors.Join(errs...)
 }
@@ -248,7 +258,6 @@ func (s *Settings) warnings() {
 	no(s.EnableSystemLogQuery != nil && *s.EnableSystemLogQuery, "enableSystemLogQuery", "logs of services are not queried")
 	no(s.SingleProcessOOMKill != nil, "singleProcessOOMKill", "the runtime decides it")
 	no(s.MemoryReservationPolicy != "" && s.MemoryReservationPolicy != "None", "memoryReservationPolicy", "the feature gate MemoryQoS is off")
-	no(s.ImagePullCredentialsVerificationPolicy != "" && s.ImagePullCredentialsVerificationPolicy != kubeletv1beta1.NeverVerify, "imagePullCredentialsVerificationPolicy", "images that are present can be used by every pod")
 	no(*s.RegistryPullQPS != 5 || s.RegistryBurst != 10, "registryPullQPS and registryBurst", "pulls are bounded by their number at a time")
 	no(*s.EventRecordQPS != 50 || s.EventBurst != 100, "eventRecordQPS and eventBurst", "events are not held back")
 	no(*s.KubeAPIQPS != 50 || s.KubeAPIBurst != 100, "kubeAPIQPS and kubeAPIBurst", "requests are not held back")

@@ -79,6 +79,8 @@ enforceNodeAllocatable: [pods, system-reserved]
 systemReservedCgroup: /system.slice
 crashLoopBackOff: {maxContainerRestartPeriod: 5s}
 registerWithTaints: [{key: a, effect: NoSchedule}]
+imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages
+preloadedImagesVerificationAllowlist: [registry.io/*]
 `, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +114,9 @@ registerWithTaints: [{key: a, effect: NoSchedule}]
 	if c.Eviction.MaxPodGrace != 20*time.Second || c.Containers.LogSize != 1<<20 || c.Containers.CrashDelay != 5*time.Second || c.LogDir != "/flag" || len(c.Taints) != 1 || !c.Exclusive.StaticCPUs {
 		t.Errorf("%+v", c)
 	}
+	if a := c.ImageAccess; a.Policy != "NeverVerifyAllowlistedImages" || len(a.Allowlist) != 1 || a.Allowlist[0] != "registry.io/*" {
+		t.Errorf("image access %+v", a)
+	}
 	steps := []kubelet.ShutdownStep{{Priority: 0, Grace: 20 * time.Second}, {Priority: 2_000_000_000, Grace: 10 * time.Second}}
 	if len(c.Shutdown) != 2 || c.Shutdown[0] != steps[0] || c.Shutdown[1] != steps[1] {
 		t.Errorf("shutdown %v", c.Shutdown)
@@ -120,21 +125,24 @@ registerWithTaints: [{key: a, effect: NoSchedule}]
 
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"maxPods: -1":                                 "maxPods",
-		"maxPods: many":                               "maxPods",
-		"cpuManagerPolicy: dynamic":                   "cpuManagerPolicy",
-		"cpuManagerPolicy: static":                    "needs CPUs that are reserved",
-		"imageGCLowThresholdPercent: 90":              "imageGCLowThresholdPercent",
-		"evictionHard: {memory.left: 1Mi}":            "unknown eviction signal",
-		"evictionHard: {memory.available: x}":         "no quantity",
-		"evictionSoft: {memory.available: 1Mi}":       "evictionSoftGracePeriod",
-		`kubeReserved: {gpu: "1"}`:                    "cannot be reserved",
-		"qosReserved: {memory: 50%}":                  "qosReserved",
-		"enforceNodeAllocatable: [kube-reserved]":     "kubeReservedCgroup",
-		"tlsMinVersion: VersionTLS10":                 "tlsMinVersion",
-		"tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]": "tlsCipherSuites",
-		"shutdownGracePeriodCriticalPods: 10s":        "shutdownGracePeriodCriticalPods",
-		"kind: Pod":                                   "kind",
+		"maxPods: -1":                                  "maxPods",
+		"maxPods: many":                                "maxPods",
+		"cpuManagerPolicy: dynamic":                    "cpuManagerPolicy",
+		"cpuManagerPolicy: static":                     "needs CPUs that are reserved",
+		"imageGCLowThresholdPercent: 90":               "imageGCLowThresholdPercent",
+		"evictionHard: {memory.left: 1Mi}":             "unknown eviction signal",
+		"evictionHard: {memory.available: x}":          "no quantity",
+		"evictionSoft: {memory.available: 1Mi}":        "evictionSoftGracePeriod",
+		`kubeReserved: {gpu: "1"}`:                     "cannot be reserved",
+		"qosReserved: {memory: 50%}":                   "qosReserved",
+		"enforceNodeAllocatable: [kube-reserved]":      "kubeReservedCgroup",
+		"tlsMinVersion: VersionTLS10":                  "tlsMinVersion",
+		"tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]":  "tlsCipherSuites",
+		"shutdownGracePeriodCriticalPods: 10s":         "shutdownGracePeriodCriticalPods",
+		"kind: Pod":                                    "kind",
+		"imagePullCredentialsVerificationPolicy: Some": "imagePullCredentialsVerificationPolicy",
+		"preloadedImagesVerificationAllowlist: [a]":    "needs imagePullCredentialsVerificationPolicy",
+		"imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [\"a:1\"]": "no tag",
 	} {
 		s, err := files(t, head+text+"\n", nil)
 		if err == nil {
