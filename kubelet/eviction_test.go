@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 func podOf(name string, priority int32, memory string) *corev1.Pod {
@@ -113,11 +115,15 @@ func TestStorageExceeded(t *testing.T) {
 }
 
 func TestWritableLayers(t *testing.T) {
-	got := writableLayers(`31 1 254:0 / / rw,relatime - ext4 /dev/root rw
+	mounts, err := mountinfo.Parse(strings.NewReader(`31 1 254:0 / / rw,relatime - ext4 /dev/root rw
 95 31 0:52 / /run/cox/rt/io.containerd.runtime.v2.task/k8s.io/abc/rootfs rw,relatime - overlay overlay rw,lowerdir=/a/1/fs,upperdir=/a/7/fs,workdir=/a/7/work
 96 31 0:53 / /somewhere rw - overlay overlay rw,lowerdir=/a,upperdir=/b
 97 31 0:54 / /run/x/def/rootfs ro - overlay overlay ro,lowerdir=/a:/b
-`)
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := writableLayers(mounts)
 	if len(got) != 1 || got["abc"] != "/a/7/fs" {
 		t.Errorf("%v", got)
 	}

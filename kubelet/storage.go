@@ -3,7 +3,6 @@ package kubelet
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -11,6 +10,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/kubelet/volumes"
 )
 
@@ -145,22 +145,19 @@ func (k *Kubelet) localUse(pod *corev1.Pod) (bytes, inodes int64) {
 // writableLayers finds the folders in which the kernel keeps what running
 // containers have written to their root file systems, by container id: a
 // runtime's own numbers can be hours old. Only overlay mounts tell.
-func writableLayers(mountinfo string) map[string]string {
+func writableLayers(mounts []mountinfo.Mount) map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(mountinfo) {
-		left, right, ok := strings.Cut(line, " - overlay ")
-		w := strings.Fields(left)
-		if !ok || len(w) < 5 {
-			continue
-		}
+	for _, m := range mounts {
 		// <state>/<container>/rootfs
-		dir, base := filepath.Split(w[4])
-		_, upper, ok := strings.Cut(right, "upperdir=")
-		if base != "rootfs" || !ok {
+		dir, base := filepath.Split(m.Point)
+		if m.Type != "overlay" || base != "rootfs" {
 			continue
 		}
-		upper, _, _ = strings.Cut(upper, ",")
-		out[filepath.Base(dir)] = strings.TrimSpace(upper)
+		for _, o := range m.Options {
+			if upper, ok := strings.CutPrefix(o, "upperdir="); ok {
+				out[filepath.Base(dir)] = upper
+			}
+		}
 	}
 	return out
 }
@@ -170,8 +167,8 @@ func writableLayers(mountinfo string) map[string]string {
 type layers struct{ dirs map[string]string }
 
 func readLayers() layers {
-	b, _ := os.ReadFile("/proc/self/mountinfo")
-	return layers{writableLayers(string(b))}
+	mounts, _ := mountinfo.Read()
+	return layers{writableLayers(mounts)}
 }
 
 func (l layers) usage(st *runtimeapi.ContainerStats) (bytes, inodes int64) {

@@ -1,13 +1,11 @@
 package runtime
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coxswain/cox/internal/cgroup"
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // StopPods stops and removes every pod of the runtime, in good order. It goes
@@ -63,11 +62,11 @@ func Purge(ctx context.Context, cfg Config) error {
 	}
 	errs := []error{killAll(ctx, cfg)}
 	roots := []string{cfg.State, cfg.Root}
-	errs = append(errs, UnmountBeneath(roots...))
+	errs = append(errs, mountinfo.UnmountBelow(roots...))
 	errs = append(errs, cgroup.Remove(cfg.CgroupRoot))
 	for _, dir := range append(roots, cfg.shimSockets(), cfg.AssetsDir) {
 		// Never through a mount that is still there.
-		if left, err := mountsBeneath(dir); err != nil || len(left) > 0 {
+		if left, err := mountinfo.Below(dir); err != nil || len(left) > 0 {
 			errs = append(errs, fmt.Errorf("%s is kept: something is still mounted in it", dir), err)
 			continue
 		}
@@ -174,51 +173,4 @@ func parent(pid int) (ppid int, dead bool) {
 	}
 	ppid, _ = strconv.Atoi(f[1])
 	return ppid, f[0] == "Z" || f[0] == "X"
-}
-
-// UnmountBeneath unmounts everything in the folders, the last mounted first.
-func UnmountBeneath(dirs ...string) error {
-	var errs []error
-	for _, dir := range dirs {
-		mounts, err := mountsBeneath(dir)
-		errs = append(errs, err)
-		for i := len(mounts) - 1; i >= 0; i-- {
-			if err := unix.Unmount(mounts[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-				errs = append(errs, fmt.Errorf("unmount %s: %w", mounts[i], err))
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// mountsBeneath lists the mount points at and in dir, parents first.
-func mountsBeneath(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
-	}
-	var out []string
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		fields := strings.Fields(s.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		at := unescape(fields[4])
-		if at == dir || strings.HasPrefix(at, dir+"/") {
-			out = append(out, at)
-		}
-	}
-	sort.SliceStable(out, func(i, j int) bool { return strings.Count(out[i], "/") < strings.Count(out[j], "/") })
-	return out, s.Err()
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

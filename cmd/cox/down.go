@@ -14,6 +14,7 @@ import (
 
 	"github.com/coxswain/cox/cni"
 	"github.com/coxswain/cox/datapath/lb"
+	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/runtime"
 )
 
@@ -98,7 +99,7 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	defer cancel()
 	problems = append(problems, runtime.Purge(ctx, c.runtimeConfig(log)))
 	problems = append(problems, c.purgeNetwork()...)
-	problems = append(problems, runtime.UnmountBeneath(c.DataDir, c.runDir()), c.purgeKubelet())
+	problems = append(problems, mountinfo.UnmountBelow(c.DataDir, c.runDir()), c.purgeKubelet())
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not everything could be removed, and the data were kept; run it again after mending this: %w", err)
 	}

@@ -6,7 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/coxswain/cox/runtime"
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // kubeletDir is the kubelet's folder. Where that is not below the data
@@ -47,7 +47,7 @@ func (c *config) purgeKubelet() error {
 	if dir == c.dir("kubelet") {
 		return nil
 	}
-	if err := runtime.UnmountBeneath(dir); err != nil {
+	if err := mountinfo.UnmountBelow(dir); err != nil {
 		return err
 	}
 	var errs []error

@@ -3,10 +3,8 @@
 package cgroup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // Hierarchy is one mounted cgroup file system.
@@ -28,38 +28,28 @@ type Hierarchy struct {
 
 // Hierarchies lists what is mounted, each once.
 func Hierarchies() ([]Hierarchy, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.Read()
 	if err != nil {
 		return nil, fmt.Errorf("find cgroup hierarchies: %w", err)
 	}
-	defer f.Close()
-	return parse(f)
+	return among(mounts), nil
 }
 
 // v1Flags are mount options of a v1 hierarchy that are no controllers.
 var v1Flags = map[string]bool{"rw": true, "ro": true, "xattr": true, "clone_children": true, "noprefix": true, "cpuset_v2_mode": true, "nsdelegate": true}
 
-func parse(r io.Reader) ([]Hierarchy, error) {
+func among(mounts []mountinfo.Mount) []Hierarchy {
 	var out []Hierarchy
 	seen := map[string]bool{}
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		before, after, ok := strings.Cut(s.Text(), " - ")
-		if !ok {
-			continue
-		}
-		left, right := strings.Fields(before), strings.Fields(after)
-		if len(left) < 5 || len(right) < 3 || (right[0] != "cgroup" && right[0] != "cgroup2") {
-			continue
-		}
+	for _, m := range mounts {
 		// The device number tells a hierarchy mounted twice.
-		if seen[left[2]] {
+		if m.Type != "cgroup" && m.Type != "cgroup2" || seen[m.Device] {
 			continue
 		}
-		seen[left[2]] = true
-		h := Hierarchy{Mount: left[4], V2: right[0] == "cgroup2"}
+		seen[m.Device] = true
+		h := Hierarchy{Mount: m.Point, V2: m.Type == "cgroup2"}
 		if !h.V2 {
-			for _, o := range strings.Split(right[2], ",") {
+			for _, o := range m.Options {
 				if !v1Flags[o] && !strings.HasPrefix(o, "release_agent=") {
 					h.Controllers = append(h.Controllers, o)
 				}
@@ -67,7 +57,7 @@ func parse(r io.Reader) ([]Hierarchy, error) {
 		}
 		out = append(out, h)
 	}
-	return out, s.Err()
+	return out
 }
 
 // Has tells whether the v1 hierarchy holds a controller.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 func TestParse(t *testing.T) {
@@ -18,7 +20,8 @@ func TestParse(t *testing.T) {
 33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
 34 24 0:29 / /mnt/again rw - cgroup cgroup rw,cpu,cpuacct
 `
-	got, err := parse(strings.NewReader(mounts))
+	list, err := mountinfo.Parse(strings.NewReader(mounts))
+	got := among(list)
 	want := []Hierarchy{
 		{Mount: "/sys/fs/cgroup/unified", V2: true},
 		{Mount: "/sys/fs/cgroup/systemd", Controllers: []string{"name=systemd"}},

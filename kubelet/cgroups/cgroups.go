@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coxswain/cox/internal/cgroup"
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // Class is a quality-of-service class.
@@ -71,12 +72,12 @@ func Detect(root string) (*Manager, error) {
 
 // DetectIn is Detect with other places for the mount point and the list of
 // mounts.
-func DetectIn(mount, mountinfo, root string) (*Manager, error) {
-	b, err := os.ReadFile(mountinfo)
+func DetectIn(mount, list, root string) (*Manager, error) {
+	mounts, err := mountinfo.ReadFile(list)
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup mounts: %w", err)
 	}
-	controllers, unified := parseMounts(string(b), mount)
+	controllers, unified := among(mounts, mount)
 	m := &Manager{root: path.Join("/", root)}
 	switch {
 	case len(controllers) == 0 && unified != "":
@@ -91,30 +92,24 @@ func DetectIn(mount, mountinfo, root string) (*Manager, error) {
 	return m, nil
 }
 
-// parseMounts returns the mount point of each v1 controller ("name=systemd"
+// among returns the mount point of each v1 controller ("name=systemd"
 // included), and that of v2.
-func parseMounts(info, below string) (controllers map[string]string, unified string) {
+func among(mounts []mountinfo.Mount, below string) (controllers map[string]string, unified string) {
 	controllers = map[string]string{}
-	for line := range strings.Lines(info) {
-		left, right, ok := strings.Cut(strings.TrimSpace(line), " - ")
-		l, r := strings.Fields(left), strings.Fields(right)
-		if !ok || len(l) < 5 || len(r) < 3 {
+	for _, m := range mounts {
+		if m.Point != below && !strings.HasPrefix(m.Point, below+"/") {
 			continue
 		}
-		at := l[4]
-		if at != below && !strings.HasPrefix(at, below+"/") {
-			continue
-		}
-		switch r[0] {
+		switch m.Type {
 		case "cgroup2":
-			unified = at
+			unified = m.Point
 		case "cgroup":
-			for _, o := range strings.Split(r[2], ",") {
+			for _, o := range m.Options {
 				switch o {
 				case "rw", "ro", "xattr", "clone_children", "noprefix":
 				default:
 					if !strings.HasPrefix(o, "release_agent=") {
-						controllers[o] = at
+						controllers[o] = m.Point
 					}
 				}
 			}

@@ -9,16 +9,21 @@ import (
 	"testing"
 
 	"github.com/coxswain/cox/internal/cgroup"
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
-func TestParseMounts(t *testing.T) {
+func TestAmong(t *testing.T) {
 	const info = `31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct
 40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 50 31 0:38 / /other/unified rw - cgroup2 cgroup2 rw
 `
-	c, u := parseMounts(info, "/sys/fs/cgroup")
+	mounts, err := mountinfo.Parse(strings.NewReader(info))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, u := among(mounts, "/sys/fs/cgroup")
 	if want := map[string]string{"cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct", "name=systemd": "/sys/fs/cgroup/systemd"}; fmt.Sprint(c) != fmt.Sprint(want) || u != "/sys/fs/cgroup/unified" {
 		t.Errorf("got %v, %s", c, u)
 	}

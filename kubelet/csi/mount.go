@@ -14,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // Error is a step that failed, in the words of upstream's events.
@@ -212,7 +214,7 @@ func (w *work) stage(ctx context.Context) error {
 // mounted says that the staged volume of an earlier life is there. Where its
 // driver has mounted nothing it is asked again, which by CSI is harmless.
 func (w *work) mounted() bool {
-	ok, err := isMountPoint(filepath.Join(w.m.stage(w.v.id()), "globalmount"))
+	ok, err := mountinfo.Is(filepath.Join(w.m.stage(w.v.id()), "globalmount"))
 	return err == nil && ok && !w.v.block()
 }
 
@@ -328,7 +330,7 @@ func (w *work) left(target string) bool {
 	if r, err := readRecord(filepath.Dir(target)); err != nil || r == nil || *r != *w.r {
 		return false
 	}
-	ok, err := isMountPoint(target)
+	ok, err := mountinfo.Is(target)
 	if broken(err) {
 		// As a file system in user space leaves it whose process died.
 		if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
@@ -368,23 +370,10 @@ func (m *Manager) link(uid types.UID, name, target string) error {
 	return os.Symlink(target, at)
 }
 
-// isMountPoint says that something is mounted at a path itself.
-func isMountPoint(path string) (bool, error) {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("statx %s: %w", path, err)
-	}
-	return st.Attributes_mask&st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
-}
-
 // removeEmpty removes a file or an empty folder, never what is in one: that
 // could be a volume's data.
 func removeEmpty(path string) error {
-	if ok, err := isMountPoint(path); err != nil || ok {
+	if ok, err := mountinfo.Is(path); err != nil || ok {
 		return errors.Join(err, fmt.Errorf("%s is still mounted", path))
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {

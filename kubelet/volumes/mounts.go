@@ -1,7 +1,6 @@
 package volumes
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,12 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 // ensureTmpfs mounts memory on dir unless something is mounted there. size is
 // in bytes, 0 for the kernel's default.
 func ensureTmpfs(dir string, size int64, mode os.FileMode) error {
-	if mounted, err := isMountPoint(dir); err != nil || mounted {
+	if mounted, err := mountinfo.Is(dir); err != nil || mounted {
 		return err
 	}
 	opts := fmt.Sprintf("mode=%o", mode)
@@ -41,7 +42,7 @@ func ensureTmpfs(dir string, size int64, mode os.FileMode) error {
 // ensureHugePages mounts a hugetlbfs; size is such as "2Mi", "" for the
 // default size.
 func ensureHugePages(dir, size string) error {
-	if mounted, err := isMountPoint(dir); err != nil || mounted {
+	if mounted, err := mountinfo.Is(dir); err != nil || mounted {
 		return err
 	}
 	opts := ""
@@ -52,66 +53,6 @@ func ensureHugePages(dir, size string) error {
 		return fmt.Errorf("mount hugetlbfs: %w", err)
 	}
 	return nil
-}
-
-// isMountPoint compares the mount a folder is in with its parent's.
-func isMountPoint(dir string) (bool, error) {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("statx %s: %w", dir, err)
-	}
-	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
-		return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
-	}
-	mounts, err := mountsBelow(dir)
-	return slices.Contains(mounts, dir), err
-}
-
-// mountsBelow lists the mount points at and below a folder, deepest first.
-func mountsBelow(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var out []string
-	sc := bufio.NewScanner(f)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		w := strings.Fields(sc.Text())
-		if len(w) < 5 {
-			continue
-		}
-		p := unescape(w[4])
-		if p == dir || strings.HasPrefix(p, dir+"/") {
-			out = append(out, p)
-		}
-	}
-	slices.SortFunc(out, func(a, b string) int { return strings.Compare(b, a) })
-	return out, sc.Err()
-}
-
-// unescape turns mountinfo's octal escapes back.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // Unmount takes away all volumes of a pod, content included (of hostPaths and
@@ -158,7 +99,7 @@ func removeTree(podDir string, dirs ...string) error {
 	if err != nil {
 		return err
 	}
-	mounts, err := mountsBelow(real)
+	mounts, err := mountinfo.Below(real)
 	if err != nil {
 		return err
 	}
@@ -169,7 +110,7 @@ func removeTree(podDir string, dirs ...string) error {
 			}
 		}
 	}
-	if left, err := mountsBelow(real); err != nil || len(left) > 0 {
+	if left, err := mountinfo.Below(real); err != nil || len(left) > 0 {
 		return fmt.Errorf("still mounted below %s: %v (%w)", real, left, err)
 	}
 	for _, d := range dirs {
@@ -188,7 +129,7 @@ func Share(dir string) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	if mounted, err := isMountPoint(dir); err != nil {
+	if mounted, err := mountinfo.Is(dir); err != nil {
 		return err
 	} else if !mounted {
 		if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
@@ -237,7 +178,7 @@ func (m *Manager) Subpath(pod *corev1.Pod, volume, container string, n int, sub 
 	if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
 		return "", err
 	}
-	if mounted, err := isMountPoint(target); err != nil {
+	if mounted, err := mountinfo.Is(target); err != nil {
 		return "", err
 	} else if mounted {
 		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/kubelet/csi"
 )
 
@@ -224,7 +225,7 @@ func (m *Manager) emptyDir(dir string, pod *corev1.Pod, e *corev1.EmptyDirVolume
 		if e.SizeLimit != nil && e.SizeLimit.Value() > 0 && (size == 0 || e.SizeLimit.Value() < size) {
 			size = e.SizeLimit.Value()
 		}
-		mounted, err := isMountPoint(dir)
+		mounted, err := mountinfo.Is(dir)
 		if err != nil {
 			return err
 		}

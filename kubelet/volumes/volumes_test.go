@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coxswain/cox/internal/mountinfo"
 )
 
 type fakeSource struct {
@@ -253,7 +255,7 @@ func TestMemoryAndGroups(t *testing.T) {
 	if err := m.Remove(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := mountsBelow(m.root); len(left) > 0 {
+	if left, _ := mountinfo.Below(m.root); len(left) > 0 {
 		t.Errorf("still mounted: %v", left)
 	}
 }

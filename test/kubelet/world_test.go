@@ -35,6 +35,7 @@ import (
 	"github.com/coxswain/cox/apiserver/tokens"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/cni"
+	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/kubelet"
 	"github.com/coxswain/cox/runtime"
 	"github.com/coxswain/cox/runtime/runtimetest"
@@ -169,7 +170,7 @@ func (w *world) startRuntime() {
 		if err := rt.StopPods(ctx); err != nil {
 			t.Error(err)
 		}
-		if err := runtime.UnmountBeneath(w.dir); err != nil {
+		if err := mountinfo.UnmountBelow(w.dir); err != nil {
 			t.Error(err)
 		}
 	})
