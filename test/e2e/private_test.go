@@ -53,7 +53,10 @@ func TestPrivateImage(t *testing.T) {
 	c.must(t, "up")
 	c.awaitAccount(t)
 	archive := filepath.Join(t.TempDir(), "demo.tar")
-	c.must(t, "image", "export", "cox.local/demo:1", "--output="+archive)
+	eventually(t, "the demo image", func() (bool, string) { // it is imported beside the start
+		out, err := c.run("image", "export", "cox.local/demo:1", "--output="+archive)
+		return err == nil, out
+	})
 	host := privateRegistry(t, archive, map[string]string{"one": "x", "two": "y"})
 	for secret, user := range map[string]string{"one": "one x", "copy": "one x", "two": "two y", "wrong": "two x"} {
 		name, password, _ := strings.Cut(user, " ")
