@@ -57,16 +57,16 @@ func New(env controllers.Env, discover controllers.Discovery) (*Controller, erro
 	}
 	c.loop = env.NewLoop("resourcequota_primary", c.reconcile)
 	_, err := c.quotas.OnChange(func(q, old *corev1.ResourceQuota) {
-		switch {
-		case q == nil:
+		if q == nil {
 			return
+		}
+		key := q.Namespace + "/" + q.Name
+		c.ledger.saw(key, q.ResourceVersion, env.Clock.Now())
+		switch {
 		case old == nil || !apiequality.Semantic.DeepEqual(q.Spec, old.Spec) || !apiequality.Semantic.DeepEqual(q.Spec.Hard, q.Status.Hard):
 			c.loop.AddObject(q)
 		case !apiequality.Semantic.DeepEqual(q.Status, old.Status):
-			c.loop.AddAfter(q.Namespace+"/"+q.Name, recount)
-		}
-		if old == nil || grew(q.Status.Used, old.Status.Used) {
-			c.ledger.charge(q.Namespace+"/"+q.Name, env.Clock.Now())
+			c.loop.AddAfter(key, recount)
 		}
 	})
 	return c, err
@@ -92,7 +92,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	}
 	again := time.Duration(0)
 	var failed error
-	freed, ahead := c.ledger.look(key, c.env.Clock.Now())
+	freed, ahead := c.ledger.look(key, q.ResourceVersion, c.env.Clock.Now())
 	status := Status(q, func(gr schema.GroupResource) ([]any, bool) {
 		s, err := c.source(ctx, gr)
 		if err != nil {
@@ -112,14 +112,17 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if failed != nil {
 		return 0, fmt.Errorf("counting: %w", failed)
 	}
+	var early corev1.ResourceList
 	if ahead > 0 {
 		status.Used = atLeast(status.Used, q.Status.Used, freed)
 		if again == 0 || ahead < again {
 			again = ahead
 		}
+	} else {
+		early = unexplained(status.Used, q.Status.Used, freed)
 	}
 	if apiequality.Semantic.DeepEqual(status, q.Status) {
-		c.ledger.settle(key, freed)
+		c.ledger.settle(key, q.ResourceVersion, freed, early, c.env.Clock.Now())
 		return again, nil
 	}
 	out := q.DeepCopy()
@@ -129,9 +132,12 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 		return 0, nil
 	}
 	if err != nil {
+		if !apierrors.IsConflict(err) {
+			c.ledger.doubt(key, c.env.Clock.Now())
+		}
 		return 0, fmt.Errorf("updating quota status: %w", err)
 	}
-	c.ledger.settle(key, freed)
+	c.ledger.settle(key, got.ResourceVersion, freed, early, c.env.Clock.Now())
 	c.writes.Wrote(key, got)
 	return again, nil
 }
@@ -213,7 +219,7 @@ func (c *Controller) givenBack(gr schema.GroupResource, obj, old any) {
 		if len(names) == 0 {
 			continue
 		}
-		c.ledger.free(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names))
+		c.ledger.free(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names), c.env.Clock.Now())
 		c.loop.AddObject(q)
 	}
 }

@@ -58,3 +58,59 @@ func TestAtLeastWhatIsCharged(t *testing.T) {
 		}
 	}
 }
+
+// What is counted, given back and charged at once is told apart: nothing is
+// given back twice, and nothing is lowered past a charge that is not seen yet.
+func TestLedger(t *testing.T) {
+	list := func(n int64) corev1.ResourceList {
+		return corev1.ResourceList{"pods": *resource.NewQuantity(n, resource.DecimalSI)}
+	}
+	const key = "here/some"
+	start := time.Unix(1e9, 0)
+	for _, tc := range []struct {
+		name string
+		do   func(l *ledger)
+		// version, and what look returns of it after recount.
+		version string
+		freed   int64
+		ahead   time.Duration
+	}{
+		{"a version of others may be a charge", func(*ledger) {}, "9", 0, recount},
+		{"our own is none", func(l *ledger) { l.settle(key, "9", nil, nil, start) }, "9", 0, 0},
+		{"what is told is given back", func(l *ledger) { l.free(key, list(2), start) }, "8", 2, 0},
+		{"once", func(l *ledger) {
+			l.free(key, list(2), start)
+			l.settle(key, "8", list(2), nil, start)
+		}, "8", 0, 0},
+		{"what is counted before it is told is not given back again", func(l *ledger) {
+			l.settle(key, "8", list(0), list(2), start)
+			l.free(key, list(1), start)
+			l.free(key, list(1), start)
+			l.free(key, list(3), start)
+		}, "8", 3, 0},
+		{"nor what is told while it is counted", func(l *ledger) {
+			l.free(key, list(1), start)
+			l.settle(key, "8", list(0), list(1), start)
+		}, "8", 0, 0},
+		{"a count of long ago has no part in it", func(l *ledger) {
+			l.settle(key, "8", list(0), list(2), start)
+			l.free(key, list(1), start.Add(recount))
+		}, "8", 1, 0},
+		{"what may have been written is not given back again", func(l *ledger) {
+			l.free(key, list(1), start)
+			l.doubt(key, start.Add(recount))
+		}, "8", 0, recount},
+	} {
+		var l ledger
+		l.saw(key, "8", start)
+		tc.do(&l)
+		freed, ahead := l.look(key, tc.version, start.Add(recount))
+		if n := freed["pods"]; n.Value() != tc.freed || ahead != tc.ahead {
+			t.Errorf("%s: %s freed, ahead for %v", tc.name, n.String(), ahead)
+		}
+	}
+	got := unexplained(list(2), list(5), list(1))["pods"]
+	if got.Value() != 2 {
+		t.Errorf("of 5 on record 2 are counted and 1 was given back: %s", got.String())
+	}
+}

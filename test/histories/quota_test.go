@@ -19,7 +19,6 @@ import (
 // late: there is never more than the limit, and what is used is right in the
 // end.
 func TestQuotaIsNeverExceeded(t *testing.T) {
-	world.Open(t, "a quota's count that was made from late informers can lower what was charged meanwhile")
 	world.Histories(t, 10, func(w *world.World) {
 		rnd := rand.New(rand.NewPCG(w.Seed, 1))
 		most := 3 + rnd.IntN(4)
