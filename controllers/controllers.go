@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/client"
 )
 
@@ -83,6 +84,56 @@ func ByNode(p *corev1.Pod) []string {
 		return nil
 	}
 	return []string{p.Spec.NodeName}
+}
+
+// ClaimIndex is the name of the index of pods by ClaimKeys.
+const ClaimIndex = "claim"
+
+// ClaimKeys are the claims that a pod names, as namespace/name, whoever they
+// belong to. It is the function behind ClaimIndex.
+func ClaimKeys(pod *corev1.Pod) []string {
+	out := podspec.ClaimNames(pod)
+	for i := range out {
+		out[i] = pod.Namespace + "/" + out[i]
+	}
+	return out
+}
+
+// On has f called with the new and the old object of every change, as OnChange
+// does, for handlers that stay as long as their informer.
+func On[T client.Object](i client.Informer[T], f func(obj, old T)) error {
+	_, err := i.OnChange(f)
+	return err
+}
+
+// OnEach has f called with what an object is now and with what it was before,
+// whichever there is.
+func OnEach[T interface {
+	client.Object
+	comparable
+}](i client.Informer[T], f func(T)) error {
+	return On(i, func(obj, old T) {
+		var none T
+		for _, o := range [...]T{old, obj} {
+			if o != none {
+				f(o)
+			}
+		}
+	})
+}
+
+// Follow puts every object that has come, changed or gone into the loop.
+func Follow[T interface {
+	client.Object
+	comparable
+}](l *client.Loop, i client.Informer[T]) error {
+	return On(i, func(obj, old T) {
+		var none T
+		if obj == none {
+			obj = old
+		}
+		l.AddObject(obj)
+	})
 }
 
 // ControlledBy says that ref names a controller of this kind, in any version

@@ -16,19 +16,18 @@ import (
 // API's.
 func Create[T client.Object](ctx context.Context, c client.Interface, k client.Kind[T], w *client.Writes, key string, obj T) (T, error) {
 	got, err := k.In(c, obj.GetNamespace()).Create(ctx, obj)
-	switch {
-	case err == nil:
-		w.Wrote(key, got)
-	case client.Doubtful(err):
-		w.Doubt(key)
-	}
-	return got, err
+	return remember(w, key, got, err)
 }
 
 // Update replaces an object on behalf of key, and has w remember it as Create
 // does. obj is transferred.
 func Update[T client.Object](ctx context.Context, c client.Interface, k client.Kind[T], w *client.Writes, key string, obj T) (T, error) {
 	got, err := k.In(c, obj.GetNamespace()).Update(ctx, obj)
+	return remember(w, key, got, err)
+}
+
+// remember has w know what a write came to, and passes that on.
+func remember[T client.Object](w *client.Writes, key string, got T, err error) (T, error) {
 	switch {
 	case err == nil:
 		w.Wrote(key, got)

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/coxswain/cox/api/podspec"
 )
 
 // Requests for scoring when a container asks for nothing, as upstream counts
@@ -81,7 +83,7 @@ type Pod struct {
 
 // NewPod prepares a pod for scheduling. The object is kept, not changed.
 func NewPod(obj *corev1.Pod) *Pod {
-	p := &Pod{Pod: obj, claims: claimNames(obj), terms: affinityTermsOf(obj)}
+	p := &Pod{Pod: obj, claims: podspec.ClaimNames(obj), terms: affinityTermsOf(obj)}
 	list := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{})
 	p.request = amounts(list)
 	nonZero := resourcehelper.PodRequests(obj, resourcehelper.PodResourcesOptions{

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 	"k8s.io/component-helpers/storage/volume"
+
+	"github.com/coxswain/cox/api/podspec"
 )
 
 // storage is what the volume plugins see of claims, volumes and classes. What
@@ -32,21 +34,6 @@ type storage interface {
 	users(namespace, claim string) map[types.UID]string
 }
 
-// claimNames are the claims behind a pod's volumes.
-func claimNames(pod *corev1.Pod) []string {
-	var out []string
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			out = append(out, v.PersistentVolumeClaim.ClaimName)
-		case v.Ephemeral != nil:
-			out = append(out, ephemeral.VolumeClaimName(pod, v))
-		}
-	}
-	return out
-}
-
 // podVolumes is the state of a pod's claims: the volumes of those that are
 // bound, and the claims that wait for the pod's node.
 type podVolumes struct {
@@ -58,13 +45,9 @@ type podVolumes struct {
 func volumesOf(s storage, p *corev1.Pod) (podVolumes, string) {
 	var out podVolumes
 	for i := range p.Spec.Volumes {
-		v, name := &p.Spec.Volumes[i], ""
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			name = v.PersistentVolumeClaim.ClaimName
-		case v.Ephemeral != nil:
-			name = ephemeral.VolumeClaimName(p, v)
-		default:
+		v := &p.Spec.Volumes[i]
+		name := podspec.ClaimName(p, v)
+		if name == "" {
 			continue
 		}
 		claim := s.claim(p.Namespace, name)

@@ -93,3 +93,26 @@ func validateDataSources(spec *corev1.PersistentVolumeClaimSpec, path *field.Pat
 	}
 	return errs
 }
+
+// ClaimName is the claim behind a pod's volume: its own, or the one that is
+// made for the pod; "" if there is none.
+func ClaimName(pod *corev1.Pod, v *corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return pod.Name + "-" + v.Name
+	}
+	return ""
+}
+
+// ClaimNames are the claims behind a pod's volumes.
+func ClaimNames(pod *corev1.Pod) []string {
+	var out []string
+	for i := range pod.Spec.Volumes {
+		if name := ClaimName(pod, &pod.Spec.Volumes[i]); name != "" {
+			out = append(out, name)
+		}
+	}
+	return out
+}

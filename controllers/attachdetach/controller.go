@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
 )
@@ -23,7 +24,6 @@ const workers = 4
 // Indexes: pods by the claims that they name, attachments by node and by
 // volume.
 const (
-	byClaim  = "attachdetach/claim"
 	byNode   = "attachdetach/node"
 	byVolume = "attachdetach/volume"
 )
@@ -64,7 +64,7 @@ func New(env controllers.Env) (*Controller, error) {
 	c.loop = env.NewLoop("attachdetach", c.reconcile)
 	for _, err := range []error{
 		c.pods.AddIndex(controllers.NodeIndex, controllers.ByNode),
-		c.pods.AddIndex(byClaim, claimKeys),
+		c.pods.AddIndex(controllers.ClaimIndex, controllers.ClaimKeys),
 		c.attachments.AddIndex(byNode, func(va *storagev1.VolumeAttachment) []string { return []string{va.Spec.NodeName} }),
 		c.attachments.AddIndex(byVolume, func(va *storagev1.VolumeAttachment) []string {
 			if name := va.Spec.Source.PersistentVolumeName; name != nil {
@@ -85,7 +85,7 @@ func (c *Controller) watch() error {
 		if pod == nil {
 			pod, old = old, nil
 		}
-		if pod.Spec.NodeName == "" || len(claimKeys(pod)) == 0 || old != nil && needs(old) == needs(pod) {
+		if pod.Spec.NodeName == "" || len(controllers.ClaimKeys(pod)) == 0 || old != nil && needs(old) == needs(pod) {
 			return
 		}
 		c.loop.Add(pod.Spec.NodeName)
@@ -154,25 +154,11 @@ func (c *Controller) Run(ctx context.Context) { c.loop.Run(ctx, c.env.WorkersOr(
 
 // wake looks at the nodes whose pods use a claim.
 func (c *Controller) wake(namespace, name string) {
-	for _, pod := range c.pods.ByIndex(byClaim, namespace+"/"+name) {
+	for _, pod := range c.pods.ByIndex(controllers.ClaimIndex, namespace+"/"+name) {
 		if pod.Spec.NodeName != "" {
 			c.loop.Add(pod.Spec.NodeName)
 		}
 	}
-}
-
-func claimKeys(pod *corev1.Pod) []string {
-	var out []string
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			out = append(out, pod.Namespace+"/"+v.PersistentVolumeClaim.ClaimName)
-		case v.Ephemeral != nil:
-			out = append(out, pod.Namespace+"/"+ephemeral.VolumeClaimName(pod, v))
-		}
-	}
-	return out
 }
 
 func managed(n *corev1.Node) bool { _, ok := n.Annotations[annotationManaged]; return ok }
@@ -193,7 +179,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		},
 		users: func(pv *corev1.PersistentVolume) []*corev1.Pod {
 			ref := pv.Spec.ClaimRef
-			return slices.DeleteFunc(c.pods.ByIndex(byClaim, ref.Namespace+"/"+ref.Name), func(p *corev1.Pod) bool { return p.Spec.NodeName == name || !needs(p) })
+			return slices.DeleteFunc(c.pods.ByIndex(controllers.ClaimIndex, ref.Namespace+"/"+ref.Name), func(p *corev1.Pod) bool { return p.Spec.NodeName == name || !needs(p) })
 		},
 	}
 	in.unwanted = c.since(in)
@@ -213,13 +199,8 @@ func (c *Controller) wants(node string) map[string]*want {
 		}
 		for i := range pod.Spec.Volumes {
 			v := &pod.Spec.Volumes[i]
-			name := ""
-			switch {
-			case v.PersistentVolumeClaim != nil:
-				name = v.PersistentVolumeClaim.ClaimName
-			case v.Ephemeral != nil:
-				name = ephemeral.VolumeClaimName(pod, v)
-			default:
+			name := podspec.ClaimName(pod, v)
+			if name == "" {
 				continue
 			}
 			claim, ok := c.claims.Get(pod.Namespace, name)

@@ -2,6 +2,7 @@ package cronjob
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,28 +36,15 @@ func New(env controllers.Env) (*Controller, error) {
 		jobs:  client.InformerFor(env.Informers, client.Jobs),
 	}
 	c.loop = env.NewLoop("cronjob", c.reconcile)
-	if err := c.jobs.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*batchv1.Job]); err != nil {
-		return nil, err
-	}
-	if _, err := c.crons.OnChange(func(cj, old *batchv1.CronJob) {
-		if cj == nil {
-			cj = old
-		}
-		c.loop.AddObject(cj)
-	}); err != nil {
-		return nil, err
-	}
-	_, err := c.jobs.OnChange(func(j, old *batchv1.Job) {
-		for _, x := range [...]*batchv1.Job{j, old} {
-			if x == nil {
-				continue
+	return c, errors.Join(
+		c.jobs.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*batchv1.Job]),
+		controllers.Follow(c.loop, c.crons),
+		controllers.OnEach(c.jobs, func(j *batchv1.Job) {
+			if ref := metav1.GetControllerOfNoCopy(j); controllers.ControlledBy(ref, client.CronJobs.GVK()) {
+				c.loop.Add(j.Namespace + "/" + ref.Name)
 			}
-			if ref := metav1.GetControllerOfNoCopy(x); controllers.ControlledBy(ref, client.CronJobs.GVK()) {
-				c.loop.Add(x.Namespace + "/" + ref.Name)
-			}
-		}
-	})
-	return c, err
+		}),
+	)
 }
 
 // Run works until ctx ends.

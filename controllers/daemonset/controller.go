@@ -50,34 +50,14 @@ func New(env controllers.Env) (*Controller, error) {
 	}
 	c.failures.Clock = env.Clock
 	c.loop = env.NewLoop("daemonset", c.reconcile)
-	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
-		return nil, err
-	}
-	if err := c.revisions.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ControllerRevision]); err != nil {
-		return nil, err
-	}
-	if _, err := c.sets.OnChange(func(ds, old *appsv1.DaemonSet) {
-		if ds == nil {
-			ds = old
-		}
-		c.loop.AddObject(ds)
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.revisions.OnChange(func(r, old *appsv1.ControllerRevision) {
-		for _, x := range [...]*appsv1.ControllerRevision{r, old} {
-			if x != nil {
-				c.wakeFor(x)
-			}
-		}
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.nodes.OnChange(c.nodeChanged); err != nil {
-		return nil, err
-	}
-	_, err := c.pods.OnChange(c.podChanged)
-	return c, err
+	return c, errors.Join(
+		c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]),
+		c.revisions.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ControllerRevision]),
+		controllers.Follow(c.loop, c.sets),
+		controllers.OnEach(c.revisions, func(r *appsv1.ControllerRevision) { c.wakeFor(r) }),
+		controllers.On(c.nodes, c.nodeChanged),
+		controllers.On(c.pods, c.podChanged),
+	)
 }
 
 // Run works until ctx ends.

@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,25 +40,13 @@ func New(env controllers.Env) (*Controller, error) {
 		pods:        client.InformerFor(env.Informers, client.Pods),
 	}
 	c.loop = env.NewLoop("deployment", c.reconcile)
-	if err := c.sets.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ReplicaSet]); err != nil {
-		return nil, err
-	}
-	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
-		return nil, err
-	}
-	if _, err := c.deployments.OnChange(func(d, old *appsv1.Deployment) {
-		if d == nil {
-			d = old
-		}
-		c.loop.AddObject(d)
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.sets.OnChange(c.setChanged); err != nil {
-		return nil, err
-	}
-	_, err := c.pods.OnChange(c.podChanged)
-	return c, err
+	return c, errors.Join(
+		c.sets.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ReplicaSet]),
+		c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]),
+		controllers.Follow(c.loop, c.deployments),
+		controllers.On(c.sets, c.setChanged),
+		controllers.On(c.pods, c.podChanged),
+	)
 }
 
 // Run works until ctx ends.

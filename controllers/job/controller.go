@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -50,27 +51,17 @@ func New(env controllers.Env) (*Controller, error) {
 		pods: client.InformerFor(env.Informers, client.Pods),
 	}
 	c.loop = env.NewLoop("job", c.reconcile)
-	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
-		return nil, err
-	}
-	if err := c.pods.AddIndex(byJob, func(p *corev1.Pod) []string {
-		if ref := jobRef(p); ref != nil {
-			return []string{p.Namespace + "/" + ref.Name}
-		}
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.jobs.OnChange(func(j, old *batchv1.Job) {
-		if j == nil {
-			j = old
-		}
-		c.loop.AddObject(j)
-	}); err != nil {
-		return nil, err
-	}
-	_, err := c.pods.OnChange(c.podChanged)
-	return c, err
+	return c, errors.Join(
+		c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]),
+		c.pods.AddIndex(byJob, func(p *corev1.Pod) []string {
+			if ref := jobRef(p); ref != nil {
+				return []string{p.Namespace + "/" + ref.Name}
+			}
+			return nil
+		}),
+		controllers.Follow(c.loop, c.jobs),
+		controllers.On(c.pods, c.podChanged),
+	)
 }
 
 // Run works until ctx ends.

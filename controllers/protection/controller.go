@@ -15,9 +15,6 @@ import (
 
 const workers = 2
 
-// byClaim indexes pods by the claims that they name.
-const byClaim = "claim"
-
 // Claims protects claims.
 type Claims struct {
 	env    controllers.Env
@@ -34,7 +31,7 @@ func NewClaims(env controllers.Env) (*Claims, error) {
 		pods:   client.InformerFor(env.Informers, client.Pods),
 	}
 	c.loop = env.NewLoop("pvcprotection", c.reconcile)
-	if err := c.pods.AddIndex(byClaim, claimKeys); err != nil {
+	if err := c.pods.AddIndex(controllers.ClaimIndex, controllers.ClaimKeys); err != nil {
 		return nil, err
 	}
 	if _, err := c.claims.OnChange(func(claim, _ *corev1.PersistentVolumeClaim) {
@@ -50,7 +47,7 @@ func NewClaims(env controllers.Env) (*Claims, error) {
 		if old == nil || pod != nil && pod.UID == old.UID && shutDown(pod) == shutDown(old) {
 			return
 		}
-		for _, key := range claimKeys(old) {
+		for _, key := range controllers.ClaimKeys(old) {
 			if claim, ok := c.claims.GetKey(key); ok && claim.DeletionTimestamp != nil {
 				c.loop.Add(key)
 			}
@@ -83,7 +80,7 @@ func (c *Claims) reconcile(ctx context.Context, key string) (time.Duration, erro
 // user: the informer may lag behind a binding.
 func (c *Claims) inUse(ctx context.Context, claim *corev1.PersistentVolumeClaim) (bool, error) {
 	uses := func(p *corev1.Pod) bool { return Uses(p, claim) }
-	if slices.ContainsFunc(c.pods.ByIndex(byClaim, claim.Namespace+"/"+claim.Name), uses) {
+	if slices.ContainsFunc(c.pods.ByIndex(controllers.ClaimIndex, claim.Namespace+"/"+claim.Name), uses) {
 		return true, nil
 	}
 	pods, _, err := client.Pods.In(c.env.Client, claim.Namespace).List(ctx, client.Options{})

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
+
+	"github.com/coxswain/cox/api/podspec"
 )
 
 // The finalizers, as the API documents them (Storage Object in Use
@@ -51,10 +53,7 @@ func Uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name:
-			return true
-		case v.Ephemeral != nil && ephemeral.VolumeClaimName(pod, v) == claim.Name && ephemeral.VolumeIsForPod(pod, claim) == nil:
+		if podspec.ClaimName(pod, v) == claim.Name && (v.Ephemeral == nil || ephemeral.VolumeIsForPod(pod, claim) == nil) {
 			return true
 		}
 	}
@@ -66,21 +65,6 @@ func Uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 // pod's own claims.
 func shutDown(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil && pod.DeletionGracePeriodSeconds != nil && *pod.DeletionGracePeriodSeconds == 0
-}
-
-// claimKeys are the claims that a pod names, whoever they belong to.
-func claimKeys(pod *corev1.Pod) []string {
-	var out []string
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			out = append(out, pod.Namespace+"/"+v.PersistentVolumeClaim.ClaimName)
-		case v.Ephemeral != nil:
-			out = append(out, pod.Namespace+"/"+ephemeral.VolumeClaimName(pod, v))
-		}
-	}
-	return out
 }
 
 // claimClasses are the VolumeAttributesClasses that a claim wants, has, or is

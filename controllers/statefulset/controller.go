@@ -51,34 +51,14 @@ func New(env controllers.Env) (*Controller, error) {
 		claims:    client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 	}
 	c.loop = env.NewLoop("statefulset", c.reconcile)
-	if err := c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]); err != nil {
-		return nil, err
-	}
-	if err := c.revisions.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ControllerRevision]); err != nil {
-		return nil, err
-	}
-	if _, err := c.sets.OnChange(func(s, old *appsv1.StatefulSet) {
-		if s == nil {
-			s = old
-		}
-		c.loop.AddObject(s)
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.revisions.OnChange(func(r, old *appsv1.ControllerRevision) {
-		for _, x := range [...]*appsv1.ControllerRevision{r, old} {
-			if x != nil {
-				c.wakeFor(x)
-			}
-		}
-	}); err != nil {
-		return nil, err
-	}
-	if _, err := c.claims.OnChange(c.claimChanged); err != nil {
-		return nil, err
-	}
-	_, err := c.pods.OnChange(c.podChanged)
-	return c, err
+	return c, errors.Join(
+		c.pods.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*corev1.Pod]),
+		c.revisions.AddIndex(controllers.OwnerIndex, controllers.ByOwner[*appsv1.ControllerRevision]),
+		controllers.Follow(c.loop, c.sets),
+		controllers.OnEach(c.revisions, func(r *appsv1.ControllerRevision) { c.wakeFor(r) }),
+		controllers.On(c.claims, c.claimChanged),
+		controllers.On(c.pods, c.podChanged),
+	)
 }
 
 // Run works until ctx ends.

@@ -14,25 +14,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/kubelet/csi"
 )
-
-// claimName is the claim behind a volume: its own, or the one made for the
-// pod.
-func claimName(pod *corev1.Pod, v *corev1.Volume) string {
-	switch {
-	case v.PersistentVolumeClaim != nil:
-		return v.PersistentVolumeClaim.ClaimName
-	case v.Ephemeral != nil:
-		return pod.Name + "-" + v.Name
-	}
-	return ""
-}
 
 // claim puts the volume behind a claim in place and gives it to the pod's
 // group. It returns when that is to be repeated, zero for never.
 func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {
-	pvc, pv, err := src.Claim(ctx, claimName(pod, v), v.Ephemeral != nil)
+	pvc, pv, err := src.Claim(ctx, podspec.ClaimName(pod, v), v.Ephemeral != nil)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/kubelet/csi"
 )
@@ -108,7 +109,7 @@ func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.
 
 func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {
 	switch {
-	case claimName(pod, v) != "":
+	case podspec.ClaimName(pod, v) != "":
 		return m.claim(ctx, pod, v, src)
 	case v.CSI != nil:
 		if mounted, _ := usage(pod, v.Name); !mounted {
@@ -164,7 +165,7 @@ func (m *Manager) place(pod *corev1.Pod, v *corev1.Volume) (dir string, memory b
 	switch {
 	case v.HostPath != nil:
 		return v.HostPath.Path, false, nil
-	case claimName(pod, v) != "" || v.CSI != nil:
+	case podspec.ClaimName(pod, v) != "" || v.CSI != nil:
 		at, ok := m.placed(pod.UID, v.Name)
 		if !ok || at.block {
 			return "", false, fmt.Errorf("volume %q is not mounted", v.Name)

@@ -53,10 +53,9 @@ func rolledOut(door client.Interface, ns string, deployments int, replicas int32
 	return len(all) == deployments, fmt.Sprint(len(all))
 }
 
-// play is what a scheduler and kubelets would do to a namespace's pods: they
-// become ready, and go when they are deleted. Through two servers it may be
-// done twice, which changes nothing.
-func play(ctx context.Context, door client.Interface, ns string) {
+// eachPod shows a namespace's pods to see, every time that one of them changes,
+// through a server that may go and come back.
+func eachPod(ctx context.Context, door client.Interface, ns string, see func(*corev1.Pod)) {
 	for ctx.Err() == nil {
 		w, err := client.Pods.In(door, ns).Watch(ctx, client.Options{})
 		if err != nil {
@@ -68,10 +67,17 @@ func play(ctx context.Context, door client.Interface, ns string) {
 		}
 		for e := range w.ResultChan() {
 			if p, ok := e.Object.(*corev1.Pod); ok {
-				playPod(ctx, door, p)
+				see(p)
 			}
 		}
 	}
+}
+
+// play is what a scheduler and kubelets would do to a namespace's pods: they
+// become ready, and go when they are deleted. Through two servers it may be
+// done twice, which changes nothing.
+func play(ctx context.Context, door client.Interface, ns string) {
+	eachPod(ctx, door, ns, func(p *corev1.Pod) { playPod(ctx, door, p) })
 }
 
 func playPod(ctx context.Context, door client.Interface, p *corev1.Pod) {

@@ -128,28 +128,14 @@ type births struct {
 }
 
 func (b *births) follow(ctx context.Context, door client.Interface, ns string) {
-	for ctx.Err() == nil {
-		w, err := client.Pods.In(door, ns).Watch(ctx, client.Options{})
-		if err != nil {
-			select { // the server is away
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
+	eachPod(ctx, door, ns, func(p *corev1.Pod) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if ref := metav1.GetControllerOf(p); ref != nil && !b.seen[p.UID] {
+			b.seen[p.UID] = true
+			b.by[ref.Name]++
 		}
-		for e := range w.ResultChan() {
-			p, ok := e.Object.(*corev1.Pod)
-			if !ok {
-				continue
-			}
-			b.mu.Lock()
-			if ref := metav1.GetControllerOf(p); ref != nil && !b.seen[p.UID] {
-				b.seen[p.UID] = true
-				b.by[ref.Name]++
-			}
-			b.mu.Unlock()
-		}
-	}
+	})
 }
 
 func (b *births) total() int {

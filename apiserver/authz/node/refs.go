@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/client"
 )
 
@@ -305,9 +306,7 @@ func usesClaim(p *corev1.Pod, name string) bool {
 		return false
 	}
 	for i := range p.Spec.Volumes {
-		v := &p.Spec.Volumes[i]
-		if v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == name ||
-			v.Ephemeral != nil && p.Name+"-"+v.Name == name {
+		if podspec.ClaimName(p, &p.Spec.Volumes[i]) == name {
 			return true
 		}
 	}
@@ -347,14 +346,8 @@ func (a *Authorizer) volume(ctx context.Context, node, name string) (bool, error
 // secret.
 func (a *Authorizer) volumeSecret(ctx context.Context, p *corev1.Pod, ns, name string) (bool, error) {
 	for i := range p.Spec.Volumes {
-		v := &p.Spec.Volumes[i]
-		claim := ""
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			claim = v.PersistentVolumeClaim.ClaimName
-		case v.Ephemeral != nil:
-			claim = p.Name + "-" + v.Name
-		default:
+		claim := podspec.ClaimName(p, &p.Spec.Volumes[i])
+		if claim == "" {
 			continue
 		}
 		pvc, err := client.PersistentVolumeClaims.In(a.door, p.Namespace).Get(ctx, claim, atHand())
