@@ -26,6 +26,30 @@ type Follower interface {
 	Follow(ctx context.Context, after int64, do func([]*clientv3.Event)) error
 }
 
+// Swapper is a Backend that has a shorter way than Txn for the write that all
+// writes of objects are (an embedded etcd): value is stored under key, with a
+// lease or none (0), if the key's revision still is the given one (0: absent),
+// which done says. at is the write's revision, or one at which the key had
+// another revision. value is only read, during the call.
+type Swapper interface {
+	Swap(ctx context.Context, key string, revision int64, value []byte, lease clientv3.LeaseID) (at int64, done bool, err error)
+}
+
+// swap does what Swapper describes with any Backend.
+func swap(ctx context.Context, b Backend, key string, revision int64, value []byte, lease clientv3.LeaseID) (at int64, done bool, err error) {
+	if s, ok := b.(Swapper); ok {
+		return s.Swap(ctx, key, revision, value, lease)
+	}
+	resp, err := b.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(key), "=", revision)).
+		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(lease))).
+		Commit()
+	if err != nil {
+		return 0, false, err
+	}
+	return resp.Header.Revision, resp.Succeeded, nil
+}
+
 // Transformer turns an object's encoding into what lies in etcd and back, such
 // as by encrypting it. key is the full etcd key, which authenticates the
 // value's place. It is safe for concurrent use.

@@ -235,14 +235,12 @@ func (d *direct) prepare(ctx context.Context, key string, obj runtime.Object) (*
 // commit writes w if the key's revision still is the given one (0: absent).
 // It returns nil when it is not, with the revision at which etcd saw that.
 func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, int64, error) {
-	full := d.root + w.key
-	var opts []clientv3.OpOption
+	var lease clientv3.LeaseID
 	if d.kind.TTL > 0 {
-		id, err := d.s.leases.get(ctx, d.kind.TTL)
-		if err != nil {
+		var err error
+		if lease, err = d.s.leases.get(ctx, d.kind.TTL); err != nil {
 			return nil, 0, err
 		}
-		opts = append(opts, clientv3.WithLease(id))
 	}
 	if d.cache != nil {
 		d.cache.expect(w)
@@ -251,21 +249,15 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 	if revision == 0 {
 		op = opCreate
 	}
-	resp, err := d.s.cfg.Backend.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(full), "=", revision)).
-		Then(clientv3.OpPut(full, string(w.stored), opts...)).
-		Commit()
+	at, done, err := swap(ctx, d.s.cfg.Backend, d.root+w.key, revision, w.stored, lease)
 	d.took.since(op, begin)
-	if err != nil || !resp.Succeeded {
+	if err != nil || !done {
 		if d.cache != nil {
 			d.cache.unexpect(w)
 		}
-		if err != nil {
-			return nil, 0, err
-		}
-		return nil, resp.Header.Revision, nil
+		return nil, at, err
 	}
-	e := w.resolve(resp.Header.Revision)
+	e := w.resolve(at)
 	if d.cache != nil {
 		d.cache.settled(w, e.Revision)
 	}

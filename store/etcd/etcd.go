@@ -19,11 +19,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/config"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/server/v3/features"
 )
 
@@ -48,6 +50,7 @@ type Server struct {
 	*clientv3.Client
 
 	etcd    *etcdserver.EtcdServer
+	kv      etcdserverpb.KVServer // for Swap
 	lock    *os.File
 	failure *failure
 	log     *slog.Logger
@@ -99,8 +102,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.Client = v3client.New(s.etcd)
+	s.kv = v3rpc.NewQuotaKVServer(s.etcd)
 	s.acked.Store(s.etcd.KV().Rev())
-	s.Client.KV = &ackedKV{s.Client.KV, &s.acked}
+	s.Client.KV = &ackedKV{s.Client.KV, s.note}
 	return s, nil
 }
 
@@ -247,19 +251,20 @@ func (s *Server) stop() {
 	runtime.KeepAlive(s.lock)
 }
 
-// ackedKV remembers the revisions of the writes that pass through it.
-type ackedKV struct {
-	clientv3.KV
-	acked *atomic.Int64
-}
-
-func (k *ackedKV) note(revision int64) {
+// note remembers the revision that a write was answered with.
+func (s *Server) note(revision int64) {
 	for {
-		old := k.acked.Load()
-		if revision <= old || k.acked.CompareAndSwap(old, revision) {
+		old := s.acked.Load()
+		if revision <= old || s.acked.CompareAndSwap(old, revision) {
 			return
 		}
 	}
+}
+
+// ackedKV remembers the revisions of the writes that pass through it.
+type ackedKV struct {
+	clientv3.KV
+	note func(revision int64)
 }
 
 func (k *ackedKV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
