@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/apiserver/admission"
-	"github.com/coxswain/cox/store"
 )
 
 // nameTries is how often a generated name that is taken is replaced.
@@ -171,6 +170,3 @@ func generateName(base string) string {
 	}
 	return base + rand.String(suffix)
 }
-
-// storedAnswer is the answer for an entry that a write returned.
-func storedAnswer(e *store.Entry, created bool) *answer { return &answer{entry: e, created: created} }

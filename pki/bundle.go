@@ -223,16 +223,6 @@ func (b *Bundle) Node(name string, sans []string, ips []net.IP) (client, serving
 	return client, serving, nil
 }
 
-// Client returns a client certificate of the cluster's authority for any
-// user, kept under file in the bundle's folder.
-func (b *Bundle) Client(file, user string, groups ...string) (*Leaf, error) {
-	if err := safeName(file); err != nil {
-		return nil, err
-	}
-	return newLeaf(b.CA, filepath.Join(b.Dir, file), Spec{CommonName: user, Organizations: groups,
-		Usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, b.now, b.log), nil
-}
-
 func loopback() []net.IP { return []net.IP{net.IPv4(127, 0, 0, 1).To4(), net.IPv6loopback} }
 
 // addHost adds a DNS name or an address.

@@ -36,12 +36,8 @@ type namedUser struct {
 }
 
 type userAuth struct {
-	Cert  []byte `json:"client-certificate-data,omitempty"`
-	Key   []byte `json:"client-key-data,omitempty"`
-	Token string `json:"token,omitempty"`
-	// files instead of data, for certificates that rotate
-	CertFile string `json:"client-certificate,omitempty"`
-	KeyFile  string `json:"client-key,omitempty"`
+	Cert []byte `json:"client-certificate-data,omitempty"`
+	Key  []byte `json:"client-key-data,omitempty"`
 }
 
 type namedContext struct {
@@ -56,26 +52,11 @@ type namedContext struct {
 // https URL) with a client certificate. The file is replaced in one step and
 // left alone when it says the same already.
 func WriteKubeconfig(path, server string, caPEM, cert, key []byte) error {
-	return writeKubeconfig(path, server, caPEM, userAuth{Cert: cert, Key: key})
-}
-
-// WriteKubeconfigFiles is WriteKubeconfig with the paths of certificate and
-// key, which clients read again when they change.
-func WriteKubeconfigFiles(path, server string, caPEM []byte, certFile, keyFile string) error {
-	return writeKubeconfig(path, server, caPEM, userAuth{CertFile: certFile, KeyFile: keyFile})
-}
-
-// WriteTokenKubeconfig is WriteKubeconfig with a bearer token.
-func WriteTokenKubeconfig(path, server string, caPEM []byte, token string) error {
-	return writeKubeconfig(path, server, caPEM, userAuth{Token: token})
-}
-
-func writeKubeconfig(path, server string, caPEM []byte, user userAuth) error {
 	const name = "cox"
 	kc := kubeconfig{APIVersion: "v1", Kind: "Config", CurrentContext: name}
 	kc.Clusters = []namedCluster{{Name: name}}
 	kc.Clusters[0].Cluster.Server, kc.Clusters[0].Cluster.CA = server, caPEM
-	kc.Users = []namedUser{{Name: name, User: user}}
+	kc.Users = []namedUser{{Name: name, User: userAuth{Cert: cert, Key: key}}}
 	kc.Contexts = []namedContext{{Name: name}}
 	kc.Contexts[0].Context.Cluster, kc.Contexts[0].Context.User = name, name
 	data, err := yaml.Marshal(kc)

@@ -51,9 +51,6 @@ func (l *Leaf) Files() (cert, key string, err error) {
 func (l *Leaf) certPath() string { return l.base + ".crt" }
 func (l *Leaf) keyPath() string  { return l.base + ".key" }
 
-// CA is the authority that issued the certificate.
-func (l *Leaf) CA() *CA { return l.ca }
-
 // load returns what the files hold, nil when it cannot be used: broken, of
 // another authority, for other names or uses, or near its end.
 func (l *Leaf) load() *tls.Certificate {

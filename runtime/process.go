@@ -169,7 +169,6 @@ func (r *Runtime) supervise(ctx context.Context, p *process) {
 				return // cox ends; containerd goes on
 			}
 			r.cfg.Log.Error("containerd ended; starting it again", "pid", p.pid, "log", r.cfg.logFile())
-			r.setErr(errors.New("containerd ended and is being started again"))
 			p.pidfd.Close()
 			if time.Since(started) > maxDelay {
 				delay = minDelay
@@ -185,12 +184,10 @@ func (r *Runtime) supervise(ctx context.Context, p *process) {
 		if p, err = r.launch(ctx); err != nil {
 			if ctx.Err() == nil {
 				r.cfg.Log.Error("containerd", "err", err)
-				r.setErr(err)
 			}
 			p = nil
 			continue
 		}
-		r.setErr(nil)
 		r.conn.ResetConnectBackoff()
 	}
 }

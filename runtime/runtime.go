@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -39,9 +38,6 @@ type Runtime struct {
 	helpers helpers
 	cancel  context.CancelFunc
 	done    chan struct{}
-
-	mu  sync.Mutex
-	err error
 }
 
 // answerTime is how long a runtime may take to answer a question.
@@ -239,19 +235,6 @@ func (r *Runtime) Endpoint() string { return r.endpoint }
 // CgroupRoot is the cgroup path under which the node's pods belong; "" of a
 // runtime that someone else runs.
 func (r *Runtime) CgroupRoot() string { return r.cfg.CgroupRoot }
-
-// Healthy returns why the supervised containerd does not run, or nil.
-func (r *Runtime) Healthy() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err
-}
-
-func (r *Runtime) setErr(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.err = err
-}
 
 // Close ends the supervision and the connection. containerd and the
 // containers go on running.

@@ -1,10 +1,7 @@
 package admissionregistration
 
 import (
-	"fmt"
-	"net/url"
 	"slices"
-	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,77 +103,9 @@ func selector(s *metav1.LabelSelector, path *field.Path) field.ErrorList {
 }
 
 func validateClient(c *admissionv1.WebhookClientConfig, path *field.Path) field.ErrorList {
-	if (c.URL == nil) == (c.Service == nil) {
-		return field.ErrorList{field.Required(path, "exactly one of url or service is required")}
+	var service *check.WebhookService
+	if s := c.Service; s != nil {
+		service = &check.WebhookService{Namespace: s.Namespace, Name: s.Name, Path: s.Path, Port: s.Port}
 	}
-	if c.URL != nil {
-		return validateURL(*c.URL, path.Child("url"))
-	}
-	s, at := c.Service, path.Child("service")
-	var errs field.ErrorList
-	// Upstream names one of the two where the other is missing; so do we.
-	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	}
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), ""))
-	}
-	if s.Port != nil {
-		if msgs := validation.IsValidPortNum(int(*s.Port)); msgs != nil {
-			errs = append(errs, field.Invalid(at.Child("port"), *s.Port, "port is not valid: "+strings.Join(msgs, ",")))
-		}
-	}
-	if s.Path != nil {
-		errs = append(errs, validatePath(*s.Path, at.Child("path"))...)
-	}
-	return errs
-}
-
-func validateURL(text string, path *field.Path) field.ErrorList {
-	const form = "; desired format: https://host[/path]"
-	u, err := url.Parse(text)
-	if err != nil {
-		return field.ErrorList{field.Required(path, "url must be a valid URL: "+err.Error()+form)}
-	}
-	var errs field.ErrorList
-	if u.Scheme != "https" {
-		errs = append(errs, field.Invalid(path, u.Scheme, "'https' is the only allowed URL scheme"+form))
-	}
-	if u.Host == "" {
-		errs = append(errs, field.Invalid(path, u.Host, "host must be specified"+form))
-	}
-	if u.User != nil {
-		errs = append(errs, field.Invalid(path, u.User.String(), "user information is not permitted in the URL"))
-	}
-	if u.Fragment != "" {
-		errs = append(errs, field.Invalid(path, u.Fragment, "fragments are not permitted in the URL"))
-	}
-	if u.RawQuery != "" {
-		errs = append(errs, field.Invalid(path, u.RawQuery, "query parameters are not permitted in the URL"))
-	}
-	return errs
-}
-
-func validatePath(p string, path *field.Path) field.ErrorList {
-	if p == "/" || p == "" {
-		return nil
-	}
-	if p == "//" {
-		return field.ErrorList{field.Invalid(path, p, "segment[0] may not be empty")}
-	}
-	var errs field.ErrorList
-	if !strings.HasPrefix(p, "/") {
-		errs = append(errs, field.Invalid(path, p, "must start with a '/'"))
-	}
-	rest := strings.TrimSuffix(p[1:], "/")
-	for i, s := range strings.Split(rest, "/") {
-		if s == "" {
-			errs = append(errs, field.Invalid(path, p, fmt.Sprintf("segment[%d] may not be empty", i)))
-			continue
-		}
-		for _, m := range validation.IsDNS1123Subdomain(s) {
-			errs = append(errs, field.Invalid(path, p, fmt.Sprintf("segment[%d]: %v", i, m)))
-		}
-	}
-	return errs
+	return check.Webhook(c.URL, service, path)
 }

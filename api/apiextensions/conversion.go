@@ -72,73 +72,11 @@ func validateReviewVersions(versions []string, path *field.Path) field.ErrorList
 }
 
 func validateClient(c *hub.WebhookClientConfig, path *field.Path) field.ErrorList {
-	switch {
-	case (c.URL == nil) == (c.Service == nil):
-		return field.ErrorList{field.Required(path, "exactly one of url or service is required")}
-	case c.URL != nil:
-		return validateURL(*c.URL, path.Child("url"))
+	var service *check.WebhookService
+	if s := c.Service; s != nil {
+		service = &check.WebhookService{Namespace: s.Namespace, Name: s.Name, Path: s.Path, Port: &s.Port}
 	}
-	var errs field.ErrorList
-	s, at := c.Service, path.Child("service")
-	// Upstream names one of the two where the other is missing; so do we.
-	if s.Namespace == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
-	}
-	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("namespace"), ""))
-	}
-	if msgs := validation.IsValidPortNum(int(s.Port)); len(msgs) > 0 {
-		errs = append(errs, field.Invalid(at.Child("port"), s.Port, "port is not valid: "+strings.Join(msgs, ",")))
-	}
-	if s.Path == nil {
-		return errs
-	}
-	p := *s.Path
-	if p == "/" || p == "" {
-		return errs
-	}
-	if p == "//" {
-		return append(errs, field.Invalid(at.Child("path"), p, "segment[0] may not be empty"))
-	}
-	if !strings.HasPrefix(p, "/") {
-		errs = append(errs, field.Invalid(at.Child("path"), p, "must start with a '/'"))
-	}
-	steps := strings.Split(strings.TrimSuffix(p[1:], "/"), "/")
-	for i, step := range steps {
-		if step == "" {
-			errs = append(errs, field.Invalid(at.Child("path"), p, fmt.Sprintf("segment[%d] may not be empty", i)))
-			continue
-		}
-		for _, m := range validation.IsDNS1123Subdomain(step) {
-			errs = append(errs, field.Invalid(at.Child("path"), p, fmt.Sprintf("segment[%d]: %v", i, m)))
-		}
-	}
-	return errs
-}
-
-func validateURL(raw string, path *field.Path) field.ErrorList {
-	const form = "; desired format: https://host[/path]"
-	u, err := url.Parse(raw)
-	if err != nil {
-		return field.ErrorList{field.Required(path, "url must be a valid URL: "+err.Error()+form)}
-	}
-	var errs field.ErrorList
-	if u.Scheme != "https" {
-		errs = append(errs, field.Invalid(path, u.Scheme, "'https' is the only allowed URL scheme"+form))
-	}
-	if u.Host == "" {
-		errs = append(errs, field.Invalid(path, u.Host, "host must be specified"+form))
-	}
-	if u.User != nil {
-		errs = append(errs, field.Invalid(path, u.User.String(), "user information is not permitted in the URL"))
-	}
-	if u.Fragment != "" {
-		errs = append(errs, field.Invalid(path, u.Fragment, "fragments are not permitted in the URL"))
-	}
-	if u.RawQuery != "" {
-		errs = append(errs, field.Invalid(path, u.RawQuery, "query parameters are not permitted in the URL"))
-	}
-	return errs
+	return check.Webhook(c.URL, service, path)
 }
 
 // isURL says whether a text is an absolute URL.

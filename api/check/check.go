@@ -31,14 +31,6 @@ func NonNegativePtr[N ~int32 | ~int64 | ~int](n *N, path *field.Path) field.Erro
 	return NonNegative(*n, path)
 }
 
-// Positive refuses numbers below 1.
-func Positive[N ~int32 | ~int64 | ~int](n N, path *field.Path) field.ErrorList {
-	if n > 0 {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(path, n, "must be greater than zero").WithOrigin("minimum")}
-}
-
 // Immutable refuses a changed value.
 func Immutable(new, old any, path *field.Path) field.ErrorList {
 	if Equal(new, old) {

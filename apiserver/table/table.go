@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/coxswain/cox/apiserver/wire"
 )
@@ -45,14 +44,6 @@ func plainCells(obj runtime.Object) []any {
 		return []any{"", nil}
 	}
 	return []any{m.GetName(), m.GetCreationTimestamp().UTC().Format(time.RFC3339)}
-}
-
-// Age is how long ago t was, as tables show it.
-func Age(t metav1.Time) string {
-	if t.IsZero() {
-		return "<unknown>"
-	}
-	return duration.HumanDuration(time.Since(t.Time))
 }
 
 // Row is one object to show; Object is its complete JSON, or nil to leave it

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
-	"path/filepath"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -317,9 +316,6 @@ func (t *ackedTxn) Commit() (*clientv3.TxnResponse, error) {
 	}
 	return resp, err
 }
-
-// MemberDir is where etcd's files lie within a data directory.
-func MemberDir(dir string) string { return filepath.Join(dir, "member") }
 
 func revision(ctx context.Context, kv clientv3.KV) (int64, error) {
 	resp, err := kv.Get(ctx, "health", clientv3.WithKeysOnly())

@@ -311,19 +311,3 @@ func eventually(t *testing.T, what string, ask func() (good bool, answer string)
 		time.Sleep(100 * time.Millisecond)
 	}
 }
-
-// namespace makes a namespace that is deleted with the test.
-func (c *cluster) namespace(t *testing.T, name string) {
-	t.Helper()
-	c.kubectl(t, "create", "namespace", name)
-	t.Cleanup(func() {
-		if out, err := c.try("delete", "namespace", name, "--wait=false"); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
-	})
-	// Pods are admitted once the default service account is there.
-	eventually(t, "default service account", func() (bool, string) {
-		out, err := c.try("-n", name, "get", "serviceaccount", "default")
-		return err == nil, out
-	})
-}

@@ -23,7 +23,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 
@@ -296,14 +295,4 @@ func (w *World) discovery(context.Context) ([]controllers.Resource, error) {
 		}
 	}
 	return out, nil
-}
-
-// GVR finds the resource of a prefix in etcd.
-func (w *World) GVR(prefix string) schema.GroupVersionResource {
-	for _, k := range w.table.Kinds {
-		if k.Prefix == prefix {
-			return k.Views[0].GroupVersion().WithResource(k.Resource)
-		}
-	}
-	panic("no kind is stored under " + prefix)
 }
