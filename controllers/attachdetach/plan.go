@@ -33,6 +33,18 @@ func AttachmentName(pv *corev1.PersistentVolume, node string) string {
 	return "csi-" + hex.EncodeToString(sum[:])
 }
 
+// ours says that an attachment is one that a controller of this kind has made,
+// by the form of its name. What users and other controllers attach is theirs
+// to detach.
+func ours(va *storagev1.VolumeAttachment) bool {
+	sum, ok := strings.CutPrefix(va.Name, "csi-")
+	if !ok {
+		return false
+	}
+	raw, err := hex.DecodeString(sum)
+	return err == nil && len(raw) == sha256.Size
+}
+
 // uniqueName is a volume's name in a node's status.
 func uniqueName(pv *corev1.PersistentVolume) corev1.UniqueVolumeName {
 	return corev1.UniqueVolumeName("kubernetes.io/csi/" + pv.Spec.CSI.Driver + "^" + pv.Spec.CSI.VolumeHandle)
@@ -89,7 +101,7 @@ func planNode(in input) plan {
 	have := map[string]*storagev1.VolumeAttachment{}
 	for _, va := range in.attachments {
 		have[va.Name] = va
-		if in.wants[va.Name] == nil || in.node == nil {
+		if (in.wants[va.Name] == nil || in.node == nil) && ours(va) {
 			p.release(&in, va)
 		}
 	}

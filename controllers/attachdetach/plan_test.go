@@ -84,6 +84,8 @@ func TestPlan(t *testing.T) {
 	failed.Status.AttachError = &storagev1.VolumeError{Message: "no such disk"}
 	tainted := machine(true, only, only)
 	tainted.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeOutOfService, Effect: corev1.TaintEffectNoExecute}}
+	foreign := attachment(v, "n", true)
+	foreign.Name = "by-hand"
 	for name, c := range map[string]struct {
 		node      *corev1.Node
 		volume    *corev1.PersistentVolume
@@ -112,6 +114,8 @@ func TestPlan(t *testing.T) {
 		"node gone":                 {here: attachment(v, "n", true), want: "detach v"},
 		"node gone, wanted":         {here: attachment(v, "n", true), wanted: true, want: "detach v"},
 		"going":                     {node: machine(true, nil, nil), here: deleting},
+		"attached by others":        {node: machine(true, nil, nil), here: foreign},
+		"by others, node gone":      {here: foreign},
 	} {
 		pv := v
 		if c.volume != nil {
