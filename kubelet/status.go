@@ -302,9 +302,8 @@ func phase(s *podState, p *plan, st *corev1.PodStatus) corev1.PodPhase {
 		if p.End == nil && failed == 0 && waiting == 0 && stopped > 0 && !initFailed(s) {
 			return corev1.PodSucceeded
 		}
-		if s.deleting() && stopped == 0 && p.End == nil && !initFailed(s) && len(s.Containers) == 0 {
-			return corev1.PodPending // never began
-		}
+		// Also of a pod that never began: controllers whose finalizer it has wait
+		// for its end.
 		return corev1.PodFailed
 	case waiting > 0, !p.InitDone && running == 0 && stopped == 0, p.Restart != nil, restartedAnew(s, p):
 		return corev1.PodPending // Running says that every container has begun

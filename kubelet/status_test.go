@@ -158,6 +158,12 @@ PodReadyToStartContainers=True
 Initialized=True
 Ready=True
 ContainersReady=True`},
+		{"deleted before it began", newScene(always, app("a"), deleted(10)), `Failed
+a=ContainerCreating
+PodReadyToStartContainers=False
+Initialized=True
+Ready=False PodFailed
+ContainersReady=False PodFailed`},
 		{"terminated", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, 137, 0), deleted(10)), `Failed
 a=Error:137
 PodReadyToStartContainers=True
