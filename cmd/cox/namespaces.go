@@ -220,6 +220,15 @@ func (m *machine) wire(w *wires, hostEnd string) error {
 	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}); err != nil {
 		return fmt.Errorf("make link %s: %w", hostEnd, err)
 	}
+	// With br_netfilter the bridge itself forwards what a node sends to this
+	// machine's node ports: also back to where it came from, if the pod is there.
+	end, err := netlink.LinkByName(hostEnd)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetHairpin(end, true); err != nil {
+		return fmt.Errorf("let the bridge send back to %s: %w", hostEnd, err)
+	}
 	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -77,17 +78,21 @@ func TestTwoNodes(t *testing.T) {
 	})
 	c.demo(t, "far", second, "")
 	c.demo(t, "near", first, "")
-	c.kubectl(t, "expose", "pod", "far", "--port=80", "--target-port=8080")
+	c.kubectl(t, "expose", "pod", "far", "--port=80", "--target-port=8080", "--type=NodePort")
 	c.kubectl(t, "expose", "pod", "near", "--port=80", "--target-port=8080", "--type=NodePort")
 	c.kubectl(t, "wait", "--for=condition=Ready", "pod/far", "pod/near", "--timeout=2m")
 	ip := func(pod string) string { return c.kubectl(t, "get", "pod", pod, "-o", "jsonpath={.status.podIP}") }
 	far, near := ip("far"), ip("near")
+	nodePort := c.kubectl(t, "get", "service", "far", "-o", "jsonpath={.spec.ports[0].nodePort}")
+	firstAddress := c.kubectl(t, "get", "node", first, "-o", `jsonpath={.status.addresses[?(@.type=="InternalIP")].address}`)
 
 	// Each shows "to all pods" once it has counted at the other.
 	callers := map[string][2]string{
 		"near-by-name": {first, "http://far"}, "far-by-name": {second, "http://near.default.svc.cluster.local"},
 		"near-by-address": {first, "http://" + far + ":8080"}, "far-by-address": {second, "http://" + near + ":8080"},
 		"far-by-own-service": {second, "http://far"},
+		// There and back again.
+		"far-by-others-node-port": {second, "http://" + net.JoinHostPort(firstAddress, nodePort)},
 	}
 	for name, at := range callers {
 		c.demo(t, name, at[0], at[1])
