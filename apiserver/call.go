@@ -157,9 +157,17 @@ func (c *call) allowed() error {
 		ok = c.front != nil && v != client.List && v != client.Watch
 	}
 	if !ok {
-		return apierrors.NewMethodNotSupported(c.res.gvr.GroupResource(), string(v))
+		return c.unsupported()
 	}
 	return nil
+}
+
+// unsupported refuses the request's verb.
+func (c *call) unsupported() error {
+	if c.front != nil && !c.res.custom {
+		return noMethod()
+	}
+	return apierrors.NewMethodNotSupported(c.res.gvr.GroupResource(), string(c.req.Verb))
 }
 
 func contains(list []string, s string) bool {

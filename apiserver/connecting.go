@@ -20,10 +20,10 @@ func (h *httpCall) connect(rest string) {
 	var opts runtime.Object
 	h.call.load = func() error {
 		if rest != "" && !con.Path {
-			return notServed(h.req)
+			return plainly(http.StatusNotFound, "")
 		}
 		if !contains(con.Methods, h.r.Method) && !contains(con.Methods, "*") && len(con.Methods) > 0 {
-			return apierrors.NewMethodNotSupported(h.res.gvr.GroupResource(), string(h.req.Verb))
+			return h.unsupported()
 		}
 		if err := h.mayUpgrade(); err != nil {
 			return err
@@ -134,7 +134,22 @@ func (s *Server) pathHandler(path string) http.Handler {
 	if found != nil {
 		return found
 	}
-	return http.HandlerFunc(notFound)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.noPath(w, r, groupOf(path)) })
+}
+
+// groupOf is the group that a path would belong to if it led anywhere; that of
+// paths outside the API is none that is served.
+func groupOf(path string) string {
+	if rest, ok := strings.CutPrefix(path, "/apis/"); ok {
+		group, _, _ := strings.Cut(rest, "/")
+		if group != "" {
+			return group
+		}
+	}
+	if strings.HasPrefix(path, "/api/") {
+		return ""
+	}
+	return "/"
 }
 
 func notFound(w http.ResponseWriter, _ *http.Request) {

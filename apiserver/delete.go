@@ -225,6 +225,9 @@ const collectionWorkers = 8
 
 // deleteCollection deletes what the request selects and answers with it.
 func (c *call) deleteCollection(ctx context.Context) (*answer, error) {
+	if err := c.checkSelection(false); err != nil {
+		return nil, err
+	}
 	if err := c.checkDeleteOptions(); err != nil {
 		return nil, err
 	}
@@ -287,8 +290,8 @@ func (c *call) deleteListed(ctx context.Context, e *store.Entry) (err error) {
 	if req.Options.Preconditions == nil {
 		req.Options.Preconditions = &metav1.Preconditions{}
 	}
-	ours := req.Options.Preconditions.UID == nil
-	if ours {
+	ours := req.Options.Preconditions.UID == nil && req.Options.Preconditions.ResourceVersion == nil
+	if req.Options.Preconditions.UID == nil {
 		uid := types.UID(m.GetUID())
 		pre := *req.Options.Preconditions
 		pre.UID = &uid

@@ -45,6 +45,11 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 		}
 	}
 	if t.watch && t.name != "" {
+		if sel := req.Options.FieldSelector; sel != nil && optErr == nil {
+			if name, ok := sel.RequiresExactMatch("metadata.name"); !ok || name != t.name {
+				optErr = apierrors.NewBadRequest("fieldSelector metadata.name doesn't match requested name")
+			}
+		}
 		req.Name, req.Options.FieldSelector = "", nameSelector(t.name)
 	}
 	c, err := s.newCall(req)
@@ -63,16 +68,20 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 		}
 		return h.readRequest()
 	}
-	if c.sub == nil && c.res.Namespaced && c.res.store != nil && t.namespace == "" && (t.name != "" || req.Verb == client.Create || req.Verb == client.DeleteCollection) {
+	if c.sub == nil && c.res.Namespaced && c.res.store != nil && t.namespace == "" && req.Verb != client.List && req.Verb != client.Watch {
 		// Namespaced objects are only reached through their namespace.
-		http.NotFound(w, r)
+		if t.name == "" && !c.res.custom {
+			s.fail(w, r, noMethod())
+			return
+		}
+		s.noPath(w, r, t.gvr.Group)
 		return
 	}
 	switch {
 	case c.sub != nil && c.sub.Connect != nil:
 		h.connect(t.rest)
 	case t.rest != "":
-		http.NotFound(w, r)
+		s.noPath(w, r, t.gvr.Group)
 	case req.Verb == client.Watch:
 		h.watch()
 	default:
@@ -80,14 +89,37 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 	}
 }
 
-// unknown answers a request for a resource that is not served: as upstream,
-// with a 403 for those who may not know, else with a plain 404.
+// unknown answers a request for a resource or subresource that is not served:
+// as upstream, with a 403 for those who may not know, else with a 404.
 func (s *Server) unknown(w http.ResponseWriter, r *http.Request, user client.User, f *front, req *client.Request) {
 	if err := s.refuseUnknown(r.Context(), req, f, "unknown"); !apierrors.IsNotFound(err) {
 		s.fail(w, r, err)
 		return
 	}
-	notFound(w, r)
+	if _, ok := s.custom.find(req.Resource); ok { // only its subresource is not
+		s.fail(w, r, apierrors.NewNotFound(req.Resource.GroupResource(), req.Name))
+		return
+	}
+	s.noPath(w, r, req.Resource.Group)
+}
+
+// noPath answers requests for paths that lead nowhere. As upstream, groups of
+// the server's own do it with a status that says nothing in particular, all
+// others in plain text.
+func (s *Server) noPath(w http.ResponseWriter, r *http.Request, group string) {
+	if !s.own[group] {
+		notFound(w, r)
+		return
+	}
+	s.fail(w, r, plainly(http.StatusNotFound, ""))
+}
+
+// noMethod is how a path of the server's own groups refuses a method.
+func noMethod() error { return plainly(http.StatusMethodNotAllowed, "") }
+
+// plainly is an error that does not say what it is about.
+func plainly(code int, text string) error {
+	return apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", text, 0, false)
 }
 
 // managerOf is the field manager that a user agent stands for.
@@ -313,6 +345,9 @@ func (h *httpCall) loadPatch() error {
 	ct, _, _ := strings.Cut(h.r.Header.Get("Content-Type"), ";")
 	h.req.PatchType = types.PatchType(strings.TrimSpace(ct))
 	if !contains(patchTypes, string(h.req.PatchType)) {
+		if !h.res.custom {
+			return plainly(http.StatusUnsupportedMediaType, "415: Unsupported Media Type")
+		}
 		return wire.Unsupported(patchTypes)
 	}
 	var err error

@@ -33,8 +33,8 @@ func (h *httpCall) watch() {
 		return
 	}
 	timeout := watchTimeout + rand.N(watchTimeout)
-	if t := h.req.Options.TimeoutSeconds; t != nil && *t > 0 {
-		timeout = seconds(*t)
+	if t := h.req.Options.TimeoutSeconds; t != nil && *t != 0 {
+		timeout = max(seconds(*t), time.Millisecond) // one that is over has begun, too
 	}
 	ctx, cancel := context.WithTimeout(h.r.Context(), timeout)
 	defer cancel()

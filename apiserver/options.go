@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/client"
@@ -36,6 +37,7 @@ func parseOptions(q url.Values, verb client.Verb) (o client.Options, err error) 
 			o.Force = *f
 		}
 	case client.Delete, client.DeleteCollection:
+		p.preconditions(&o)
 		o.GracePeriodSeconds = p.int("gracePeriodSeconds")
 		o.OrphanDependents = p.bool("orphanDependents")
 		if v, ok := q["propagationPolicy"]; ok {
@@ -87,6 +89,22 @@ func (p *params) selection(o *client.Options) {
 			p.fail(err)
 		}
 		o.FieldSelector = sel
+	}
+}
+
+// preconditions are the parameters that a delete fails by, as upstream reads
+// them: those of a collection's delete hold for each of its objects.
+func (p *params) preconditions(o *client.Options) {
+	uid, version := p.q.Get("uid"), p.q.Get("resourceVersion")
+	if uid == "" && version == "" {
+		return
+	}
+	o.Preconditions = &metav1.Preconditions{}
+	if uid != "" {
+		o.Preconditions.UID = (*types.UID)(&uid)
+	}
+	if version != "" {
+		o.Preconditions.ResourceVersion = &version
 	}
 }
 

@@ -48,21 +48,24 @@ func (c *call) list(ctx context.Context) (*answer, error) {
 	return &answer{list: l}, nil
 }
 
-// checkSelection refuses options that do not go together.
+// checkSelection refuses options that do not go together, and fields that
+// nothing can be selected by. A watch that begins with the present state is made
+// one that says where that state ends.
 func (c *call) checkSelection(watch bool) error {
 	o := &c.req.Options
+	if watch || o.ResourceVersionMatch != "" || o.SendInitialEvents != nil {
+		in := &internalversion.ListOptions{
+			Watch: watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+			Continue: o.Continue, SendInitialEvents: o.SendInitialEvents, AllowWatchBookmarks: o.AllowWatchBookmarks,
+		}
+		internalversion.SetListOptionsDefaults(in, true)
+		if errs := listvalidation.ValidateListOptions(in, true); len(errs) > 0 {
+			return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+		}
+		o.ResourceVersionMatch, o.SendInitialEvents = in.ResourceVersionMatch, in.SendInitialEvents
+	}
 	if err := c.res.checkFields(o.FieldSelector); err != nil {
 		return apierrors.NewBadRequest(err.Error())
-	}
-	if o.ResourceVersionMatch == "" && o.SendInitialEvents == nil {
-		return nil
-	}
-	in := &internalversion.ListOptions{
-		Watch: watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
-		Continue: o.Continue, SendInitialEvents: o.SendInitialEvents, AllowWatchBookmarks: o.AllowWatchBookmarks,
-	}
-	if errs := listvalidation.ValidateListOptions(in, true); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
 	}
 	return nil
 }

@@ -112,6 +112,7 @@ func newResource(s *Server, k *kind, v *api.View) *resource {
 		list = k.HubListKind
 	}
 	r.listHead = wire.NewHead(v.GroupVersion().WithKind(list))
+	r.listHead.Unstructured = r.custom
 	if v.Cells != nil {
 		r.shown = table.New(v.Columns, v.Cells)
 	}

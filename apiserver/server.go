@@ -68,7 +68,8 @@ type Server struct {
 	codec  *wire.Codec
 	routes map[schema.GroupVersionResource]*resource
 	groups map[schema.GroupVersion]bool
-	custom custom // kinds that come and go while the server runs
+	own    map[string]bool // the groups of the table
+	custom custom          // kinds that come and go while the server runs
 
 	admission  atomic.Pointer[admissionChain]
 	aggregator atomic.Pointer[Aggregator]
@@ -107,7 +108,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, now: cfg.Now, codec: wire.New(cfg.Table.Scheme),
-		routes: map[schema.GroupVersionResource]*resource{}, groups: map[schema.GroupVersion]bool{},
+		routes: map[schema.GroupVersionResource]*resource{}, groups: map[schema.GroupVersion]bool{}, own: map[string]bool{},
 	}
 	s.stop, s.shutdown = context.WithCancel(context.Background())
 	s.away, s.leave = context.WithCancel(s.stop)
@@ -129,6 +130,7 @@ func (s *Server) addKind(k *api.Kind) {
 		r := newResource(s, ks, v)
 		s.routes[r.gvr] = r
 		s.groups[v.GroupVersion()] = true
+		s.own[v.Group] = true
 	}
 }
 

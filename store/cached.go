@@ -141,7 +141,8 @@ func (c *cached) Ready(ctx context.Context) error {
 }
 
 // Watch opens a watch on the cache. A revision whose history is no longer at
-// hand is answered with an Error event in the stream, as upstream does.
+// hand, and one that is to be the initial state's but is not reached, are
+// answered with an Error event in the stream, as upstream does.
 func (c *cached) Watch(ctx context.Context, prefix string, opts WatchOptions) (Watcher, error) {
 	from, err := parseRevision(opts.ResourceVersion)
 	if err != nil {
@@ -161,7 +162,7 @@ func (c *cached) Watch(ctx context.Context, prefix string, opts WatchOptions) (W
 		}
 	case begin && from > 0:
 		if err := c.cache.feed.wait(ctx, from); err != nil {
-			return nil, asStatus(err, c.gr, "watch")
+			return ended(asStatus(err, c.gr, "watch")), nil
 		}
 	}
 	w := &watcher{

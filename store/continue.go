@@ -11,6 +11,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // continueToken is what upstream puts into a list's continue field, so that a
@@ -83,12 +84,16 @@ type listPlan struct {
 func planList(o ListOptions) (listPlan, error) {
 	p := listPlan{limit: o.Limit}
 	if o.Continue != "" {
-		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-			return p, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
 		start, rev, err := decodeContinue(o.Continue)
 		if err != nil {
 			return p, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
+		}
+		switch o.ResourceVersion {
+		case "":
+		case "0":
+			p.limit = 0 // what is left comes whole
+		default:
+			return p, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
 		p.start, p.paging = start, true
 		if rev > 0 {
@@ -100,7 +105,7 @@ func planList(o ListOptions) (listPlan, error) {
 	}
 	rev, err := parseRevision(o.ResourceVersion)
 	if err != nil {
-		return p, err
+		return p, apierrors.NewBadRequest("invalid resource version: " + err.Error())
 	}
 	switch {
 	case o.ResourceVersion == "":
@@ -120,14 +125,16 @@ func planList(o ListOptions) (listPlan, error) {
 	return p, nil
 }
 
-// parseRevision reads a resourceVersion of a request.
+// parseRevision reads a resourceVersion of a request. Its error is no API
+// status: lists make it a 400, while gets and watches are known to fail with a
+// plain 500.
 func parseRevision(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(s, 10, 63)
 	if err != nil {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("invalid resource version %q: %v", s, err))
+		return 0, field.Invalid(field.NewPath("resourceVersion"), s, err.Error())
 	}
 	return int64(n), nil
 }

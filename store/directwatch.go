@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // directWatcher is a watch on etcd itself. It costs a goroutine and an etcd
@@ -46,6 +47,9 @@ func (d *direct) Watch(ctx context.Context, prefix string, opts WatchOptions) (W
 		}
 		if initial, err = d.List(ctx, prefix, o); err != nil {
 			w.cancel()
+			if apierrors.IsTimeout(err) {
+				return ended(err), nil
+			}
 			return nil, err
 		}
 		from = initial.Revision

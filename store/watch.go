@@ -48,6 +48,19 @@ type watcher struct {
 
 func (w *watcher) Events() <-chan Event { return w.ch }
 
+// endedWatch has said why it could not begin.
+type endedWatch chan Event
+
+func ended(err error) endedWatch {
+	w := make(endedWatch, 1)
+	w <- Event{Type: Error, Err: err}
+	close(w)
+	return w
+}
+
+func (w endedWatch) Events() <-chan Event { return w }
+func (w endedWatch) Stop()                {}
+
 func (w *watcher) Stop() {
 	w.c.mu.Lock()
 	w.endLocked(nil)

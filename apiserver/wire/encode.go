@@ -69,6 +69,10 @@ type Head struct {
 	GVK   schema.GroupVersionKind
 	json  []byte // {"kind":"Pod","apiVersion":"v1"
 	proto []byte // field 1 of runtime.Unknown
+
+	// Unstructured lists name their continue token also when they have none:
+	// upstream's of custom resources do.
+	Unstructured bool
 }
 
 // NewHead prepares a kind's head.
@@ -169,7 +173,17 @@ func (h *Head) List(m Media, meta *metav1.ListMeta, items []Body, typed *Head) (
 	}
 	head := append([]byte(nil), h.json...)
 	head = append(head, `,"metadata":`...)
-	head = append(head, mb...)
+	if h.Unstructured && meta.Continue == "" {
+		head = append(head, `{"continue":""`...)
+		if len(mb) > len("{}") {
+			mb[0] = ','
+			head = append(head, mb...)
+		} else {
+			head = append(head, '}')
+		}
+	} else {
+		head = append(head, mb...)
+	}
 	head = append(head, `,"items":[`...)
 	out := make([][]byte, 0, 4*len(items)+2)
 	out = append(out, head)

@@ -55,7 +55,7 @@ func testWatchResume(t *testing.T, open Opener) {
 	last := set(t, i, "ns/a", "z")
 	expect(t, w, store.Modified, "ns/a", last.Revision)
 	_, err := i.Watch(t.Context(), "", store.WatchOptions{ResourceVersion: "abc"})
-	reason(t, err, metav1.StatusReasonBadRequest)
+	noRevision(t, err)
 }
 
 // testWatchExpired asks for history that is gone.
@@ -189,8 +189,12 @@ func testWatchInitialEvents(t *testing.T, open Opener) {
 	e := set(t, i, "ns/b", "web")
 	expect(t, w, store.Added, "ns/b", e.Revision)
 
-	_, err := i.Watch(t.Context(), "", store.WatchOptions{ResourceVersion: RV(e.Revision + 1000), SendInitialEvents: &yes})
-	tooLarge(t, err)
+	w = watch(t, i, "", store.WatchOptions{ResourceVersion: RV(e.Revision + 1000), SendInitialEvents: &yes})
+	end := next(t, w)
+	if end.Type != store.Error {
+		t.Fatalf("got %+v", end)
+	}
+	tooLarge(t, end.Err)
 }
 
 func testWatchBookmarks(t *testing.T, open Opener) {
