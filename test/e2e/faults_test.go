@@ -1,20 +1,17 @@
 package e2e
 
 import (
-	"archive/tar"
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -111,8 +108,9 @@ func (c *cluster) honest(t *testing.T, n int) {
 }
 
 // TestKilledCox kills the server, and with it the kubelet, while it starts,
-// while pods start, while they end, and while an image is pulled. The next one
-// finishes what was begun, and nothing is left of pods that are gone.
+// while pods start, while they end, and while an image is pulled (and then
+// containerd). The next one finishes what was begun, and nothing is left of pods
+// that are gone.
 func TestKilledCox(t *testing.T) {
 	c := ownCluster(t)
 	t.Run("starting", func(t *testing.T) {
@@ -158,7 +156,33 @@ func TestKilledCox(t *testing.T) {
 		c.kubectl(t, "wait", "--for=delete", "pod", "--all", "--timeout=3m")
 		c.noPodLeft(t)
 	})
-	t.Run("pull", func(t *testing.T) { killedPull(t, c) })
+	t.Run("pull", func(t *testing.T) {
+		killedPull(t, c, func() { killServer(t, c); c.must(t, "up") })
+	})
+	t.Run("containerd pulls", func(t *testing.T) {
+		killedPull(t, c, func() { c.killContainerd(t) })
+	})
+}
+
+// killContainerd kills the cluster's containerd.
+func (c *cluster) killContainerd(t *testing.T) {
+	t.Helper()
+	processes, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range processes {
+		raw, _ := os.ReadFile(path)
+		program, _, _ := strings.Cut(string(raw), "\x00")
+		if filepath.Base(program) == "cox-containerd" && strings.Contains(string(raw), "/cox-"+c.name+"/") {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatal("containerd does not run")
 }
 
 // noPodLeft waits until nothing is left of any pod.
@@ -170,81 +194,31 @@ func (c *cluster) noPodLeft(t *testing.T) {
 	})
 }
 
-// blobs reads the files of an OCI image archive: the blobs by digest, and the
-// digest and media type that its index names first.
-func blobs(t *testing.T, archive string) (files map[string][]byte, first, mediaType string) {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	files = map[string][]byte{}
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if files[strings.Replace(strings.TrimPrefix(h.Name, "blobs/"), "/", ":", 1)], err = io.ReadAll(r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var index struct {
-		Manifests []struct{ Digest, MediaType string }
-	}
-	if err := json.Unmarshal(files["index.json"], &index); err != nil || len(index.Manifests) == 0 {
-		t.Fatalf("the archive's index: %v", err)
-	}
-	return files, index.Manifests[0].Digest, index.Manifests[0].MediaType
-}
-
-// killedPull kills the server while containerd waits for the registry. Layers
-// that are there already it would not ask for, so it waits with its first
-// question.
-func killedPull(t *testing.T, c *cluster) {
+// killedPull kills the server, or containerd, while containerd waits for the
+// registry. Layers that are there already it would not ask for, so it waits with
+// its first question.
+func killedPull(t *testing.T, c *cluster, kill func()) {
 	archive := filepath.Join(t.TempDir(), "demo.tar")
 	c.must(t, "image", "export", "cox.local/demo:1", "--output="+archive)
-	files, first, mediaType := blobs(t, archive)
 	var held atomic.Bool
 	held.Store(true)
 	asked, release := make(chan struct{}, 100), make(chan struct{})
-	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		what := path.Base(req.URL.Path)
-		if what == "v2" {
-			return
-		}
-		if held.Load() {
+	host := registry(t, archive, func(_ http.ResponseWriter, req *http.Request) bool {
+		if held.Load() && path.Base(req.URL.Path) != "v2" {
 			asked <- struct{}{}
 			<-release
 		}
-		if strings.Contains(req.URL.Path, "/manifests/") {
-			if what == "pulled" {
-				what = first
-			}
-			w.Header().Set("Content-Type", mediaType)
-		}
-		body, ok := files[what]
-		if !ok {
-			http.NotFound(w, req)
-			return
-		}
-		w.Header().Set("Docker-Content-Digest", what)
-		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(body))
-	}))
-	defer r.Close()
-	c.apply(t, crowd(1, strings.Replace(strings.TrimPrefix(r.URL, "http://"), "127.0.0.1", "localhost", 1)+"/demo:pulled"))
+		return true
+	})
+	c.apply(t, crowd(1, host+"/demo:pulled"))
 	select {
 	case <-asked:
 	case <-time.After(patience):
 		t.Fatal("the registry was not asked for the image")
 	}
-	killServer(t, c)
+	kill()
 	held.Store(false)
 	close(release)
-	c.must(t, "up")
 	c.honest(t, 1)
 	c.kubectl(t, "delete", "pod", "p0")
 	c.noPodLeft(t)

@@ -1,49 +1,26 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"path"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
-// privateRegistry serves the one image of an archive, as /demo:1, to those who
-// have a password. It returns its host and port.
-func privateRegistry(t *testing.T, archive string, passwords map[string]string) string {
+// private serves the one image of an archive, as /demo, to those who have a
+// password. It returns the registry's host and port.
+func private(t *testing.T, archive string, passwords map[string]string) string {
 	t.Helper()
-	files, first, mediaType := blobs(t, archive)
-	r := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	return registry(t, archive, func(w http.ResponseWriter, req *http.Request) bool {
 		user, password, _ := req.BasicAuth()
-		if want, ok := passwords[user]; !ok || password != want {
+		want, ok := passwords[user]
+		if ok = ok && password == want; !ok {
 			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
 			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
 		}
-		what := path.Base(req.URL.Path)
-		if what == "v2" {
-			return
-		}
-		if strings.Contains(req.URL.Path, "/manifests/") {
-			if what == "1" {
-				what = first
-			}
-			w.Header().Set("Content-Type", mediaType)
-		}
-		body, ok := files[what]
-		if !ok {
-			http.NotFound(w, req)
-			return
-		}
-		w.Header().Set("Docker-Content-Digest", what)
-		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(body))
-	}))
-	t.Cleanup(r.Close)
-	return strings.Replace(strings.TrimPrefix(r.URL, "http://"), "127.0.0.1", "localhost", 1)
+		return ok
+	})
 }
 
 // TestPrivateImage has pods with and without credentials ask for an image that
@@ -57,7 +34,7 @@ func TestPrivateImage(t *testing.T) {
 		out, err := c.run("image", "export", "cox.local/demo:1", "--output="+archive)
 		return err == nil, out
 	})
-	host := privateRegistry(t, archive, map[string]string{"one": "x", "two": "y"})
+	host := private(t, archive, map[string]string{"one": "x", "two": "y"})
 	for secret, user := range map[string]string{"one": "one x", "copy": "one x", "two": "two y", "wrong": "two x"} {
 		name, password, _ := strings.Cut(user, " ")
 		c.kubectl(t, "create", "secret", "docker-registry", secret, "--docker-server="+host, "--docker-username="+name, "--docker-password="+password)
