@@ -99,23 +99,32 @@ func (c *config) down(ctx context.Context, out io.Writer, purge, keep bool) erro
 	defer cancel()
 	problems = append(problems, runtime.Purge(ctx, c.runtimeConfig(log)))
 	problems = append(problems, c.purgeNetwork()...)
-	problems = append(problems, mountinfo.UnmountBelow(c.DataDir, c.runDir()), c.purgeKubelet())
+	// The data directory may be a file system of its own, which is not ours.
+	entries, err := os.ReadDir(c.DataDir)
+	if err != nil && !os.IsNotExist(err) {
+		problems = append(problems, err)
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			problems = append(problems, mountinfo.UnmountBelow(c.dir(e.Name())))
+		}
+	}
+	problems = append(problems, mountinfo.UnmountBelow(c.runDir()), c.purgeKubelet())
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("not everything could be removed, and the data were kept; run it again after mending this: %w", err)
 	}
 	// The mark by which the folder is known goes last, so that a purge that
 	// could not remove everything can be repeated.
-	entries, err := os.ReadDir(c.DataDir)
-	if err != nil && !os.IsNotExist(err) {
-		problems = append(problems, err)
-	}
 	for _, e := range entries {
 		if e.Name() != marker {
 			problems = append(problems, os.RemoveAll(c.dir(e.Name())))
 		}
 	}
 	if errors.Join(problems...) == nil {
-		problems = append(problems, os.RemoveAll(c.DataDir), os.RemoveAll(c.runDir()))
+		problems = append(problems, os.RemoveAll(c.dir(marker)), os.RemoveAll(c.runDir()))
+		if own, err := mountinfo.Is(c.DataDir); err != nil || !own {
+			problems = append(problems, err, os.RemoveAll(c.DataDir))
+		}
 	}
 	if c.Kubeconfig != "" {
 		problems = append(problems, os.RemoveAll(c.Kubeconfig))

@@ -103,7 +103,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s.Client = v3client.New(s.etcd)
 	s.kv = v3rpc.NewQuotaKVServer(s.etcd)
 	s.acked.Store(s.etcd.KV().Rev())
-	s.Client.KV = &ackedKV{s.Client.KV, s.note}
+	s.Client.KV = &ackedKV{s.Client.KV, s.note, s.failure}
 	return s, nil
 }
 
@@ -260,13 +260,19 @@ func (s *Server) note(revision int64) {
 	}
 }
 
-// ackedKV remembers the revisions of the writes that pass through it.
+// ackedKV remembers the revisions of the writes that pass through it. After a
+// failure it refuses all: etcd, a goroutine of which may be gone with a lock in
+// its hands, could leave them without an answer.
 type ackedKV struct {
 	clientv3.KV
-	note func(revision int64)
+	note    func(revision int64)
+	failure *failure
 }
 
 func (k *ackedKV) Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error) {
+	if err := k.failure.get(); err != nil {
+		return nil, err
+	}
 	resp, err := k.KV.Put(ctx, key, val, opts...)
 	if err == nil {
 		k.note(resp.Header.Revision)
@@ -275,6 +281,9 @@ func (k *ackedKV) Put(ctx context.Context, key, val string, opts ...clientv3.OpO
 }
 
 func (k *ackedKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.DeleteResponse, error) {
+	if err := k.failure.get(); err != nil {
+		return nil, err
+	}
 	resp, err := k.KV.Delete(ctx, key, opts...)
 	if err == nil {
 		k.note(resp.Header.Revision)
@@ -282,7 +291,24 @@ func (k *ackedKV) Delete(ctx context.Context, key string, opts ...clientv3.OpOpt
 	return resp, err
 }
 
+func (k *ackedKV) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if err := k.failure.get(); err != nil {
+		return nil, err
+	}
+	return k.KV.Get(ctx, key, opts...)
+}
+
+func (k *ackedKV) Compact(ctx context.Context, rev int64, opts ...clientv3.CompactOption) (*clientv3.CompactResponse, error) {
+	if err := k.failure.get(); err != nil {
+		return nil, err
+	}
+	return k.KV.Compact(ctx, rev, opts...)
+}
+
 func (k *ackedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	if err := k.failure.get(); err != nil {
+		return clientv3.OpResponse{}, err
+	}
 	resp, err := k.KV.Do(ctx, op)
 	if err != nil {
 		return resp, err
@@ -310,6 +336,9 @@ func (t *ackedTxn) Then(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(op
 func (t *ackedTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(ops...); return t }
 
 func (t *ackedTxn) Commit() (*clientv3.TxnResponse, error) {
+	if err := t.kv.failure.get(); err != nil {
+		return nil, err
+	}
 	resp, err := t.Txn.Commit()
 	if err == nil {
 		t.kv.note(resp.Header.Revision)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -244,8 +245,31 @@ func fillUp(dir string) {
 	if _, err := s.Revision(context.Background()); err == nil {
 		fmt.Println("a failed member still answers")
 	}
+	refuses(s)
 	fmt.Println(s.Err())
 	s.Close()
+}
+
+// refuses says of each call of a failed member whether it is answered with the
+// reason; etcd itself would let some wait for ever.
+func refuses(s *Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for name, call := range map[string]func() error{
+		"get":     func() error { _, err := s.Get(ctx, "k"); return err },
+		"put":     func() error { _, err := s.Put(ctx, "k", "v"); return err },
+		"delete":  func() error { _, err := s.Delete(ctx, "k"); return err },
+		"do":      func() error { _, err := s.Do(ctx, clientv3.OpGet("k")); return err },
+		"txn":     func() error { _, err := s.Txn(ctx).Then(clientv3.OpGet("k")).Commit(); return err },
+		"swap":    func() error { _, _, err := s.Swap(ctx, "k", 0, nil, 0); return err },
+		"compact": func() error { _, err := s.Compact(ctx, 1); return err },
+	} {
+		if err := call(); !errors.Is(err, s.Err()) {
+			fmt.Printf("%s of a failed member: %v\n", name, err)
+		} else {
+			fmt.Println(name + " refused")
+		}
+	}
 }
 
 // TestDiskFull takes the disk's space away below a running member: it says
@@ -269,6 +293,9 @@ func TestDiskFull(t *testing.T) {
 	acked := strings.Count(string(out), "ok\n")
 	if acked == 0 || !strings.Contains(string(out), "is full") || !strings.Contains(string(out), "free space") {
 		t.Fatalf("%d writes acknowledged; the process said:\n%s", acked, out)
+	}
+	if n := strings.Count(string(out), " refused\n"); n != 7 {
+		t.Errorf("%d kinds of calls were refused after the failure:\n%s", n, out)
 	}
 	if out, err := exec.Command("mount", "-o", "remount,size=600m", mnt).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -41,6 +41,9 @@ func newSwap(key string, revision int64, value []byte, lease clientv3.LeaseID) *
 // It is a Txn without what clientv3 copies for it, with the same errors. value
 // is only read, and only during the call. It is safe for concurrent use.
 func (s *Server) Swap(ctx context.Context, key string, revision int64, value []byte, lease clientv3.LeaseID) (at int64, done bool, err error) {
+	if err := s.failure.get(); err != nil {
+		return 0, false, err // as ackedKV
+	}
 	resp, err := s.kv.Txn(ctx, newSwap(key, revision, value, lease))
 	if err != nil {
 		return 0, false, clientv3.ContextError(ctx, err)
