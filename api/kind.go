@@ -175,6 +175,9 @@ type Strategy struct {
 	AnyFinalizer bool
 	// Warnings are sent to the user with the answer; old is nil on create.
 	Warnings func(obj, old runtime.Object) []string
+	// EarlyWarnings are sent to the user of a create even if the object is
+	// refused. It runs before PrepareCreate, on the object as admission left it.
+	EarlyWarnings func(obj runtime.Object) []string
 	// AllowCreateOnUpdate lets PUT create an absent object.
 	AllowCreateOnUpdate bool
 	// ForbidUnconditionalUpdate demands a resourceVersion in PUT.

@@ -131,6 +131,9 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 			st.Default(obj)
 		}
 	}
+	if st.EarlyWarnings != nil {
+		t.warns = append(t.warns, st.EarlyWarnings(obj)...)
+	}
 	if st.PrepareCreate != nil { // needs the name: a Job's labels carry it
 		st.PrepareCreate(obj)
 	}

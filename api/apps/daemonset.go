@@ -58,11 +58,7 @@ func daemonSetKind() *api.Kind {
 				return append(validateDaemonSet(d, old), check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 			}),
 			Warnings: func(o, prev runtime.Object) []string {
-				obj := o.(*appsv1.DaemonSet)
-				return templateWarnings(prev, &obj.Spec.Template, func(o runtime.Object) templated {
-					old := o.(*appsv1.DaemonSet)
-					return templated{old.Generation, &old.Spec.Template}
-				}, obj.Generation)
+				return templateWarnings(o, prev, &o.(*appsv1.DaemonSet).Spec.Template, false)
 			},
 		},
 		Subresources: map[string]api.Subresource{

@@ -50,11 +50,7 @@ func deploymentKind() *api.Kind {
 			}),
 			ValidateUpdate: api.Check2(validateDeployment2),
 			Warnings: func(o, prev runtime.Object) []string {
-				obj := o.(*appsv1.Deployment)
-				return templateWarnings(prev, &obj.Spec.Template, func(o runtime.Object) templated {
-					old := o.(*appsv1.Deployment)
-					return templated{old.Generation, &old.Spec.Template}
-				}, obj.Generation)
+				return templateWarnings(o, prev, &o.(*appsv1.Deployment).Spec.Template, true)
 			},
 		},
 		Subresources: map[string]api.Subresource{

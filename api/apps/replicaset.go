@@ -47,11 +47,7 @@ func replicaSetKind() *api.Kind {
 				return append(validateReplicaSet(r, old), check.Immutable(r.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 			}),
 			Warnings: func(o, prev runtime.Object) []string {
-				obj := o.(*appsv1.ReplicaSet)
-				return templateWarnings(prev, &obj.Spec.Template, func(o runtime.Object) templated {
-					old := o.(*appsv1.ReplicaSet)
-					return templated{old.Generation, &old.Spec.Template}
-				}, obj.Generation)
+				return templateWarnings(o, prev, &o.(*appsv1.ReplicaSet).Spec.Template, true)
 			},
 		},
 		Subresources: map[string]api.Subresource{

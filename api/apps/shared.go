@@ -51,22 +51,17 @@ func selectorCell(s *metav1.LabelSelector) string {
 	return parsed.String()
 }
 
-// templated is the pod template of an object at a generation.
-type templated struct {
-	generation int64
-	template   *corev1.PodTemplateSpec
-}
-
 // templateWarnings warns about a template that is new or belongs to a new
-// generation. prev is the stored object or nil.
-func templateWarnings(prev runtime.Object, template *corev1.PodTemplateSpec, of func(runtime.Object) templated, generation int64) []string {
-	path := field.NewPath("spec", "template")
-	if prev == nil {
-		return podspec.Warnings(template, nil, path)
-	}
-	old := of(prev)
-	if old.generation == generation {
+// generation, and about the name of a new object if podNames says that its
+// pods' names begin with it. prev is the stored object or nil.
+func templateWarnings(o, prev runtime.Object, template *corev1.PodTemplateSpec, podNames bool) []string {
+	now := o.(metav1.Object)
+	if prev != nil && prev.(metav1.Object).GetGeneration() == now.GetGeneration() {
 		return nil
 	}
-	return podspec.Warnings(template, old.template, path)
+	var out []string
+	if prev == nil && podNames {
+		out = podspec.NameWarnings(now.GetName(), podspec.PodNames)
+	}
+	return append(out, podspec.Warnings(template, field.NewPath("spec", "template"))...)
 }

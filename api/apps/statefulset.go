@@ -2,10 +2,10 @@ package apps
 
 import (
 	"fmt"
-	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -46,12 +46,14 @@ func statefulSetKind() *api.Kind {
 			},
 			Validate:       api.Check(func(s *appsv1.StatefulSet) field.ErrorList { return validateStatefulSet(s, nil) }),
 			ValidateUpdate: api.Check2(validateStatefulSetUpdate),
+			ValidateName:   apivalidation.NameIsDNSLabel,
 			Warnings: func(o, prev runtime.Object) []string {
-				obj := o.(*appsv1.StatefulSet)
-				return templateWarnings(prev, &obj.Spec.Template, func(o runtime.Object) templated {
-					old := o.(*appsv1.StatefulSet)
-					return templated{old.Generation, &old.Spec.Template}
-				}, obj.Generation)
+				spec := &o.(*appsv1.StatefulSet).Spec
+				out := templateWarnings(o, prev, &spec.Template, false)
+				for i := range spec.VolumeClaimTemplates {
+					out = append(out, podspec.ClaimWarnings(&spec.VolumeClaimTemplates[i].Spec, field.NewPath("spec", "volumeClaimTemplates").Index(i))...)
+				}
+				return out
 			},
 		},
 		Subresources: map[string]api.Subresource{
@@ -148,7 +150,12 @@ func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 	if old != nil {
 		opts = podspec.ForUpdate(&old.Spec.Template.Spec)
 	}
-	errs = append(errs, podspec.ValidateTemplate(withClaims(s), template, opts)...)
+	if old == nil {
+		for i := range s.VolumeClaimTemplates {
+			errs = append(errs, podspec.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, path.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
+		}
+	}
+	errs = append(errs, podspec.ValidateTemplate(podTemplate(s), template, opts)...)
 	errs = append(errs, check.OneOf(s.Template.Spec.RestartPolicy, template.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
 	if s.Template.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(template.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in StatefulSet is not Supported"))
@@ -156,21 +163,32 @@ func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 	return errs
 }
 
-// withClaims is the template with the volumes that its claim templates bring.
-func withClaims(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
-	if len(s.VolumeClaimTemplates) == 0 {
-		return &s.Template
-	}
+// podTemplate is the template as pods are made from it: the volumes of the
+// claim templates come first and take the place of those of the same name, and
+// the host name and subdomain are the set's.
+func podTemplate(s *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
 	t := s.Template
-	t.Spec.Volumes = slices.Clone(t.Spec.Volumes)
+	t.Spec.Hostname, t.Spec.Subdomain = "", ""
+	if len(s.VolumeClaimTemplates) == 0 {
+		return &t
+	}
+	var volumes []corev1.Volume
+	claimed := map[string]bool{}
 	for i := range s.VolumeClaimTemplates {
 		name := s.VolumeClaimTemplates[i].Name
-		if !slices.ContainsFunc(t.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name }) {
-			t.Spec.Volumes = append(t.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+		if !claimed[name] {
+			claimed[name] = true
+			volumes = append(volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
 				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
 			}})
 		}
 	}
+	for _, v := range t.Spec.Volumes {
+		if !claimed[v.Name] {
+			volumes = append(volumes, v)
+		}
+	}
+	t.Spec.Volumes = volumes
 	return &t
 }
 

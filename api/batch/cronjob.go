@@ -46,12 +46,9 @@ func cronJobKind() *api.Kind {
 			ValidateUpdate: api.Check2(validateCronJob),
 			Warnings: func(o, prev runtime.Object) []string {
 				c := o.(*batchv1.CronJob)
-				path := field.NewPath("spec", "jobTemplate", "spec", "template")
 				var out []string
-				if prev == nil {
-					out = podspec.Warnings(&c.Spec.JobTemplate.Spec.Template, nil, path)
-				} else if old := prev.(*batchv1.CronJob); old.Generation != c.Generation {
-					out = podspec.Warnings(&c.Spec.JobTemplate.Spec.Template, &old.Spec.JobTemplate.Spec.Template, path)
+				if prev == nil || prev.(*batchv1.CronJob).Generation != c.Generation {
+					out = warnings(c, &c.Spec.JobTemplate.Spec, prev == nil, field.NewPath("spec", "jobTemplate", "spec"))
 				}
 				if strings.Contains(c.Spec.Schedule, "TZ") {
 					out = append(out, "cannot use TZ or CRON_TZ in spec.schedule, use timeZone instead")

@@ -59,14 +59,10 @@ func jobKind() *api.Kind {
 			ValidateUpdate: api.Check2(validateJobUpdate),
 			Warnings: func(o, prev runtime.Object) []string {
 				j := o.(*batchv1.Job)
-				path := field.NewPath("spec", "template")
-				if prev == nil {
-					return podspec.Warnings(&j.Spec.Template, nil, path)
+				if prev != nil && prev.(*batchv1.Job).Generation == j.Generation {
+					return nil
 				}
-				if old := prev.(*batchv1.Job); old.Generation != j.Generation {
-					return podspec.Warnings(&j.Spec.Template, &old.Spec.Template, path)
-				}
-				return nil
+				return warnings(j, &j.Spec, prev == nil, field.NewPath("spec"))
 			},
 			DefaultOrphan: true,
 		},

@@ -142,11 +142,14 @@ func validateCounts(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 
 // validateIndexed checks the completion mode and the fields that need it.
 func validateIndexed(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	if s.CompletionMode == nil {
-		return nil
+	// The template of a cron job may leave the mode open.
+	mode := batchv1.NonIndexedCompletion
+	var errs field.ErrorList
+	if s.CompletionMode != nil {
+		mode = *s.CompletionMode
+		errs = check.OneOf(mode, path.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
 	}
-	errs := check.OneOf(*s.CompletionMode, path.Child("completionMode"), batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
-	if *s.CompletionMode == batchv1.NonIndexedCompletion {
+	if mode == batchv1.NonIndexedCompletion {
 		const needs = "requires indexed completion mode"
 		if n := s.BackoffLimitPerIndex; n != nil {
 			errs = append(errs, field.Invalid(path.Child("backoffLimitPerIndex"), *n, needs))
@@ -155,7 +158,7 @@ func validateIndexed(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), *n, needs))
 		}
 	}
-	if *s.CompletionMode != batchv1.IndexedCompletion {
+	if mode != batchv1.IndexedCompletion {
 		return errs
 	}
 	if s.Completions == nil {
@@ -175,30 +178,30 @@ func validateIndexed(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 		return errs
 	}
 	const ofMany = "must be less than or equal to %d when completions are above %d and used with backoff limit per index"
+	if p := s.Parallelism; p != nil && *p > maxParallelismOfMany {
+		errs = append(errs, field.Invalid(path.Child("parallelism"), *p, fmt.Sprintf(ofMany, maxParallelismOfMany, manyCompletions)))
+	}
 	if s.MaxFailedIndexes == nil {
 		errs = append(errs, field.Required(failed, fmt.Sprintf("must be specified when completions is above %d", manyCompletions)))
 	} else if *s.MaxFailedIndexes > maxFailedIndexesOfMany {
 		errs = append(errs, field.Invalid(failed, *s.MaxFailedIndexes, fmt.Sprintf(ofMany, maxFailedIndexesOfMany, manyCompletions)))
 	}
-	if p := s.Parallelism; p != nil && *p > maxParallelismOfMany {
-		errs = append(errs, field.Invalid(path.Child("parallelism"), *p, fmt.Sprintf(ofMany, maxParallelismOfMany, manyCompletions)))
-	}
 	return errs
 }
 
 func validateRestartPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
 	switch p := s.Template.Spec.RestartPolicy; p {
 	case corev1.RestartPolicyAlways:
-		errs = append(errs, field.Required(path, `valid values: "OnFailure", "Never"`))
-	case corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever:
+		return field.ErrorList{field.Required(path, `valid values: "OnFailure", "Never"`)}
+	case corev1.RestartPolicyOnFailure:
+		if s.PodFailurePolicy != nil {
+			return field.ErrorList{field.Invalid(path, p, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever))}
+		}
+	case corev1.RestartPolicyNever:
 	default:
-		errs = append(errs, field.NotSupported(path, p, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever}))
+		return field.ErrorList{field.NotSupported(path, p, []corev1.RestartPolicy{corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever})}
 	}
-	if s.PodFailurePolicy != nil && s.Template.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		errs = append(errs, field.Invalid(path, s.Template.Spec.RestartPolicy, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever)))
-	}
-	return errs
+	return nil
 }
 
 // quoted lists values as upstream's texts do: "A" "B".
@@ -311,7 +314,7 @@ func validateSuccessPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList
 		if s.Completions != nil {
 			total = *s.Completions
 		}
-		limit, of := total, "the number of specified completions"
+		var named int32 // no index, where they cannot be read
 		if r.SucceededIndexes != nil {
 			n, err := countIndexes(*r.SucceededIndexes, total)
 			if len(*r.SucceededIndexes) > maxSucceededIndexesText {
@@ -320,13 +323,16 @@ func validateSuccessPolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList
 			if err != nil {
 				errs = append(errs, field.Invalid(at.Child("succeededIndexes"), *r.SucceededIndexes, fmt.Sprintf("error parsing succeededIndexes: %s", err)))
 			} else {
-				limit, of = n, "the number of indexes in the specified succeededIndexes field"
+				named = n
 			}
 		}
 		if n := r.SucceededCount; n != nil {
 			errs = append(errs, check.NonNegativePtr(n, at.Child("succeededCount"))...)
-			if *n > limit {
-				errs = append(errs, field.Invalid(at.Child("succeededCount"), *n, fmt.Sprintf("must be less than or equal to %d (%s)", limit, of)))
+			if *n > total {
+				errs = append(errs, field.Invalid(at.Child("succeededCount"), *n, fmt.Sprintf("must be less than or equal to %d (the number of specified completions)", total)))
+			}
+			if r.SucceededIndexes != nil && *n > named {
+				errs = append(errs, field.Invalid(at.Child("succeededCount"), *n, fmt.Sprintf("must be less than or equal to %d (the number of indexes in the specified succeededIndexes field)", named)))
 			}
 		}
 	}
@@ -342,6 +348,9 @@ func countIndexes(text string, completions int32) (int32, error) {
 	var total int32
 	last := int64(-1)
 	for _, interval := range strings.Split(text, ",") {
+		if strings.Count(interval, "-") > 1 {
+			return 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", interval)
+		}
 		lowText, highText, isRange := strings.Cut(interval, "-")
 		low, err := strconv.ParseInt(lowText, 10, 32)
 		if err != nil {
@@ -359,10 +368,28 @@ func countIndexes(text string, completions int32) (int32, error) {
 		if low <= last {
 			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, low)
 		}
-		if high >= int64(completions) {
-			return 0, fmt.Errorf("too large index: %q", interval)
+		switch {
+		case low >= int64(completions):
+			return 0, fmt.Errorf("too large index: %q", lowText)
+		case high >= int64(completions):
+			return 0, fmt.Errorf("too large index: %q", highText)
 		}
 		total, last = total+int32(high-low+1), high
 	}
 	return total, nil
+}
+
+// warnings warns about the spec of a job or of a cron job's template, and about
+// the name of a new object.
+func warnings(o metav1.Object, s *batchv1.JobSpec, isNew bool, path *field.Path) []string {
+	var out []string
+	if isNew {
+		out = podspec.NameWarnings(o.GetName(), podspec.PodNames)
+	}
+	out = append(out, podspec.Warnings(&s.Template, path.Child("template"))...)
+	if s.CompletionMode != nil && *s.CompletionMode == batchv1.IndexedCompletion && s.Completions != nil && s.Parallelism != nil &&
+		*s.Completions > manyCompletions && *s.Parallelism > maxParallelismOfMany {
+		out = append(out, path.String()+": In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail")
+	}
+	return out
 }

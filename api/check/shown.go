@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // Shown wraps an API value for the text of an error. Clients see structs there
@@ -18,6 +19,9 @@ import (
 //
 // Single values and those without structs in them are returned as they are.
 func Shown(v any) any {
+	if _, omitted := v.(field.OmitValueType); omitted {
+		return v
+	}
 	for t := reflect.TypeOf(v); t != nil; t = t.Elem() {
 		switch t.Kind() {
 		case reflect.Struct, reflect.Interface:

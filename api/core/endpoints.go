@@ -20,6 +20,7 @@ func endpoints() *api.Kind {
 		Default:             api.On(defaultEndpoints),
 		Validate:            api.Check(validateEndpoints),
 		ValidateUpdate:      api.Check2(validateEndpointsUpdate),
+		Warnings:            warnings(endpointsWarnings),
 		AllowCreateOnUpdate: true,
 	}
 	k.Views[0].Deprecated = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"

@@ -7,7 +7,11 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
+func validateEndpoints(e *corev1.Endpoints) field.ErrorList { return validateEndpointsWith(e, nil) }
+
+// validateEndpointsWith checks Endpoints; the addresses of stored may be
+// written in ways that are refused today (KEP-4858).
+func validateEndpointsWith(e *corev1.Endpoints, stored []string) field.ErrorList {
 	var errs field.ErrorList
 	for i := range e.Subsets {
 		s, path := &e.Subsets[i], field.NewPath("subsets").Index(i)
@@ -15,10 +19,10 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 			errs = append(errs, field.Required(path, "must specify `addresses` or `notReadyAddresses`"))
 		}
 		for j := range s.Addresses {
-			errs = append(errs, validateEndpointAddress(&s.Addresses[j], path.Child("addresses").Index(j))...)
+			errs = append(errs, validateEndpointAddress(&s.Addresses[j], stored, path.Child("addresses").Index(j))...)
 		}
 		for j := range s.NotReadyAddresses {
-			errs = append(errs, validateEndpointAddress(&s.NotReadyAddresses[j], path.Child("notReadyAddresses").Index(j))...)
+			errs = append(errs, validateEndpointAddress(&s.NotReadyAddresses[j], stored, path.Child("notReadyAddresses").Index(j))...)
 		}
 		for j := range s.Ports {
 			p, path := &s.Ports[j], path.Child("ports").Index(j)
@@ -39,8 +43,8 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 	return errs
 }
 
-func validateEndpointAddress(a *corev1.EndpointAddress, path *field.Path) field.ErrorList {
-	errs := validation.IsValidIPForLegacyField(path.Child("ip"), a.IP, false, nil)
+func validateEndpointAddress(a *corev1.EndpointAddress, stored []string, path *field.Path) field.ErrorList {
+	errs := validation.IsValidIPForLegacyField(path.Child("ip"), a.IP, true, stored)
 	if a.Hostname != "" {
 		errs = append(errs, invalid(path.Child("hostname"), a.Hostname, validation.IsDNS1123Label(a.Hostname))...)
 	}
@@ -56,5 +60,25 @@ func validateEndpointsUpdate(e, old *corev1.Endpoints) field.ErrorList {
 	if equal(e.Subsets, old.Subsets) {
 		return nil
 	}
-	return validateEndpoints(e)
+	var stored []string
+	eachEndpointAddress(old, func(ip string, _ *field.Path) { stored = append(stored, ip) })
+	return validateEndpointsWith(e, stored)
+}
+
+func eachEndpointAddress(e *corev1.Endpoints, f func(ip string, path *field.Path)) {
+	for i := range e.Subsets {
+		path := field.NewPath("subsets").Index(i)
+		for j, a := range e.Subsets[i].Addresses {
+			f(a.IP, path.Child("addresses").Index(j).Child("ip"))
+		}
+		for j, a := range e.Subsets[i].NotReadyAddresses {
+			f(a.IP, path.Child("notReadyAddresses").Index(j).Child("ip"))
+		}
+	}
+}
+
+func endpointsWarnings(e, _ *corev1.Endpoints) []string {
+	var out []string
+	eachEndpointAddress(e, func(ip string, path *field.Path) { out = append(out, validation.GetWarningsForIP(path, ip)...) })
+	return out
 }

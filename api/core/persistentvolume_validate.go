@@ -212,28 +212,55 @@ func validateCSI(c *corev1.CSIPersistentVolumeSource, p *field.Path) field.Error
 	return errs
 }
 
-// validatePersistentVolumeUpdate keeps what a volume is; only the secrets of
-// a CSI driver may be others.
+// validatePersistentVolumeUpdate keeps what a volume is.
 //
 // Upstream checks an updated volume twice, and clients see each error twice.
 func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
 	errs := validatePersistentVolume(v)
 	errs = append(errs, errs...)
 	now, before := v.Spec.PersistentVolumeSource.DeepCopy(), old.Spec.PersistentVolumeSource
-	if c, o := now.CSI, before.CSI; c != nil && o != nil {
-		c.ControllerPublishSecretRef, c.NodePublishSecretRef, c.NodeStageSecretRef = o.ControllerPublishSecretRef, o.NodePublishSecretRef, o.NodeStageSecretRef
-		c.ControllerExpandSecretRef, c.NodeExpandSecretRef = o.ControllerExpandSecretRef, o.NodeExpandSecretRef
+	if c, o := now.CSI, before.CSI; c != nil && o != nil && o.ControllerExpandSecretRef == nil {
+		c.ControllerExpandSecretRef = nil // volumes from before there was expansion may get it
 	}
 	if !equal(*now, before) {
 		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation\n"+diff.Diff(check.Shown(before), check.Shown(*now))))
 	}
-	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))...)
-	if old.Spec.NodeAffinity != nil {
-		if !equal(v.Spec.NodeAffinity, old.Spec.NodeAffinity) {
-			errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), check.Shown(v.Spec.NodeAffinity), apivalidation.FieldImmutableErrorMsg+", except for updating from beta label to GA"))
-		}
+	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
+	if old.Spec.NodeAffinity != nil && !equal(v.Spec.NodeAffinity, old.Spec.NodeAffinity) && !equal(v.Spec.NodeAffinity, renamed(old.Spec.NodeAffinity, v.Spec.NodeAffinity)) {
+		errs = append(errs, field.Invalid(field.NewPath("nodeAffinity"), check.Shown(v.Spec.NodeAffinity), apivalidation.FieldImmutableErrorMsg+", except for updating from beta label to GA"))
+	}
+	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
+		errs = append(errs, field.Forbidden(specPath.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
 	}
 	return errs
+}
+
+// stableLabels are the node labels that took the place of beta ones.
+var stableLabels = map[string]string{
+	corev1.LabelFailureDomainBetaZone:   corev1.LabelTopologyZone,
+	corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
+	"beta.kubernetes.io/os":             corev1.LabelOSStable,
+	"beta.kubernetes.io/arch":           corev1.LabelArchStable,
+	corev1.LabelInstanceType:            corev1.LabelInstanceTypeStable,
+}
+
+// renamed is a volume's affinity with those beta labels under their stable
+// names that now has so.
+func renamed(old, now *corev1.VolumeNodeAffinity) *corev1.VolumeNodeAffinity {
+	if old.Required == nil || now == nil || now.Required == nil {
+		return old
+	}
+	out := old.DeepCopy()
+	for i := range min(len(out.Required.NodeSelectorTerms), len(now.Required.NodeSelectorTerms)) {
+		before, after := out.Required.NodeSelectorTerms[i].MatchExpressions, now.Required.NodeSelectorTerms[i].MatchExpressions
+		for k := range min(len(before), len(after)) {
+			// Upstream knows no new name of other labels, and takes "" for it.
+			if stableLabels[before[k].Key] == after[k].Key {
+				before[k].Key = after[k].Key
+			}
+		}
+	}
+	return out
 }
 
 const storageClassWarning = "metadata.annotations[" + corev1.BetaStorageClassAnnotation + `]: deprecated since v1.8; use "storageClassName" attribute instead`
@@ -245,6 +272,24 @@ func persistentVolumeWarnings(v, _ *corev1.PersistentVolume) []string {
 	}
 	if _, ok := v.Annotations[corev1.MountOptionAnnotation]; ok {
 		out = append(out, "metadata.annotations["+corev1.MountOptionAnnotation+`]: deprecated since v1.31; use "mountOptions" attribute instead`)
+	}
+	if a := v.Spec.NodeAffinity; a != nil && a.Required != nil {
+		out = append(out, podspec.NodeSelectorWarnings(a.Required.NodeSelectorTerms, specPath.Child("nodeAffinity", "required", "nodeSelectorTerms"))...)
+	}
+	for _, s := range []struct {
+		set  bool
+		text string
+	}{
+		{v.Spec.PhotonPersistentDisk != nil, "photonPersistentDisk: deprecated in v1.11, non-functional in v1.16+"},
+		{v.Spec.ScaleIO != nil, "scaleIO: deprecated in v1.16, non-functional in v1.22+"},
+		{v.Spec.StorageOS != nil, "storageOS: deprecated in v1.22, non-functional in v1.25+"},
+		{v.Spec.Glusterfs != nil, "glusterfs: deprecated in v1.25, non-functional in v1.26+"},
+		{v.Spec.CephFS != nil, "cephfs: deprecated in v1.28, non-functional in v1.31+"},
+		{v.Spec.RBD != nil, "rbd: deprecated in v1.28, non-functional in v1.31+"},
+	} {
+		if s.set {
+			out = append(out, "spec."+s.text)
+		}
 	}
 	if v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		out = append(out, "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning.")

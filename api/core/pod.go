@@ -31,7 +31,10 @@ func pod() *api.Kind {
 		ValidateUpdate: api.Check2(validatePodUpdate),
 		ValidateName:   apivalidation.NameIsDNSSubdomain,
 		Warnings:       warnings(podWarnings),
-		GracePeriod:    func(o runtime.Object, asked *int64) int64 { return podGracePeriod(o.(*corev1.Pod), asked) },
+		EarlyWarnings: func(o runtime.Object) []string {
+			return podspec.AppArmorWarnings(&o.(*corev1.Pod).Spec, o.(*corev1.Pod).Annotations)
+		},
+		GracePeriod: func(o runtime.Object, asked *int64) int64 { return podGracePeriod(o.(*corev1.Pod), asked) },
 	}
 	k.Subresources = podSubresources()
 	selectable(k, podFields,
@@ -119,9 +122,8 @@ func podGracePeriod(p *corev1.Pod, asked *int64) int64 {
 }
 
 func podWarnings(p, old *corev1.Pod) []string {
-	t := &corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}
-	if old == nil {
-		return podspec.Warnings(t, nil, nil)
+	if old != nil {
+		return nil
 	}
-	return podspec.Warnings(t, &corev1.PodTemplateSpec{ObjectMeta: old.ObjectMeta, Spec: old.Spec}, nil)
+	return append(podspec.NameWarnings(p.Name, "the Pod's hostname"), podspec.Warnings(&corev1.PodTemplateSpec{ObjectMeta: p.ObjectMeta, Spec: p.Spec}, nil)...)
 }

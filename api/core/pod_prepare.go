@@ -16,6 +16,7 @@ func preparePod(p *corev1.Pod) {
 	p.Generation = 1
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(&p.Spec)}
 	podspec.DropDisabled(&p.Spec, nil)
+	podspec.AppArmorFields(&p.Spec, p.Annotations)
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		*g = 1
 	}
@@ -73,6 +74,9 @@ func preparePodStatus(p, old *corev1.Pod) {
 	// A kubelet that knows nothing of these does not erase them.
 	def(&p.Status.QOSClass, old.Status.QOSClass)
 	def(&p.Status.ObservedGeneration, old.Status.ObservedGeneration)
+	if old.Status.NodeAllocatableResourceClaimStatuses == nil { // of a feature that is off (KEP-5517)
+		p.Status.NodeAllocatableResourceClaimStatuses = nil
+	}
 }
 
 // prepareEphemeralContainers takes nothing but the ephemeral containers.

@@ -34,12 +34,14 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, transitions(p.Status.ContainerStatuses, old.Status.ContainerStatuses, &old.Spec, false, statusPath.Child("containerStatuses"))...)
 	errs = append(errs, transitions(p.Status.InitContainerStatuses, old.Status.InitContainerStatuses, &old.Spec, true, statusPath.Child("initContainerStatuses"))...)
+	errs = append(errs, validateResourcesStatus(p)...)
+	errs = append(errs, validateUsers(p)...)
 	podIPs, hostIPs := addresses(p.Status.PodIPs, podAddress), addresses(p.Status.HostIPs, hostAddress)
-	errs = append(errs, validateStatusIPs(podIPs, addresses(old.Status.PodIPs, podAddress), statusPath.Child("podIPs"))...)
-	errs = append(errs, validateStatusIPs(hostIPs, addresses(old.Status.HostIPs, hostAddress), statusPath.Child("hostIPs"))...)
+	errs = append(errs, validateStatusIPs(p.Status.PodIPs, podIPs, addresses(old.Status.PodIPs, podAddress), statusPath.Child("podIPs"))...)
 	if len(hostIPs) > 0 && hostIPs[0] != p.Status.HostIP {
 		errs = append(errs, field.Invalid(statusPath.Child("hostIPs").Index(0).Child("ip"), hostIPs[0], "must be equal to `hostIP`"))
 	}
+	errs = append(errs, validateStatusIPs(p.Status.HostIPs, hostIPs, addresses(old.Status.HostIPs, hostAddress), statusPath.Child("hostIPs"))...)
 	for i, c := range p.Status.Conditions {
 		path := statusPath.Child("conditions").Index(i)
 		errs = append(errs, metavalidation.ValidateLabelName(string(c.Type), path.Child("Type"))...)
@@ -47,7 +49,8 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 			errs = append(errs, field.Invalid(path.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer"))
 		}
 	}
-	return append(errs, validateClaimStatuses(p)...)
+	errs = append(errs, validateClaimStatuses(p)...)
+	return append(errs, validateExtendedClaim(p)...)
 }
 
 // transitions refuses that a container which ended for good comes back.
@@ -104,28 +107,22 @@ func addresses[T any](list []T, of func(T) string) []string {
 	return out
 }
 
-// validateStatusIPs wants at most one address of each family, each once.
-func validateStatusIPs(ips, stored []string, path *field.Path) field.ErrorList {
+// validateStatusIPs wants at most one address of each family; list is the field
+// that the addresses stand in, as errors show it.
+func validateStatusIPs(list any, ips, stored []string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	for i, ip := range ips {
 		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, stored)...)
 	}
-	if len(errs) > 0 || len(ips) < 2 {
+	if len(ips) < 2 {
 		return errs
 	}
 	dual, err := netutils.IsDualStackIPStrings(ips)
 	if err != nil {
-		return append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%v", err)))
+		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to check for dual stack with error:%v", err)))
 	}
 	if !dual || len(ips) > 2 {
-		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
-	}
-	seen := sets.New[string]()
-	for i, ip := range ips {
-		if seen.Has(ip) {
-			errs = append(errs, field.Duplicate(path.Index(i), ip))
-		}
-		seen.Insert(ip)
+		errs = append(errs, field.Invalid(path, list, "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }
@@ -136,14 +133,19 @@ func validateClaimStatuses(p *corev1.Pod) field.ErrorList {
 		names.Insert(c.Name)
 	}
 	var errs field.ErrorList
+	seen := sets.New[string]()
 	for i, s := range p.Status.ResourceClaimStatuses {
 		path := statusPath.Child("resourceClaimStatuses").Index(i)
+		if seen.Has(s.Name) {
+			errs = append(errs, field.Duplicate(path.Child("name"), s.Name))
+		}
+		seen.Insert(s.Name)
 		if !names.Has(s.Name) {
 			errs = append(errs, field.Invalid(path.Child("name"), s.Name, "must match the name of an entry in `spec.resourceClaims`"))
 		}
 		if n := s.ResourceClaimName; n != nil {
 			for _, msg := range validation.IsDNS1123Subdomain(*n) {
-				errs = append(errs, field.Invalid(path.Child("name"), *n, msg))
+				errs = append(errs, field.Invalid(path.Child("resourceClaimName"), *n, msg))
 			}
 		}
 	}

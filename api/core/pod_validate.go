@@ -21,6 +21,9 @@ func validatePod(p *corev1.Pod) field.ErrorList { return validatePodWith(p, pods
 func validatePodWith(p *corev1.Pod, opts podspec.Options) field.ErrorList {
 	errs := podspec.ValidatePodAnnotations(p.Annotations, &p.Spec, field.NewPath("metadata", "annotations"))
 	errs = append(errs, podspec.Validate(&p.Spec, &p.ObjectMeta, specPath, opts)...)
+	if opts.Old == nil {
+		errs = append(errs, podspec.ProfilesAgree(p.Annotations, &p.Spec, specPath)...)
+	}
 	// Ephemeral containers are added through their subresource.
 	if opts.Old == nil && len(p.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(specPath.Child("ephemeralContainers"), "cannot be set on create"))

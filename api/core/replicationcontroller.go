@@ -179,11 +179,15 @@ func validateControllerStatus(r, old *corev1.ReplicationController) field.ErrorL
 	return errs
 }
 
-// controllerWarnings warns about a new controller; of changes upstream says
-// nothing.
+// controllerWarnings warns about a controller that is new or of a new
+// generation.
 func controllerWarnings(r, old *corev1.ReplicationController) []string {
-	if r.Spec.Template == nil || old != nil {
+	if r.Spec.Template == nil || old != nil && old.Generation == r.Generation {
 		return nil
 	}
-	return podspec.Warnings(r.Spec.Template, nil, field.NewPath("spec", "template"))
+	var out []string
+	if old == nil {
+		out = podspec.NameWarnings(r.Name, podspec.PodNames)
+	}
+	return append(out, podspec.Warnings(r.Spec.Template, field.NewPath("spec", "template"))...)
 }

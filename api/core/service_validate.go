@@ -185,7 +185,10 @@ func validateAffinity(spec *corev1.ServiceSpec) field.ErrorList {
 
 func validateServiceAddresses(s, old *corev1.Service) field.ErrorList {
 	spec := &s.Spec
-	errs := ValidateClusterIPs(spec, &old.Spec)
+	var errs field.ErrorList
+	if spec.Type != corev1.ServiceTypeExternalName { // which has none, validateServiceType says
+		errs = ValidateClusterIPs(spec, &old.Spec)
+	}
 	ips := specPath.Child("externalIPs")
 	for i, ip := range spec.ExternalIPs {
 		if e := validation.IsValidIPForLegacyField(ips.Index(i), ip, true, old.Spec.ExternalIPs); len(e) > 0 {

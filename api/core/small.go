@@ -73,7 +73,7 @@ func podTemplate() *api.Kind {
 		}),
 		PrepareUpdate: api.On2(func(t, old *corev1.PodTemplate) {
 			podspec.DropDisabled(&t.Template.Spec, &old.Template.Spec)
-			api.CountGeneration(t, old, &t.Template.Spec, &old.Template.Spec)
+			api.CountGeneration(t, old, &t.Template, &old.Template)
 		}),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {
 			return podspec.ValidateTemplate(&t.Template, field.NewPath("template"), podspec.Options{})
@@ -82,10 +82,10 @@ func podTemplate() *api.Kind {
 			return podspec.ValidateTemplate(&t.Template, field.NewPath("template"), podspec.ForUpdate(&old.Template.Spec))
 		}),
 		Warnings: warnings(func(t, old *corev1.PodTemplate) []string {
-			if old == nil {
-				return podspec.Warnings(&t.Template, nil, field.NewPath("template"))
+			if old != nil && old.Generation == t.Generation {
+				return nil
 			}
-			return podspec.Warnings(&t.Template, &old.Template, field.NewPath("template"))
+			return podspec.Warnings(&t.Template, field.NewPath("template"))
 		}),
 	}
 	k.Columns = []metav1.TableColumnDefinition{

@@ -45,6 +45,13 @@ func TestUpdates(t *testing.T) {
 	claim := func(size, status string) string {
 		return `{spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: ` + size + `}}}, status: {` + status + `}}`
 	}
+	class := func(name, status string) string {
+		return `{spec: {accessModes: [ReadWriteOnce], volumeAttributesClassName: ` + name + `, resources: {requests: {storage: 1Gi}}}, status: {` + status + `}}`
+	}
+	csi := func(more string) string { return `csi: {driver: d, volumeHandle: h` + more + `}` }
+	on := func(label string) string {
+		return `nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: ` + label + `, operator: Exists}]}]}}`
+	}
 	const bound = `phase: Bound, capacity: {storage: 1Gi}`
 	for name, tc := range map[string]struct{ resource, sub, old, now, want string }{
 		"pod image":       {"pods", "", pod(``), `{metadata: {name: p}, spec: {containers: [{name: c, image: "i:2"}]}}`, ``},
@@ -66,7 +73,7 @@ func TestUpdates(t *testing.T) {
 			`spec.nodeSelector: Invalid value: null: only additions are allowed`},
 		"mirror": {"pods", "", pod(``), `{metadata: {name: p, annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{name: c, image: "i:1"}]}}`,
 			`metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation`},
-		"pod status ips":  {"pods", "status", pod(``), `{status: {podIP: 1.2.3.4, podIPs: [{ip: 1.2.3.4}, {ip: 1.2.3.5}]}}`, `status.podIPs: Invalid value: ["1.2.3.4","1.2.3.5"]: may specify no more than one IP for each IP family`},
+		"pod status ips":  {"pods", "status", pod(``), `{status: {podIP: 1.2.3.4, podIPs: [{ip: 1.2.3.4}, {ip: 1.2.3.5}]}}`, `status.podIPs: Invalid value: [{"ip":"1.2.3.4"},{"ip":"1.2.3.5"}]: may specify no more than one IP for each IP family`},
 		"pod status back": {"pods", "status", `{spec: {restartPolicy: Never}, status: {containerStatuses: [{name: c, state: {terminated: {exitCode: 0}}}]}}`, `{status: {containerStatuses: [{name: c, state: {running: {}}}]}}`, `status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state`},
 		"pod status anew": {"pods", "status", `{spec: {restartPolicy: Never, containers: [{name: d, image: i, restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}]}]}, status: {containerStatuses: [{name: c, state: {terminated: {exitCode: 0}}}]}}`, `{status: {containerStatuses: [{name: c, state: {running: {}}}]}}`, ``},
 		"pod qos":         {"pods", "status", `{status: {qosClass: Burstable}}`, `{status: {qosClass: Guaranteed}}`, `status.qosClass: Invalid value: "Guaranteed": field is immutable`},
@@ -77,27 +84,45 @@ func TestUpdates(t *testing.T) {
 			`{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 2}}}]}}`, ``},
 		"resize qos": {"pods", "resize", pod(``), `{spec: {containers: [{name: c, resources: {requests: {cpu: 1}}}]}}`, `spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing`},
 
-		"service address":   {"services", "", `{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 1}]}}`, `{spec: {clusterIP: 10.0.0.2, clusterIPs: [10.0.0.2], ports: [{port: 1}]}}`, `spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`},
-		"service lb class":  {"services", "", `{spec: {type: LoadBalancer, loadBalancerClass: a/b, ports: [{port: 1}]}}`, `{spec: {type: LoadBalancer, loadBalancerClass: a/c, ports: [{port: 1}]}}`, `spec.loadBalancerClass: Invalid value: "a/c": may not change once set`},
-		"service type":      {"services", "", `{spec: {type: LoadBalancer, ports: [{port: 1}]}}`, `{spec: {type: ClusterIP, externalTrafficPolicy: Cluster, allocateLoadBalancerNodePorts: true, ports: [{port: 1}]}}`, ``},
-		"service status":    {"services", "status", `{}`, `{status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}}}`, "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"},
-		"service status ip": {"services", "status", `{spec: {type: LoadBalancer}}`, `{spec: {type: LoadBalancer}, status: {loadBalancer: {ingress: [{ip: x, ipMode: VIP}]}}}`, `status.loadBalancer.ingress[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
-		"configmap":         {"configmaps", "", `{immutable: true, data: {a: b}}`, `{immutable: true, data: {a: c}}`, "data: Forbidden: field is immutable when `immutable` is set"},
-		"configmap mark":    {"configmaps", "", `{immutable: true}`, `{}`, "immutable: Forbidden: field is immutable when `immutable` is set"},
-		"secret":            {"secrets", "", `{immutable: true}`, `{immutable: true, stringData: {a: b}}`, "data: Forbidden: field is immutable when `immutable` is set"},
-		"secret type":       {"secrets", "", `{type: a}`, `{type: b}`, `type: Invalid value: "b": field is immutable`},
-		"namespace phase":   {"namespaces", "status", `{metadata: {name: nn}}`, `{metadata: {name: nn}, status: {phase: Terminating}}`, "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"},
-		"node provider":     {"nodes", "", `{spec: {providerID: a}}`, `{spec: {providerID: b}}`, `spec.providerID: Forbidden: node updates may not change providerID except from "" to valid`},
-		"node cidr":         {"nodes", "", `{spec: {podCIDR: 10.0.0.0/24}}`, `{spec: {podCIDR: 10.0.1.0/24}}`, `spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`},
-		"node first cidr":   {"nodes", "", `{}`, `{spec: {podCIDR: 10.0.1.0/24, unschedulable: true}}`, ``},
-		"quota scopes":      {"resourcequotas", "", `{spec: {scopes: [BestEffort]}}`, `{}`, `spec.scopes: Invalid value: null: field is immutable`},
-		"volume source":     {"persistentvolumes", "", pv(`hostPath: {path: /x}`), pv(`hostPath: {path: /y}`), `spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation`},
-		"volume mode":       {"persistentvolumes", "", pv(`hostPath: {path: /x}`), pv(`hostPath: {path: /x}, volumeMode: Block`), `spec.volumeMode: Invalid value: "Block": field is immutable`},
-		"claim bound":       {"persistentvolumeclaims", "", claim("1Gi", ``), `{spec: {volumeName: v, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`, ``},
-		"claim grows":       {"persistentvolumeclaims", "", claim("1Gi", bound), claim("2Gi", ``), ``},
-		"claim shrinks":     {"persistentvolumeclaims", "", claim("1Gi", bound), claim("1Mi", ``), `spec.resources.requests.storage: Forbidden: field can not be less than status.capacity`},
-		"claim unbound":     {"persistentvolumeclaims", "", claim("1Gi", ``), claim("2Gi", ``), `spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims`},
-		"rc status":         {"replicationcontrollers", "status", `{}`, `{status: {replicas: 1, readyReplicas: 2, availableReplicas: 1}}`, `status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas`},
+		"service address":       {"services", "", `{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 1}]}}`, `{spec: {clusterIP: 10.0.0.2, clusterIPs: [10.0.0.2], ports: [{port: 1}]}}`, `spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`},
+		"service lb class":      {"services", "", `{spec: {type: LoadBalancer, loadBalancerClass: a/b, ports: [{port: 1}]}}`, `{spec: {type: LoadBalancer, loadBalancerClass: a/c, ports: [{port: 1}]}}`, `spec.loadBalancerClass: Invalid value: "a/c": may not change once set`},
+		"service type":          {"services", "", `{spec: {type: LoadBalancer, ports: [{port: 1}]}}`, `{spec: {type: ClusterIP, externalTrafficPolicy: Cluster, allocateLoadBalancerNodePorts: true, ports: [{port: 1}]}}`, ``},
+		"service status":        {"services", "status", `{}`, `{status: {loadBalancer: {ingress: [{ip: 1.2.3.4}]}}}`, "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"},
+		"service status ip":     {"services", "status", `{spec: {type: LoadBalancer}}`, `{spec: {type: LoadBalancer}, status: {loadBalancer: {ingress: [{ip: x, ipMode: VIP}]}}}`, `status.loadBalancer.ingress[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`},
+		"configmap":             {"configmaps", "", `{immutable: true, data: {a: b}}`, `{immutable: true, data: {a: c}}`, "data: Forbidden: field is immutable when `immutable` is set"},
+		"configmap mark":        {"configmaps", "", `{immutable: true}`, `{}`, "immutable: Forbidden: field is immutable when `immutable` is set"},
+		"secret":                {"secrets", "", `{immutable: true}`, `{immutable: true, stringData: {a: b}}`, "data: Forbidden: field is immutable when `immutable` is set"},
+		"secret type":           {"secrets", "", `{type: a}`, `{type: b}`, `type: Invalid value: "b": field is immutable`},
+		"namespace phase":       {"namespaces", "status", `{metadata: {name: nn}}`, `{metadata: {name: nn}, status: {phase: Terminating}}`, "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"},
+		"node provider":         {"nodes", "", `{spec: {providerID: a}}`, `{spec: {providerID: b}}`, `spec.providerID: Forbidden: node updates may not change providerID except from "" to valid`},
+		"node cidr":             {"nodes", "", `{spec: {podCIDR: 10.0.0.0/24}}`, `{spec: {podCIDR: 10.0.1.0/24}}`, `spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`},
+		"node first cidr":       {"nodes", "", `{}`, `{spec: {podCIDR: 10.0.1.0/24, unschedulable: true}}`, ``},
+		"quota scopes":          {"resourcequotas", "", `{spec: {scopes: [BestEffort]}}`, `{}`, `spec.scopes: Invalid value: null: field is immutable`},
+		"volume source":         {"persistentvolumes", "", pv(`hostPath: {path: /x}`), pv(`hostPath: {path: /y}`), `spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation`},
+		"volume mode":           {"persistentvolumes", "", pv(`hostPath: {path: /x}`), pv(`hostPath: {path: /x}, volumeMode: Block`), `volumeMode: Invalid value: "Block": field is immutable`},
+		"volume secret":         {"persistentvolumes", "", pv(csi(``)), pv(csi(`, controllerExpandSecretRef: {name: a, namespace: b}`)), ``},
+		"volume secret changed": {"persistentvolumes", "", pv(csi(`, controllerExpandSecretRef: {name: a, namespace: b}`)), pv(csi(`, controllerExpandSecretRef: {name: c, namespace: b}`)), `spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation`},
+		"volume other secret":   {"persistentvolumes", "", pv(csi(``)), pv(csi(`, nodePublishSecretRef: {name: a, namespace: b}`)), `spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation`},
+		"volume beta label":     {"persistentvolumes", "", pv(`hostPath: {path: /x}, ` + on("failure-domain.beta.kubernetes.io/zone")), pv(`hostPath: {path: /x}, ` + on("topology.kubernetes.io/zone")), ``},
+		"volume wrong label":    {"persistentvolumes", "", pv(`hostPath: {path: /x}, ` + on("failure-domain.beta.kubernetes.io/zone")), pv(`hostPath: {path: /x}, ` + on("topology.kubernetes.io/region")), `nodeAffinity: Invalid value: {"Required":{"NodeSelectorTerms":[{"MatchExpressions":[{"Key":"topology.kubernetes.io/region","Operator":"Exists","Values":null}],"MatchFields":null}]}}: field is immutable, except for updating from beta label to GA`},
+		"volume class gone":     {"persistentvolumes", "", pv(csi(``) + `, volumeAttributesClassName: a`), pv(csi(``)), `spec.volumeAttributesClassName: Forbidden: update from non-nil value to nil is forbidden`},
+		"claim class":           {"persistentvolumeclaims", "", class(`x`, bound), class(`y`, ``), ``},
+		"claim class unbound":   {"persistentvolumeclaims", "", class(`x`, ``), class(`y`, ``), `spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims`},
+		"claim class gone":      {"persistentvolumeclaims", "", class(`x`, bound+`, currentVolumeAttributesClassName: x`), claim("1Gi", ``), `spec.volumeAttributesClassName: Forbidden: update to nil is forbidden when status.currentVolumeAttributesClassName is not nil`},
+		"claim status":          {"persistentvolumeclaims", "status", claim("1Gi", ``), claim("1Gi", `allocatedResources: {cpu: 1}`), `status.allocatedResources: Unsupported value: "cpu": supported values: "storage"`},
+		"claim status less":     {"persistentvolumeclaims", "status", claim("1Gi", ``), claim("1Gi", `allocatedResources: {storage: -1}`), `status.allocatedResources[storage]: Invalid value: -1: must be a valid resource quantity`},
+		"claim status resizing": {"persistentvolumeclaims", "status", claim("1Gi", ``), claim("1Gi", `allocatedResourceStatuses: {storage: Some}`), `status.allocatedResourceStatuses: Unsupported value: "storage": supported values: "ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"`},
+		"endpoints as before":   {"endpoints", "", `{subsets: [{addresses: [{ip: 01.2.3.4}], ports: [{port: 1}]}]}`, `{subsets: [{addresses: [{ip: 01.2.3.4}], ports: [{port: 2}]}]}`, ``},
+		"endpoints anew":        {"endpoints", "", `{}`, `{subsets: [{addresses: [{ip: 01.2.3.4}], ports: [{port: 2}]}]}`, `subsets[0].addresses[0].ip: Invalid value: "01.2.3.4": must not have leading 0s`},
+		"devices":               {"pods", "status", pod(``), pod(`` + `}, status: {containerStatuses: [{name: c, allocatedResourcesStatus: [{name: a/b}]}]`), `status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: "a/b": must match one of the container's resource requests`},
+		"devices of a claim":    {"pods", "status", pod(``), pod(`` + `}, status: {containerStatuses: [{name: c, allocatedResourcesStatus: [{name: "claim:x"}]}]`), `status.containerStatuses[0].allocatedResourcesStatus[0].name: Invalid value: "claim:x": must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or 'claim:<claimName>' if request is empty`},
+		"user":                  {"pods", "status", pod(``), pod(`` + `}, status: {containerStatuses: [{name: c, user: {linux: {uid: -1, gid: 0}}}]`), `status.containerStatuses[0].user.linux.uid: Invalid value: -1: must be between 0 and 2147483647, inclusive`},
+		"extended":              {"pods", "status", pod(``), pod(`` + `}, status: {extendedResourceClaimStatus: {resourceClaimName: a, requestMappings: [{containerName: z, requestName: r}]}`), `status.extendedResourceClaimStatus.requestMappings[0].containerName: Invalid value: "z": must match the name of an entry in spec.initContainers.name or spec.containers.name`},
+		"claim bound":           {"persistentvolumeclaims", "", claim("1Gi", ``), `{spec: {volumeName: v, accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`, ``},
+		"claim grows":           {"persistentvolumeclaims", "", claim("1Gi", bound), claim("2Gi", ``), ``},
+		"claim shrinks":         {"persistentvolumeclaims", "", claim("1Gi", bound), claim("1Mi", ``), `spec.resources.requests.storage: Forbidden: field can not be less than status.capacity`},
+		"claim unbound":         {"persistentvolumeclaims", "", claim("1Gi", ``), claim("2Gi", ``), `spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims`},
+		"rc status":             {"replicationcontrollers", "status", `{}`, `{status: {replicas: 1, readyReplicas: 2, availableReplicas: 1}}`, `status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas`},
 	} {
 		t.Run(name, func(t *testing.T) { checkErrors(t, tc.resource, tc.sub, tc.old, tc.now, tc.want) })
 	}

@@ -45,8 +45,14 @@ func endpointSliceKind() *api.Kind {
 				}
 				dropTopology(s, old)
 			},
-			Validate:            api.Check(validateEndpointSlice),
-			ValidateUpdate:      api.Check2(validateEndpointSliceUpdate),
+			Validate:       api.Check(validateEndpointSlice),
+			ValidateUpdate: api.Check2(validateEndpointSliceUpdate),
+			Warnings: func(o, _ runtime.Object) []string {
+				if o.(*discoveryv1.EndpointSlice).AddressType == discoveryv1.AddressTypeFQDN {
+					return []string{"spec.addressType: FQDN endpoints are deprecated"}
+				}
+				return nil
+			},
 			AllowCreateOnUpdate: true,
 		},
 		Columns: []metav1.TableColumnDefinition{

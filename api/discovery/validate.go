@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -24,13 +25,23 @@ const (
 )
 
 func validateEndpointSlice(s *discoveryv1.EndpointSlice) field.ErrorList {
+	return validateSliceWith(s, nil)
+}
+
+// validateSliceWith checks a slice; the addresses of stored may be written in
+// ways that are refused today (KEP-4858).
+func validateSliceWith(s *discoveryv1.EndpointSlice, stored []string) field.ErrorList {
 	errs := validateAddressType(s.AddressType)
-	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, field.NewPath("endpoints"))...)
+	errs = append(errs, validateEndpoints(s.Endpoints, s.AddressType, stored, field.NewPath("endpoints"))...)
 	return append(errs, validatePorts(s.Ports, field.NewPath("ports"))...)
 }
 
 func validateEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) field.ErrorList {
-	return append(validateEndpointSlice(s), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
+	var stored []string
+	for i := range old.Endpoints {
+		stored = append(stored, old.Endpoints[i].Addresses...)
+	}
+	return append(validateSliceWith(s, stored), check.Immutable(s.AddressType, old.AddressType, field.NewPath("addressType"))...)
 }
 
 func validateAddressType(t discoveryv1.AddressType) field.ErrorList {
@@ -41,7 +52,7 @@ func validateAddressType(t discoveryv1.AddressType) field.ErrorList {
 	return check.OneOf(t, path, discoveryv1.AddressTypeFQDN, discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6)
 }
 
-func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressType, path *field.Path) field.ErrorList {
+func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressType, stored []string, path *field.Path) field.ErrorList {
 	if len(endpoints) > maxEndpoints {
 		return field.ErrorList{field.TooMany(path, len(endpoints), maxEndpoints)}
 	}
@@ -56,7 +67,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressTy
 			errs = append(errs, field.TooMany(addresses, n, maxAddresses))
 		}
 		for k, a := range e.Addresses {
-			errs = append(errs, validateAddress(a, t, addresses, addresses.Index(k))...)
+			errs = append(errs, validateAddress(a, t, stored, addresses, addresses.Index(k))...)
 		}
 		if e.NodeName != nil {
 			errs = append(errs, check.Each(at.Child("nodeName"), *e.NodeName, validation.IsDNS1123Subdomain(*e.NodeName))...)
@@ -77,7 +88,7 @@ func validateEndpoints(endpoints []discoveryv1.Endpoint, t discoveryv1.AddressTy
 }
 
 // validateAddress checks an address of the slice's type.
-func validateAddress(a string, t discoveryv1.AddressType, list, path *field.Path) field.ErrorList {
+func validateAddress(a string, t discoveryv1.AddressType, stored []string, list, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	ip, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(a)) // leading zeros are another check's
 	ip = ip.Unmap()
@@ -85,7 +96,12 @@ func validateAddress(a string, t discoveryv1.AddressType, list, path *field.Path
 	case discoveryv1.AddressTypeFQDN:
 		return validation.IsFullyQualifiedDomainName(path, a)
 	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
-		errs = validation.IsValidIPForLegacyField(path, a, true, nil)
+		if t == discoveryv1.AddressTypeIPv6 && !slices.Contains(stored, a) {
+			if errs := validation.IsValidIP(path, a); len(errs) > 0 { // there is but one way to write an address
+				return errs
+			}
+		}
+		errs = validation.IsValidIPForLegacyField(path, a, true, stored)
 		if ok && ip.Is4() != (t == discoveryv1.AddressTypeIPv4) {
 			errs = append(errs, field.Invalid(list, a, "must be an "+string(t)+" address"))
 		}

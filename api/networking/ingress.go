@@ -1,11 +1,13 @@
 package networking
 
 import (
+	"fmt"
 	"sort"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
@@ -32,6 +34,12 @@ func ingressKind() *api.Kind {
 			PrepareCreate: ingressParts.PrepareCreate, PrepareUpdate: ingressParts.PrepareUpdate,
 			Validate:       api.Check(validateIngress),
 			ValidateUpdate: api.Check2(func(i, old *networkingv1.Ingress) field.ErrorList { return validateIngressUpdate(i, old) }),
+			Warnings: func(o, prev runtime.Object) []string {
+				if _, ok := o.(*networkingv1.Ingress).Annotations[classAnnotation]; ok && prev == nil {
+					return []string{fmt.Sprintf("annotation %q is deprecated, please use 'spec.ingressClassName' instead", classAnnotation)}
+				}
+				return nil
+			},
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{

@@ -1,7 +1,6 @@
 package networking
 
 import (
-	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -32,14 +31,11 @@ func ipAddressKind() *api.Kind {
 			}),
 			// The name is the address, in the one form that makes it unique.
 			ValidateName: func(name string, _ bool) []string {
-				ip, err := netip.ParseAddr(name)
-				if err != nil || ip.Zone() != "" || ip.Is4In6() {
-					return []string{"must be a valid IP address"}
+				var out []string
+				for _, e := range validation.IsValidIP(nil, name) {
+					out = append(out, e.Detail)
 				}
-				if ip.String() != name {
-					return []string{"must be a canonical format IP address"}
-				}
-				return nil
+				return out
 			},
 			AllowCreateOnUpdate: true,
 		},

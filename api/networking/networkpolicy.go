@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	netutils "k8s.io/utils/net"
+
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/check"
 	"github.com/coxswain/cox/api/printing"
@@ -32,8 +34,15 @@ func networkPolicyKind() *api.Kind {
 				p, old := o.(*networkingv1.NetworkPolicy), prev.(*networkingv1.NetworkPolicy)
 				api.CountGeneration(p, old, p.Spec, old.Spec)
 			},
-			Validate:       api.Check(func(p *networkingv1.NetworkPolicy) field.ErrorList { return validateNetworkPolicy(p, false) }),
+			Validate:       api.Check(func(p *networkingv1.NetworkPolicy) field.ErrorList { return validateNetworkPolicy(p, nil) }),
 			ValidateUpdate: api.Check2(validateNetworkPolicyUpdate),
+			Warnings: func(o, _ runtime.Object) []string {
+				var out []string
+				eachCIDR(&o.(*networkingv1.NetworkPolicy).Spec, func(cidr string, path *field.Path) {
+					out = append(out, validation.GetWarningsForCIDR(path, cidr)...)
+				})
+				return out
+			},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
@@ -68,7 +77,7 @@ func defaultNetworkPolicy(p *networkingv1.NetworkPolicy) {
 }
 
 func validateNetworkPolicyUpdate(p, old *networkingv1.NetworkPolicy) field.ErrorList {
-	return validateNetworkPolicy(p, hasInvalidSelectorValue(&old.Spec))
+	return validateNetworkPolicy(p, &old.Spec)
 }
 
 func hasInvalidSelectorValue(s *networkingv1.NetworkPolicySpec) bool {
@@ -93,9 +102,16 @@ func hasInvalidSelectorValue(s *networkingv1.NetworkPolicySpec) bool {
 	return check.InvalidSelectorValue(&s.PodSelector)
 }
 
-// validateNetworkPolicy checks the spec; lax accepts selector values that are
-// no label values, because such were stored before.
-func validateNetworkPolicy(p *networkingv1.NetworkPolicy, lax bool) field.ErrorList {
+// validateNetworkPolicy checks the spec. What old, nil for a new object, has
+// already may be less strict: selector values that are no label values, and
+// ranges written in ways that are refused today (KEP-4858).
+func validateNetworkPolicy(p *networkingv1.NetworkPolicy, old *networkingv1.NetworkPolicySpec) field.ErrorList {
+	var lax bool
+	var stored []string
+	if old != nil {
+		lax = hasInvalidSelectorValue(old)
+		eachCIDR(old, func(cidr string, _ *field.Path) { stored = append(stored, cidr) })
+	}
 	s, path := &p.Spec, field.NewPath("spec")
 	errs := check.StoredSelector(&s.PodSelector, lax, path.Child("podSelector"))
 	rule := func(at *field.Path, ports []networkingv1.NetworkPolicyPort, peersName string, peers []networkingv1.NetworkPolicyPeer) {
@@ -103,7 +119,7 @@ func validateNetworkPolicy(p *networkingv1.NetworkPolicy, lax bool) field.ErrorL
 			errs = append(errs, validatePolicyPort(&ports[i], at.Child("ports").Index(i))...)
 		}
 		for i := range peers {
-			errs = append(errs, validatePeer(&peers[i], lax, at.Child(peersName).Index(i))...)
+			errs = append(errs, validatePeer(&peers[i], lax, stored, at.Child(peersName).Index(i))...)
 		}
 	}
 	for i := range s.Ingress {
@@ -149,7 +165,7 @@ func validatePolicyPort(p *networkingv1.NetworkPolicyPort, path *field.Path) fie
 	return errs
 }
 
-func validatePeer(p *networkingv1.NetworkPolicyPeer, lax bool, path *field.Path) field.ErrorList {
+func validatePeer(p *networkingv1.NetworkPolicyPeer, lax bool, stored []string, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	selectors := 0
 	if p.PodSelector != nil {
@@ -161,7 +177,7 @@ func validatePeer(p *networkingv1.NetworkPolicyPeer, lax bool, path *field.Path)
 		errs = append(errs, check.StoredSelector(p.NamespaceSelector, lax, path.Child("namespaceSelector"))...)
 	}
 	if p.IPBlock != nil {
-		errs = append(errs, validateIPBlock(p.IPBlock, path.Child("ipBlock"))...)
+		errs = append(errs, validateIPBlock(p.IPBlock, stored, path.Child("ipBlock"))...)
 	}
 	switch {
 	case p.IPBlock == nil && selectors == 0:
@@ -173,19 +189,19 @@ func validatePeer(p *networkingv1.NetworkPolicyPeer, lax bool, path *field.Path)
 }
 
 // validateIPBlock checks that the exceptions lie within the block.
-func validateIPBlock(b *networkingv1.IPBlock, path *field.Path) field.ErrorList {
+func validateIPBlock(b *networkingv1.IPBlock, stored []string, path *field.Path) field.ErrorList {
 	cidr := path.Child("cidr")
 	if b.CIDR == "" {
 		return field.ErrorList{field.Required(cidr, "")}
 	}
-	if errs := validation.IsValidCIDRForLegacyField(cidr, b.CIDR, false, nil); len(errs) > 0 {
+	errs := validation.IsValidCIDRForLegacyField(cidr, b.CIDR, true, stored)
+	if _, _, err := netutils.ParseCIDRSloppy(b.CIDR); err != nil {
 		return errs
 	}
-	var errs field.ErrorList
 	block, err := netip.ParsePrefix(b.CIDR)
 	for i, e := range b.Except {
 		at := path.Child("except").Index(i)
-		if bad := validation.IsValidCIDRForLegacyField(at, e, false, nil); len(bad) > 0 {
+		if bad := validation.IsValidCIDRForLegacyField(at, e, true, stored); len(bad) > 0 {
 			errs = append(errs, bad...)
 			continue
 		}
@@ -195,4 +211,23 @@ func validateIPBlock(b *networkingv1.IPBlock, path *field.Path) field.ErrorList 
 		}
 	}
 	return errs
+}
+
+func eachCIDR(s *networkingv1.NetworkPolicySpec, f func(cidr string, path *field.Path)) {
+	peers := func(list []networkingv1.NetworkPolicyPeer, path *field.Path) {
+		for i := range list {
+			if b, at := list[i].IPBlock, path.Index(i).Child("ipBlock"); b != nil {
+				f(b.CIDR, at.Child("cidr"))
+				for k, e := range b.Except {
+					f(e, at.Child("except").Index(k))
+				}
+			}
+		}
+	}
+	for i := range s.Ingress {
+		peers(s.Ingress[i].From, field.NewPath("spec", "ingress").Index(i).Child("from"))
+	}
+	for i := range s.Egress {
+		peers(s.Egress[i].To, field.NewPath("spec", "egress").Index(i).Child("to"))
+	}
 }

@@ -1,9 +1,13 @@
 package node
 
 import (
+	"maps"
+	"slices"
+
 	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -35,6 +39,19 @@ func runtimeClassKind() *api.Kind {
 				return append(validateRuntimeClass(r), check.Immutable(r.Handler, old.Handler, field.NewPath("handler"))...)
 			}),
 			ForbidUnconditionalUpdate: true,
+			Warnings: func(o, _ runtime.Object) []string {
+				s := o.(*nodev1.RuntimeClass).Scheduling
+				if s == nil {
+					return nil
+				}
+				var out []string
+				for _, key := range slices.Sorted(maps.Keys(s.NodeSelector)) {
+					if text := podspec.DeprecatedLabel(key); text != "" {
+						out = append(out, "scheduling.nodeSelector: "+text)
+					}
+				}
+				return out
+			},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

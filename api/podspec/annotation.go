@@ -41,7 +41,7 @@ func validatePodAnnotations(a map[string]string, spec *corev1.PodSpec, path *fie
 			errs = append(errs, field.Invalid(p, profile, "invalid AppArmor profile name: "+strconv.Quote(profile)))
 		}
 	}
-	return errs
+	return append(errs, seccompAnnotations(a, path)...)
 }
 
 // isDeletionCost accepts what the ReplicaSet controller can read: no plus

@@ -32,10 +32,11 @@ func ValidateClaimSpec(spec *corev1.PersistentVolumeClaimSpec, path *field.Path)
 	if m := spec.VolumeMode; m != nil && *m != corev1.PersistentVolumeBlock && *m != corev1.PersistentVolumeFilesystem {
 		errs = append(errs, field.NotSupported(path.Child("volumeMode"), *m, []corev1.PersistentVolumeMode{corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem}))
 	}
+	errs = append(errs, validateDataSources(spec, path)...)
 	if c := spec.VolumeAttributesClassName; c != nil && *c != "" {
 		errs = append(errs, invalid(path.Child("volumeAttributesClassName"), *c, apivalidation.NameIsDNSSubdomain(*c, false))...)
 	}
-	return append(errs, validateDataSources(spec, path)...)
+	return errs
 }
 
 // ValidatePositive checks that a quantity is above zero.

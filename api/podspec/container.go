@@ -91,6 +91,9 @@ func (c *checker) restartRules(ctr *corev1.Container, path *field.Path, regular 
 	rules := path.Child("restartPolicyRules")
 	if ctr.RestartPolicy == nil {
 		errs = append(errs, field.Required(path.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+		if !regular {
+			return errs
+		}
 	}
 	if n := len(ctr.RestartPolicyRules); n > 20 {
 		errs = append(errs, field.TooMany(rules, n, 20))

@@ -42,7 +42,10 @@ func Default(spec *corev1.PodSpec) {
 }
 
 // DefaultTemplate is Default for a template.
-func DefaultTemplate(t *corev1.PodTemplateSpec) { Default(&t.Spec) }
+func DefaultTemplate(t *corev1.PodTemplateSpec) {
+	DropInitContainerAnnotations(&t.Annotations)
+	Default(&t.Spec)
+}
 
 // def sets *p to v if it is the zero value.
 func def[T comparable](p *T, v T) {

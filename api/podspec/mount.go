@@ -50,7 +50,7 @@ func (c *checker) mounts(ctr *corev1.Container, path *field.Path) field.ErrorLis
 			errs = append(errs, validateDescendingPath(m.SubPathExpr, path.Child("subPathExpr"))...)
 		}
 		errs = append(errs, validatePropagation(m.MountPropagation, ctr, path.Child("mountPropagation"))...)
-		errs = append(errs, validateRecursiveReadOnly(m, p.Child("recursiveReadOnly"))...)
+		errs = append(errs, validateRecursiveReadOnly(m, path.Child("recursiveReadOnly"))...)
 	}
 	return errs
 }

@@ -10,6 +10,7 @@ import (
 // DefaultPod sets a pod's defaults: those of every spec, and those that only
 // pods get, not templates.
 func DefaultPod(p *corev1.Pod) {
+	DropInitContainerAnnotations(&p.Annotations)
 	Default(&p.Spec)
 	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {

@@ -55,6 +55,9 @@ func ValidateTemplate(t *corev1.PodTemplateSpec, path *field.Path, opts Options)
 	errs = append(errs, validateAnnotations(t.Annotations, path.Child("annotations"))...)
 	errs = append(errs, validatePodAnnotations(t.Annotations, &t.Spec, path.Child("annotations"))...)
 	errs = append(errs, Validate(&t.Spec, &t.ObjectMeta, path.Child("spec"), opts)...)
+	if opts.Old == nil {
+		errs = append(errs, ProfilesAgree(t.Annotations, &t.Spec, path.Child("spec"))...)
+	}
 	if len(t.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}

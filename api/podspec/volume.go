@@ -3,6 +3,7 @@ package podspec
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,32 +41,54 @@ func (c *checker) validateVolumes(p *field.Path) field.ErrorList {
 	return errs
 }
 
-// exactlyOne runs the check of the first source that is set and refuses
-// further ones.
+// exactlyOne collects the sources that are set; result checks the first of
+// them and refuses the others.
 type exactlyOne struct {
-	path *field.Path
-	n    int
-	errs field.ErrorList
+	path    *field.Path
+	sources []source
+}
+
+type source struct {
+	name  string
+	check func(p *field.Path) field.ErrorList
+}
+
+// sourceOrder is which source of a volume with several is the first: clients
+// see its errors, and the others refused in this order.
+var sourceOrder = []string{
+	"emptyDir", "hostPath", "gitRepo", "gcePersistentDisk", "awsElasticBlockStore", "secret", "nfs", "iscsi", "glusterfs", "flocker",
+	"persistentVolumeClaim", "rbd", "cinder", "cephfs", "quobyte", "downwardAPI", "fc", "flexVolume", "configMap", "azureFile",
+	"vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "storageos", "projected", "scaleIO", "csi", "ephemeral", "image",
 }
 
 // oddNames are the names under which upstream refuses a further source.
 var oddNames = map[string]string{"cephfs": "cephFS", "downwardAPI": "downwarAPI"}
 
 func (o *exactlyOne) source(set bool, name string, check func(p *field.Path) field.ErrorList) {
-	if !set {
-		return
+	if set {
+		o.sources = append(o.sources, source{name, check})
 	}
-	p := o.path.Child(name)
-	if o.n++; o.n > 1 {
+}
+
+// result is the errors of the first source, and one for each further one.
+func (o *exactlyOne) result() field.ErrorList {
+	if len(o.sources) == 0 {
+		return field.ErrorList{field.Required(o.path, "must specify a volume type")}
+	}
+	if len(o.sources) > 1 {
+		slices.SortFunc(o.sources, func(a, b source) int {
+			return slices.Index(sourceOrder, a.name) - slices.Index(sourceOrder, b.name)
+		})
+	}
+	errs := o.sources[0].check(o.path.Child(o.sources[0].name))
+	for _, s := range o.sources[1:] {
+		name := s.name
 		if odd, ok := oddNames[name]; ok {
-			p = o.path.Child(odd)
+			name = odd
 		}
-		o.errs = append(o.errs, field.Forbidden(p, "may not specify more than 1 volume type"))
-		return
+		errs = append(errs, field.Forbidden(o.path.Child(name), "may not specify more than 1 volume type"))
 	}
-	if check != nil {
-		o.errs = append(o.errs, check(p)...)
-	}
+	return errs
 }
 
 // volumeSource checks that a volume has exactly one source, and it.
@@ -122,10 +145,7 @@ func (c *checker) volumeSource(s *corev1.VolumeSource, name string, p *field.Pat
 		return append(errs, oneOfOrEmpty(s.Image.PullPolicy, p.Child("pullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
 	})
 	networkVolumes(o, s)
-	if o.n == 0 {
-		return append(o.errs, field.Required(p, "must specify a volume type"))
-	}
-	return o.errs
+	return o.result()
 }
 
 // hostPathTypes are the accepted types of a host path.
@@ -234,14 +254,14 @@ func validateProjected(v *corev1.ProjectedVolumeSource, p *field.Path) field.Err
 	errs := validateMode(v.DefaultMode, p.Child("defaultMode"))
 	paths := sets.New[string]()
 	for i := range v.Sources {
-		errs = append(errs, validateProjection(&v.Sources[i], paths, p.Child("sources").Index(i))...)
+		errs = append(errs, validateProjection(&v.Sources[i], paths, p, p.Child("sources").Index(i))...)
 	}
 	return errs
 }
 
-// validateProjection checks one source of a projected volume; paths holds
-// the files that the others have put in.
-func validateProjection(s *corev1.VolumeProjection, paths sets.Set[string], p *field.Path) field.ErrorList {
+// validateProjection checks one source, at p, of a projected volume; paths
+// holds the files that the others have put in. Tokens lie where they like.
+func validateProjection(s *corev1.VolumeProjection, paths sets.Set[string], volume, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	n := 0
 	one := func(set bool, name string, check func(p *field.Path)) {
@@ -254,33 +274,34 @@ func validateProjection(s *corev1.VolumeProjection, paths sets.Set[string], p *f
 		}
 		check(p.Child(name))
 	}
-	file := func(name string, p *field.Path) {
+	// Whose a path is twice, the error names: the object, or the path itself.
+	file := func(name, whose string) {
 		if name == "" {
 			return
 		}
 		if paths.Has(name) {
-			errs = append(errs, field.Invalid(p, name, "conflicting duplicate paths"))
+			errs = append(errs, field.Invalid(volume, whose, "conflicting duplicate paths"))
 		}
 		paths.Insert(name)
 	}
-	items := func(list []corev1.KeyToPath, p *field.Path) {
+	items := func(list []corev1.KeyToPath, whose string, p *field.Path) {
 		errs = append(errs, validateItems(list, p.Child("items"))...)
 		for _, it := range list {
-			file(it.Path, p)
+			file(it.Path, whose)
 		}
 	}
 	one(s.Secret != nil, "secret", func(p *field.Path) {
 		errs = append(errs, required(s.Secret.Name, p.Child("name"))...)
-		items(s.Secret.Items, p)
+		items(s.Secret.Items, s.Secret.Name, p)
 	})
 	one(s.ConfigMap != nil, "configMap", func(p *field.Path) {
 		errs = append(errs, required(s.ConfigMap.Name, p.Child("name"))...)
-		items(s.ConfigMap.Items, p)
+		items(s.ConfigMap.Items, s.ConfigMap.Name, p)
 	})
 	one(s.DownwardAPI != nil, "downwardAPI", func(p *field.Path) {
 		errs = append(errs, validateDownwardFiles(s.DownwardAPI.Items, p)...)
 		for _, f := range s.DownwardAPI.Items {
-			file(f.Path, p)
+			file(f.Path, f.Path)
 		}
 	})
 	one(s.ServiceAccountToken != nil, "serviceAccountToken", func(p *field.Path) {
@@ -298,16 +319,15 @@ func validateProjection(s *corev1.VolumeProjection, paths sets.Set[string], p *f
 		} else {
 			errs = append(errs, validateLocalNonReservedPath(t.Path, p.Child("path"))...)
 		}
-		file(t.Path, p)
 	})
 	one(s.ClusterTrustBundle != nil, "clusterTrustBundle", func(p *field.Path) {
 		errs = append(errs, validateTrustBundle(s.ClusterTrustBundle, p)...)
-		file(s.ClusterTrustBundle.Path, p)
+		file(s.ClusterTrustBundle.Path, s.ClusterTrustBundle.Path)
 	})
 	one(s.PodCertificate != nil, "podCertificate", func(p *field.Path) {
 		errs = append(errs, validatePodCertificate(s.PodCertificate, p)...)
 		for _, f := range []string{s.PodCertificate.CredentialBundlePath, s.PodCertificate.KeyPath, s.PodCertificate.CertificateChainPath} {
-			file(f, p)
+			file(f, f)
 		}
 	})
 	return errs // a source of no type is accepted, and brings nothing

@@ -245,13 +245,12 @@ func ValidateFlex(driver string, options map[string]string, p *field.Path) field
 // ValidateQuobyte checks a Quobyte volume.
 func ValidateQuobyte(q *corev1.QuobyteVolumeSource, p *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if q.Registry == "" {
+	switch {
+	case q.Registry == "":
 		errs = append(errs, field.Required(p.Child("registry"), "must be a host:port pair or multiple pairs separated by commas"))
-	}
-	if len(q.Tenant) >= 65 {
+	case len(q.Tenant) >= 65:
 		errs = append(errs, field.Required(p.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters"))
-	}
-	if q.Registry != "" {
+	default:
 		for _, hp := range strings.Split(q.Registry, ",") {
 			if host, port, ok := strings.Cut(hp, ":"); !ok || host == "" || port == "" {
 				errs = append(errs, field.Invalid(p.Child("registry"), q.Registry, "must be a host:port pair or multiple pairs separated by commas"))

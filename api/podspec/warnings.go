@@ -20,27 +20,14 @@ var deprecatedLabels = map[string]string{
 }
 
 // Warnings returns the deprecation and usage warnings about a template, or
-// about a pod given as one, whose path is given (nil: a pod). Nothing is said
-// of a spec that an update leaves as it is; old is nil on create.
-func Warnings(t, old *corev1.PodTemplateSpec, path *field.Path) []string {
+// about a new pod given as one, whose path is given (nil: a pod).
+func Warnings(t *corev1.PodTemplateSpec, path *field.Path) []string {
 	if t == nil {
 		return nil
 	}
 	w := warner{path: path}
-	w.spec(&t.Spec)
-	if old == nil {
-		return w.out
-	}
-	before := warner{path: path}
-	before.spec(&old.Spec)
-	known := sets.New(before.out...)
-	var out []string
-	for _, text := range w.out {
-		if !known.Has(text) {
-			out = append(out, text)
-		}
-	}
-	return out
+	w.template(t)
+	return w.out
 }
 
 type warner struct {
@@ -52,11 +39,49 @@ func (w *warner) warn(p *field.Path, format string, args ...any) {
 	w.out = append(w.out, p.String()+": "+fmt.Sprintf(format, args...))
 }
 
-func (w *warner) spec(s *corev1.PodSpec) {
-	p := w.path.Child("spec")
+func (w *warner) template(t *corev1.PodTemplateSpec) {
 	if w.path == nil {
-		p = field.NewPath("spec")
+		w.spec(&t.Spec, field.NewPath("spec"))
+		w.annotations(t.Annotations, &t.Spec, field.NewPath("metadata", "annotations"))
+		return
 	}
+	w.spec(&t.Spec, w.path.Child("spec"))
+	w.annotations(t.Annotations, &t.Spec, w.path.Child("metadata", "annotations"))
+}
+
+// NodeSelectorWarnings tells of outdated labels in node selector terms.
+func NodeSelectorWarnings(terms []corev1.NodeSelectorTerm, path *field.Path) []string {
+	var w warner
+	for i := range terms {
+		w.term(&terms[i], path.Index(i))
+	}
+	return w.out
+}
+
+func (w *warner) term(t *corev1.NodeSelectorTerm, p *field.Path) {
+	for i, e := range t.MatchExpressions {
+		if text, ok := deprecatedLabels[e.Key]; ok {
+			w.warn(p.Child("matchExpressions").Index(i).Child("key"), "%s is %s", e.Key, text)
+		}
+	}
+}
+
+// DeprecatedLabel is what to say of a label of nodes that another has
+// replaced, or "".
+func DeprecatedLabel(key string) string { return deprecatedLabels[key] }
+
+// PodNames are the names that a controller makes from its own, for NameWarnings.
+const PodNames = "Pod names and hostnames"
+
+// NameWarnings tells of an object's name that does badly in what it is used in.
+func NameWarnings(name, what string) []string {
+	if msgs := validation.IsDNS1123Label(name); len(msgs) > 0 {
+		return []string{fmt.Sprintf("metadata.name: this is used in %s, which can result in surprising behavior; a DNS label is recommended: %v", what, msgs)}
+	}
+	return nil
+}
+
+func (w *warner) spec(s *corev1.PodSpec, p *field.Path) {
 	for _, k := range sets.List(sets.KeySet(s.NodeSelector)) {
 		if text, ok := deprecatedLabels[k]; ok {
 			w.warn(p.Child("nodeSelector").Key(k), "%s", text)
@@ -87,7 +112,8 @@ func (w *warner) spec(s *corev1.PodSpec) {
 	for i := range s.Containers {
 		w.container(&s.Containers[i], p.Child("containers").Index(i))
 	}
-	w.duplicatePorts(s, p)
+	w.bytes(s.Overhead, p.Child("overhead"))
+	w.ports(s, p)
 	for i, c := range s.TopologySpreadConstraints {
 		if text, ok := deprecatedLabels[c.TopologyKey]; ok {
 			w.warn(p.Child("topologySpreadConstraints").Index(i).Child("topologyKey"), "%s is %s", c.TopologyKey, text)
@@ -96,13 +122,13 @@ func (w *warner) spec(s *corev1.PodSpec) {
 			w.warn(p.Child("topologySpreadConstraints").Index(i).Child("labelSelector"), nullSelector)
 		}
 	}
-	w.podAffinity(s.Affinity, p.Child("affinity"))
+	w.affinity(s.Affinity, p.Child("affinity"))
 }
 
 const nullSelector = "a null labelSelector results in matching no pod"
 
-// podAffinity tells of terms that select nothing.
-func (w *warner) podAffinity(a *corev1.Affinity, p *field.Path) {
+// affinity tells of terms that select nothing, and of outdated labels.
+func (w *warner) affinity(a *corev1.Affinity, p *field.Path) {
 	if a == nil {
 		return
 	}
@@ -118,6 +144,16 @@ func (w *warner) podAffinity(a *corev1.Affinity, p *field.Path) {
 			}
 		}
 	}
+	if n := a.NodeAffinity; n != nil {
+		if n.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+			w.out = append(w.out, NodeSelectorWarnings(n.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms,
+				p.Child("nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"))...)
+		}
+		for i := range n.PreferredDuringSchedulingIgnoredDuringExecution {
+			w.term(&n.PreferredDuringSchedulingIgnoredDuringExecution[i].Preference,
+				p.Child("nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution").Index(i).Child("preference"))
+		}
+	}
 	if t := a.PodAffinity; t != nil {
 		terms(t.RequiredDuringSchedulingIgnoredDuringExecution, t.PreferredDuringSchedulingIgnoredDuringExecution, p.Child("podAffinity"))
 	}
@@ -127,9 +163,12 @@ func (w *warner) podAffinity(a *corev1.Affinity, p *field.Path) {
 }
 
 func (w *warner) volumes(s *corev1.PodSpec, p *field.Path) {
-	for i, v := range s.Volumes {
-		vp := p.Index(i)
+	for i := range s.Volumes {
+		v, vp := &s.Volumes[i], p.Index(i)
+		w.overlaps(v)
 		switch {
+		case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
+			w.out = append(w.out, ClaimWarnings(&v.Ephemeral.VolumeClaimTemplate.Spec, vp.Child("ephemeral", "volumeClaimTemplate", "spec"))...)
 		case v.GitRepo != nil:
 			w.warn(vp.Child("gitRepo"), "deprecated in v1.11, and disabled by default in v1.33+")
 		case v.ScaleIO != nil:
@@ -153,16 +192,8 @@ func (w *warner) volumes(s *corev1.PodSpec, p *field.Path) {
 }
 
 func (w *warner) container(c *corev1.Container, p *field.Path) {
-	for _, l := range []struct {
-		list corev1.ResourceList
-		name string
-	}{{c.Resources.Limits, "limits"}, {c.Resources.Requests, "requests"}} {
-		for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
-			if q, ok := l.list[name]; ok && q.MilliValue()%1000 != 0 {
-				w.warn(p.Child("resources", l.name).Key(string(name)), "fractional byte value %q is invalid, must be an integer", q.String())
-			}
-		}
-	}
+	w.bytes(c.Resources.Limits, p.Child("resources", "limits"))
+	w.bytes(c.Resources.Requests, p.Child("resources", "requests"))
 	seen := sets.New[string]()
 	for i, e := range c.Env {
 		// To define a variable anew from its old value is a common idiom.
@@ -173,22 +204,26 @@ func (w *warner) container(c *corev1.Container, p *field.Path) {
 	}
 }
 
-// duplicatePorts tells of ports that a strategic merge would mix up.
-func (w *warner) duplicatePorts(s *corev1.PodSpec, p *field.Path) {
-	type key struct {
-		port     int32
-		protocol corev1.Protocol
-	}
-	seen := map[key]string{}
-	for i, c := range s.Containers {
-		for j, port := range c.Ports {
-			path := p.Child("containers").Index(i).Child("ports").Index(j)
-			k := key{port.ContainerPort, port.Protocol}
-			if before, dup := seen[k]; dup && port.ContainerPort != 0 {
-				w.warn(path, "duplicate port definition with %s", before)
-				continue
-			}
-			seen[k] = path.String()
+// bytes tells of amounts of bytes that are none.
+func (w *warner) bytes(list corev1.ResourceList, p *field.Path) {
+	for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
+		if q, ok := list[name]; ok && q.MilliValue()%1000 != 0 {
+			w.warn(p.Key(string(name)), fractionalBytes, q.String())
 		}
 	}
+}
+
+const fractionalBytes = "fractional byte value %q is invalid, must be an integer"
+
+// ClaimWarnings tells of a claim's storage that is not a number of bytes. path
+// is the spec's.
+func ClaimWarnings(s *corev1.PersistentVolumeClaimSpec, path *field.Path) []string {
+	var w warner
+	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; ok && q.MilliValue()%1000 != 0 {
+		w.warn(path.Child("resources", "requests").Key(string(corev1.ResourceStorage)), fractionalBytes, q.String())
+	}
+	if q, ok := s.Resources.Limits[corev1.ResourceStorage]; ok && q.MilliValue()%1000 != 0 {
+		w.warn(path.Child("resources", "limits").Key(string(corev1.ResourceStorage)), fractionalBytes, q.String())
+	}
+	return w.out
 }

@@ -38,7 +38,7 @@ func csiDriverKind() *api.Kind {
 				d.Spec.PreventPodSchedulingIfMissing = nil // an alpha feature's
 			},
 			Warnings: func(o, prev runtime.Object) []string {
-				if s := &o.(*storagev1.CSIDriver).Spec; prev == nil && len(s.TokenRequests) > 0 && s.ServiceAccountTokenInSecrets == nil {
+				if s := &o.(*storagev1.CSIDriver).Spec; len(s.TokenRequests) > 0 && (prev == nil || !check.Equal(s.TokenRequests, prev.(*storagev1.CSIDriver).Spec.TokenRequests)) && s.ServiceAccountTokenInSecrets == nil {
 					return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
 				}
 				return nil

@@ -1,13 +1,19 @@
 package storage
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/check"
+	"github.com/coxswain/cox/api/podspec"
 )
 
 func csiStorageCapacityKind() *api.Kind {
@@ -25,8 +31,30 @@ func csiStorageCapacityKind() *api.Kind {
 				errs = append(errs, check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)
 				return append(errs, check.Immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
 			}),
+			Warnings: func(o, _ runtime.Object) []string {
+				return topologyWarnings(o.(*storagev1.CSIStorageCapacity).NodeTopology)
+			},
 		},
 	}
+}
+
+// topologyWarnings tells of outdated labels of nodes.
+func topologyWarnings(s *metav1.LabelSelector) []string {
+	if s == nil {
+		return nil
+	}
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(s.MatchLabels)) {
+		if text := podspec.DeprecatedLabel(key); text != "" {
+			out = append(out, fmt.Sprintf("nodeTopology.matchLabels.%s: %s", key, text))
+		}
+	}
+	for i, e := range s.MatchExpressions {
+		if text := podspec.DeprecatedLabel(e.Key); text != "" {
+			out = append(out, fmt.Sprintf("nodeTopology.matchExpressions[%d].key: %s is %s", i, e.Key, text))
+		}
+	}
+	return out
 }
 
 // validateCapacity checks the capacity; old is nil for a new object.

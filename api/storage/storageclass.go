@@ -1,9 +1,12 @@
 package storage
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
@@ -34,6 +37,17 @@ func storageClassKind() *api.Kind {
 			}),
 			Validate:       api.Check(validateStorageClass),
 			ValidateUpdate: api.Check2(validateStorageClassUpdate),
+			Warnings: func(o, _ runtime.Object) []string {
+				var out []string
+				for i, t := range o.(*storagev1.StorageClass).AllowedTopologies {
+					for k, e := range t.MatchLabelExpressions {
+						if text := podspec.DeprecatedLabel(e.Key); text != "" {
+							out = append(out, fmt.Sprintf("allowedTopologies[%d].matchLabelExpressions[%d].key: %s", i, k, text))
+						}
+					}
+				}
+				return out
+			},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

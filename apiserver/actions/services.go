@@ -125,9 +125,17 @@ func (t *txn) allocate(ctx context.Context, svc, old *corev1.Service) error {
 func (t *txn) keep(svc, old *corev1.Service) {
 	switch {
 	case svc.Spec.Type == corev1.ServiceTypeExternalName:
-		if old.Spec.Type != corev1.ServiceTypeExternalName && slices.Equal(svc.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		if old.Spec.Type == corev1.ServiceTypeExternalName {
+			break
+		}
+		if svc.Spec.ClusterIP == old.Spec.ClusterIP && slices.Equal(svc.Spec.ClusterIPs, old.Spec.ClusterIPs) {
 			svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "", nil
-			svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy = nil, nil
+		}
+		if slices.Equal(svc.Spec.IPFamilies, old.Spec.IPFamilies) {
+			svc.Spec.IPFamilies = nil
+		}
+		if ptr.Equal(svc.Spec.IPFamilyPolicy, old.Spec.IPFamilyPolicy) {
+			svc.Spec.IPFamilyPolicy = nil
 		}
 	case old.Spec.Type != corev1.ServiceTypeExternalName:
 		if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) == 0 {
@@ -156,7 +164,7 @@ func keepPorts(svc, old *corev1.Service) {
 		if svc.Spec.HealthCheckNodePort == 0 && needsHealthPort(svc) && needsHealthPort(old) {
 			svc.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
 		}
-	} else if !needsNodePort(svc) && needsNodePort(old) {
+	} else if !mayHaveNodePort(svc) && needsNodePort(old) {
 		before := nodePorts(old)
 		for i := range svc.Spec.Ports {
 			if slices.Contains(before, int(svc.Spec.Ports[i].NodePort)) {
@@ -274,6 +282,9 @@ func (t *txn) addresses(ctx context.Context, svc, old *corev1.Service) error {
 		svc.Spec.ClusterIPs = []string{corev1.ClusterIPNone}
 		return nil
 	}
+	if old != nil && old.Spec.Type != corev1.ServiceTypeExternalName && old.Spec.ClusterIP == corev1.ClusterIPNone {
+		return nil // validation has the words for it
+	}
 	var had []string
 	if old != nil {
 		had = clusterIPs(old)
@@ -343,7 +354,7 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 		t.newPorts = append(t.newPorts, port)
 		return port, nil
 	}
-	if needsNodePort(svc) {
+	if mayHaveNodePort(svc) {
 		for i := range svc.Spec.Ports {
 			if p := &svc.Spec.Ports[i]; p.NodePort != 0 {
 				if err := reserve(field.NewPath("spec", "ports").Index(i).Child("nodePort"), int(p.NodePort)); err != nil {
@@ -351,6 +362,8 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 				}
 			}
 		}
+	}
+	if needsNodePort(svc) {
 		for i := range svc.Spec.Ports {
 			p := &svc.Spec.Ports[i]
 			if p.NodePort != 0 {
@@ -366,6 +379,9 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 			}
 			p.NodePort = int32(port)
 		}
+	}
+	if old != nil && needsHealthPort(old) && needsHealthPort(svc) {
+		return nil // it stays, or validation has the words for the change
 	}
 	if needsHealthPort(svc) {
 		if port := int(svc.Spec.HealthCheckNodePort); port != 0 {
@@ -421,9 +437,14 @@ func (t *txn) end(ctx context.Context, committed bool) {
 
 func needsIP(s *corev1.Service) bool { return s.Spec.Type != corev1.ServiceTypeExternalName }
 
+// needsNodePort says that each port gets a node port.
 func needsNodePort(s *corev1.Service) bool {
-	return s.Spec.Type == corev1.ServiceTypeNodePort ||
-		s.Spec.Type == corev1.ServiceTypeLoadBalancer && ptr.Deref(s.Spec.AllocateLoadBalancerNodePorts, true)
+	return mayHaveNodePort(s) && (s.Spec.Type == corev1.ServiceTypeNodePort || ptr.Deref(s.Spec.AllocateLoadBalancerNodePorts, true))
+}
+
+// mayHaveNodePort says that node ports that somebody asks for are given.
+func mayHaveNodePort(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
 }
 
 func needsHealthPort(s *corev1.Service) bool {
@@ -446,7 +467,7 @@ func nodePorts(s *corev1.Service) []int {
 			out = append(out, int(p))
 		}
 	}
-	if s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+	if mayHaveNodePort(s) {
 		for _, p := range s.Spec.Ports {
 			add(p.NodePort)
 		}

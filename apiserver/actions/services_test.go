@@ -19,6 +19,14 @@ func TestKeep(t *testing.T) {
 		return s
 	}
 	const ip = "10.0.0.9"
+	familiesOnly := func(s *corev1.Service) *corev1.Service {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		return s
+	}
+	unallocated := func(s *corev1.Service) *corev1.Service {
+		s.Spec.AllocateLoadBalancerNodePorts = ptr.To(false)
+		return s
+	}
 	for _, tt := range []struct {
 		name      string
 		old, sent *corev1.Service
@@ -30,7 +38,9 @@ func TestKeep(t *testing.T) {
 		{"to ClusterIP", service("NodePort", ip, 30001), service("ClusterIP", ip, 30001), ip, 0},
 		{"to ExternalName", service("NodePort", ip, 30001), service("ExternalName", ip, 30001), "", 0},
 		{"LoadBalancer to ExternalName", service("LoadBalancer", ip, 30001), service("ExternalName", ip, 30001), "", 0},
+		{"to ExternalName, address left out", service("ClusterIP", ip, 0), familiesOnly(service("ExternalName", ip, 0)), "", 0},
 		{"from ExternalName", service("ExternalName", "", 0), service("NodePort", "", 30002), "", 30002},
+		{"no more ports, one stays", service("LoadBalancer", ip, 30001), unallocated(service("LoadBalancer", ip, 30001)), ip, 30001},
 		{"a port of the client's own stays for validation to refuse", service("NodePort", ip, 30001), service("ClusterIP", ip, 30002), ip, 30002},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
