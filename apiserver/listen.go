@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/coxswain/cox/internal/batched"
 )
 
 // Listening is the HTTP door, open on a listener.
@@ -94,8 +96,12 @@ type listener struct {
 // Accept waits for a connection.
 func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if err != nil || l.srv.away.Err() == nil {
-		return c, err
+	if err != nil {
+		return nil, err
+	}
+	c = batched.Conn(c)
+	if l.srv.away.Err() == nil {
+		return c, nil
 	}
 	l.open.Add(1)
 	return &lateConn{Conn: c, ended: sync.OnceFunc(func() { l.open.Add(-1) })}, nil
