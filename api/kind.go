@@ -218,6 +218,9 @@ type Subresource struct {
 	Connect *Connect
 	// Verbs as discovery lists them, where they differ from the usual ones.
 	Verbs []string
+	// Untabled: upstream does not print it, and clients that ask for a table
+	// are told so, although the object itself has columns.
+	Untabled bool
 }
 
 // Projection is a subresource of another kind that reads and writes a part of
@@ -228,6 +231,9 @@ type Projection struct {
 	// Get makes the projected object; it copies name, namespace, uid,
 	// resourceVersion and creationTimestamp.
 	Get func(obj runtime.Object) (runtime.Object, error)
+	// Readable says why an object that has no such part yet cannot be asked for
+	// it; nil, every object can. It can still be given one.
+	Readable func(obj runtime.Object) error
 	// Validate checks the projected object.
 	Validate func(in runtime.Object) field.ErrorList
 	// Set puts the projection into obj, which may be changed. The object's

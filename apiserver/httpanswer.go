@@ -61,6 +61,8 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		return h.listPieces(a.list)
 	case a.items != nil:
 		return h.itemPieces(a.items)
+	case a.entry == nil && h.sub != nil && h.sub.Project != nil && h.accept.As != "":
+		return h.projectedPieces(a.obj)
 	case a.entry == nil:
 		body, err := h.srv.codec.Body(m, a.obj)
 		if err != nil {
@@ -85,6 +87,40 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		return nil, err
 	}
 	return h.res.head.Message(m, body)
+}
+
+// projectedPieces shows a projection in another form than its own.
+func (h *httpCall) projectedPieces(obj runtime.Object) ([][]byte, error) {
+	body, err := h.srv.codec.Body(wire.JSON, partial(obj))
+	if err != nil {
+		return nil, err
+	}
+	if h.accept.As != "Table" {
+		if h.accept.Media != wire.JSON {
+			if body, err = h.srv.codec.Body(h.accept.Media, partial(obj)); err != nil {
+				return nil, err
+			}
+		}
+		return partialHead(h.accept.Version, "").Message(h.accept.Media, wire.Body{Bytes: body})
+	}
+	row := table.Row{Hub: obj}
+	switch include, err := h.included(); {
+	case err != nil:
+		return nil, err
+	case include == metav1.IncludeMetadata:
+		row.Object = json.RawMessage(partialHead(h.accept.Version, "").JSON(body))
+	case include == metav1.IncludeObject:
+		whole, err := h.srv.codec.Body(wire.JSON, obj)
+		if err != nil {
+			return nil, err
+		}
+		row.Object = json.RawMessage(wire.NewHead(h.sub.Project.GVK).JSON(whole))
+	}
+	body, err = scaleTable().Body(metav1.ListMeta{ResourceVersion: accessor(obj).GetResourceVersion()}, []table.Row{row}, false)
+	if err != nil {
+		return nil, err
+	}
+	return table.Head(h.accept.Version).Message(h.accept.Media, wire.Body{Bytes: body})
 }
 
 func listMeta(l *store.List) metav1.ListMeta {

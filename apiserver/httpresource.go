@@ -224,6 +224,7 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 		return false
 	}
 	object := h.sub == nil || h.sub.Object != nil
+	shown := object || h.sub.Project != nil
 	switch a.As {
 	case "":
 		return !h.res.custom || a.Media != wire.Protobuf || !object
@@ -231,9 +232,12 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 		if h.res.Prefix == "" && h.req.Verb == client.Create {
 			return false // reviews have no rows
 		}
-		return object && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+		if h.sub != nil && h.sub.Untabled {
+			return false
+		}
+		return shown && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadata":
-		return object && h.req.Verb != client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+		return shown && h.req.Verb != client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadataList":
 		return object && h.req.Verb == client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	}

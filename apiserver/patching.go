@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
@@ -75,21 +76,17 @@ func (p *patcher) apply(obj runtime.Object) (runtime.Object, error) {
 	out := p.make()
 	var strict []error
 	var err error
-	shown := string(p.t.req.Patch) // in errors
-	if p.t.req.PatchType == types.JSONPatchType {
-		strict, err = p.applyJSON(obj, out)
-	} else if typed, dups, ok := p.applyTyped(obj); ok {
+	if typed, dups, ok := p.applyTyped(obj); ok {
 		out, strict = typed, dups
+	} else if p.t.req.PatchType == types.StrategicMergePatchType {
+		strict, err = p.applyStrategic(obj, out)
 	} else {
-		strict, err = p.applyMap(obj, out)
+		strict, err = p.applyDocument(obj, out)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if got := out.GetObjectKind().GroupVersionKind(); got != p.head.GVK && !got.Empty() {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf(
-			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), p.head.GVK.GroupVersion()))
-	}
+	shown := string(p.t.req.Patch) // in errors
 	wire.ClearKind(out)
 	if p.prune != nil {
 		unknown, err := p.prune(out)
@@ -105,12 +102,28 @@ func badPatch(shown string, err error) error {
 	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
 }
 
-func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
+// applyDocument applies a patch that knows nothing of the kind, a JSON or a
+// merge patch: what it makes of the object's JSON form is decoded like a body.
+func (p *patcher) applyDocument(obj, out runtime.Object) ([]error, error) {
+	if u, ok := obj.(*unstructured.Unstructured); ok && p.t.req.PatchType == types.MergePatchType {
+		doc, strict, err := patch.Merge(copyCustom(u).Object, p.t.req.Patch)
+		if err != nil {
+			return nil, err
+		}
+		out.(*unstructured.Unstructured).Object = doc
+		return strict, p.checkCustomKind(out)
+	}
 	body, err := p.t.srv.codec.Body(wire.JSON, obj)
 	if err != nil {
 		return nil, err
 	}
-	changed, err := patch.JSON(p.head.JSON(body), p.t.req.Patch)
+	var changed []byte
+	var strict []error
+	if body = p.head.JSON(body); p.t.req.PatchType == types.JSONPatchType {
+		changed, err = patch.JSON(body, p.t.req.Patch)
+	} else {
+		changed, strict, err = patch.MergeJSON(body, p.t.req.Patch)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,28 +132,74 @@ func (p *patcher) applyJSON(obj, out runtime.Object) ([]error, error) {
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(changed, &u.Object); err != nil {
 			return nil, badPatch(string(changed), err)
 		}
-		return nil, nil
+		return nil, p.checkCustomKind(out)
 	}
-	strict, err := kjson.UnmarshalStrict(changed, out)
+	if err := p.checkKind(changed); err != nil {
+		return nil, badPatch(string(changed), err)
+	}
+	more, err := kjson.UnmarshalStrict(changed, out)
 	if err != nil {
 		return nil, badPatch(string(changed), err)
 	}
-	return strict, nil
+	return append(strict, more...), nil
+}
+
+// checkKind refuses a document of another kind, in upstream's words; one that
+// does not say is of the patched object's.
+func (p *patcher) checkKind(doc []byte) error {
+	var says struct {
+		APIVersion string `json:"apiVersion,omitempty"`
+		Kind       string `json:"kind,omitempty"`
+	}
+	if err := json.Unmarshal(doc, &says); err != nil {
+		return fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
+	gv, err := schema.ParseGroupVersion(says.APIVersion)
+	if err != nil {
+		return err
+	}
+	if says.Kind == "" {
+		says.Kind = p.head.GVK.Kind
+	}
+	if gv.WithKind(says.Kind) != p.head.GVK {
+		return fmt.Errorf(`no kind %q is registered for version %q in scheme "pkg/api/legacyscheme/scheme.go:30"`, says.Kind, gv)
+	}
+	return nil
+}
+
+// checkCustomKind is checkKind for a custom resource.
+func (p *patcher) checkCustomKind(out runtime.Object) error {
+	u := out.(*unstructured.Unstructured)
+	av, kind := p.head.GVK.ToAPIVersionAndKind()
+	var errs field.ErrorList
+	if got := u.GetKind(); got != kind {
+		errs = append(errs, field.Invalid(field.NewPath("kind"), got, "must be "+kind))
+	}
+	if got := u.GetAPIVersion(); got != av {
+		errs = append(errs, field.Invalid(field.NewPath("apiVersion"), got, "must be "+av))
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(u.GroupVersionKind().GroupKind(), u.GetName(), errs)
+	}
+	return nil
 }
 
 // applyTyped applies a patch that only sets and clears fields. It answers most
 // patches at a fraction of the cost of applyMap, to which it leaves the rest.
 func (p *patcher) applyTyped(obj runtime.Object) (out runtime.Object, strict []error, ok bool) {
-	if _, custom := obj.(*unstructured.Unstructured); custom {
+	if _, custom := obj.(*unstructured.Unstructured); custom || p.t.req.PatchType == types.JSONPatchType {
 		return nil, nil, false
 	}
 	doc, strict, err := patch.Decode(p.t.req.Patch)
-	if err != nil {
+	if err != nil || doc == nil {
 		return nil, nil, false
 	}
 	out = copyToWrite(obj)
 	out.GetObjectKind().SetGroupVersionKind(p.head.GVK)
-	return out, strict, patch.Onto(out, doc, p.t.req.PatchType == types.StrategicMergePatchType)
+	if !patch.Onto(out, doc, p.t.req.PatchType == types.StrategicMergePatchType) {
+		return nil, nil, false
+	}
+	return out, strict, out.GetObjectKind().GroupVersionKind() == p.head.GVK
 }
 
 // copyToWrite copies obj but for its managedFields, which are replaced and
@@ -173,26 +232,14 @@ func copyCustom(u *unstructured.Unstructured) *unstructured.Unstructured {
 	return out
 }
 
-func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		doc, strict, err := patch.Merge(copyCustom(u).Object, p.t.req.Patch)
-		if err == nil {
-			out.(*unstructured.Unstructured).Object = doc
-		}
-		return strict, err
-	}
+// applyStrategic applies a patch by the tags of the object's Go type. What it
+// says of the kind counts for nothing.
+func (p *patcher) applyStrategic(obj, out runtime.Object) ([]error, error) {
 	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
 	if err != nil {
 		return nil, err
 	}
-	av, kind := p.head.GVK.ToAPIVersionAndKind()
-	doc["apiVersion"], doc["kind"] = av, kind
-	var strict []error
-	if p.t.req.PatchType == types.MergePatchType {
-		doc, strict, err = patch.Merge(doc, p.t.req.Patch)
-	} else {
-		doc, strict, err = patch.Strategic(doc, p.t.req.Patch, p.make())
-	}
+	doc, said, strict, err := patch.Strategic(doc, p.t.req.Patch, p.make())
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +248,7 @@ func (p *patcher) applyMap(obj, out runtime.Object) ([]error, error) {
 		return append(strict, s.Errors()...), nil
 	}
 	if err != nil {
-		return nil, badPatch(string(p.t.req.Patch), err)
+		return nil, badPatch(fmt.Sprintf("%+v", said), err)
 	}
 	return strict, nil
 }

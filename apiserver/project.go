@@ -3,7 +3,9 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"sync"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,7 +16,9 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/printing"
 	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/table"
 	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 )
@@ -27,6 +31,11 @@ func (c *call) project(ctx context.Context) (*answer, error) {
 		got, err := c.get(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if p.Readable != nil {
+			if err := p.Readable(got.entry.Object); err != nil {
+				return nil, err
+			}
 		}
 		return projected(p, got)
 	}
@@ -141,6 +150,9 @@ func (u *updating) ownersOfUpdate(fm *managedfields.FieldManager, was, want runt
 
 func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Object, after owners) (runtime.Object, error) {
 	m := accessor(want)
+	if m.GetName() == "" {
+		return nil, u.nameless()
+	}
 	if m.GetName() != u.req.Name {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
 			"the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), u.req.Name))
@@ -164,7 +176,9 @@ func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Objec
 	}
 	om := accessor(obj)
 	om.SetUID(m.GetUID())
-	om.SetResourceVersion(m.GetResourceVersion())
+	if v := m.GetResourceVersion(); v != "" {
+		om.SetResourceVersion(v)
+	}
 	u.trackProjection(p, obj, was, want, after)
 	return obj, nil
 }
@@ -235,6 +249,19 @@ func scaleTypes(scheme *runtime.Scheme) (managedfields.TypeConverter, error) {
 	}
 	return managedfields.NewSchemeTypeConverter(scheme, parser), nil
 }
+
+// scaleTable prints the one kind that objects are projected to.
+var scaleTable = sync.OnceValue(func() *table.Convertor {
+	return table.New([]metav1.TableColumnDefinition{
+		printing.Name(),
+		printing.Integer("Desired", "Number of desired replicas"),
+		printing.Integer("Available", "Number of actual replicas"),
+		printing.AgeColumn(),
+	}, func(o runtime.Object) []any {
+		s := o.(*autoscalingv1.Scale)
+		return []any{s.Name, int64(s.Spec.Replicas), int64(s.Status.Replicas), printing.Age(s.CreationTimestamp)}
+	})
+})
 
 // singleConverter serves field management for a kind with one version.
 type singleConverter struct{ p *api.Projection }

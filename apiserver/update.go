@@ -61,7 +61,7 @@ func (c *call) update(ctx context.Context, st *api.Strategy) (*answer, error) {
 func (u *updating) prepareBody() error {
 	m := accessor(u.req.Object)
 	if m.GetName() == "" && u.req.Name != "" {
-		return apierrors.NewBadRequest("the name of the object (" + u.req.Name + " based on URL) was undeterminable: name must be provided")
+		return u.nameless()
 	}
 	if err := u.matchRequest(m); err != nil {
 		return err
@@ -73,6 +73,10 @@ func (u *updating) prepareBody() error {
 	u.req.Object = body
 	u.produce = func(runtime.Object) (runtime.Object, error) { return body.DeepCopyObject(), nil }
 	return nil
+}
+
+func (u *updating) nameless() error {
+	return apierrors.NewBadRequest("the name of the object (" + u.req.Name + " based on URL) was undeterminable: name must be provided")
 }
 
 func (u *updating) run() (*answer, error) {
@@ -200,6 +204,12 @@ func (u *updating) prepareCreateTracked(obj runtime.Object, fields []metav1.Mana
 // and carries over what a client need not send.
 func (u *updating) checkCurrent(obj, old runtime.Object) error {
 	m, om := accessor(obj), accessor(old)
+	if m.GetName() == "" {
+		return u.nameless()
+	}
+	if u.res.Namespaced && m.GetNamespace() == "" {
+		m.SetNamespace(om.GetNamespace())
+	}
 	if m.GetName() != om.GetName() {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), om.GetName()))
 	}

@@ -45,7 +45,7 @@ func definitionKind() *api.Kind {
 			Keep:          func(o runtime.Object) bool { return o.(*extv1.CustomResourceDefinition).DeletionTimestamp == nil },
 			PrepareDelete: api.On(prepareDelete),
 		},
-		Subresources: map[string]api.Subresource{"status": {Object: &api.Strategy{
+		Subresources: map[string]api.Subresource{"status": {Untabled: true, Object: &api.Strategy{
 			PrepareUpdate:             api.On2(prepareStatus),
 			ForbidUnconditionalUpdate: true,
 		}}},

@@ -51,7 +51,7 @@ func apiServiceKind() *api.Kind {
 			}),
 			ValidateName: func(string, bool) []string { return nil }, // "v1." is one
 		},
-		Subresources: map[string]api.Subresource{"status": {Object: &api.Strategy{
+		Subresources: map[string]api.Subresource{"status": {Untabled: true, Object: &api.Strategy{
 			PrepareUpdate: api.On2(func(s, old *apiregistrationv1.APIService) {
 				s.Spec, s.Labels, s.Annotations, s.Finalizers, s.OwnerReferences = *old.Spec.DeepCopy(), old.Labels, old.Annotations, old.Finalizers, old.OwnerReferences
 			}),

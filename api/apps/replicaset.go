@@ -1,11 +1,8 @@
 package apps
 
 import (
-	"strconv"
-
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -59,10 +56,6 @@ func replicaSetKind() *api.Kind {
 				return scalable(r.Spec.Replicas, r.Spec.Selector, r.Status.Replicas)
 			}, func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n }),
 		},
-		Fields: api.Fields(func(r *appsv1.ReplicaSet) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
-		}),
-		FieldNames: []string{"status.replicas"},
 		Columns: append([]metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.Integer("Desired", appsv1.ReplicaSetSpec{}.SwaggerDoc()["replicas"]),

@@ -39,7 +39,7 @@ func certificateSigningRequestKind() *api.Kind {
 			ValidateUpdate: api.Check2(validateUpdate),
 		},
 		Subresources: map[string]api.Subresource{
-			"approval": {Object: &api.Strategy{
+			"approval": {Untabled: true, Object: &api.Strategy{
 				PrepareUpdate:  api.On2(prepareApproval),
 				ValidateUpdate: api.Check2(validateApproval),
 			}},

@@ -66,10 +66,10 @@ func podSubresources() map[string]api.Subresource {
 		"status": {Object: &api.Strategy{
 			PrepareUpdate: api.On2(preparePodStatus), ValidateUpdate: api.Check2(validatePodStatus),
 		}},
-		"ephemeralcontainers": {Object: &api.Strategy{
+		"ephemeralcontainers": {Untabled: true, Object: &api.Strategy{
 			PrepareUpdate: api.On2(prepareEphemeralContainers), ValidateUpdate: api.Check2(validateEphemeralUpdate),
 		}},
-		"resize": {Object: &api.Strategy{
+		"resize": {Untabled: true, Object: &api.Strategy{
 			PrepareUpdate: api.On2(preparePodResize), ValidateUpdate: api.Check2(validatePodResize),
 		}},
 		"binding": {Verbs: []string{"create"}, Action: &api.Action{

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -185,7 +186,7 @@ func validatePodResize(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs := podspec.Validate(&p.Spec, &p.ObjectMeta, specPath, podspec.ForUpdate(&old.Spec))
 	if podspec.QOSClass(&p.Spec) != podspec.QOSClass(&old.Spec) {
-		errs = append(errs, field.Invalid(specPath, podspec.QOSClass(&p.Spec), "Pod QOS Class may not change as a result of resizing"))
+		errs = append(errs, field.Invalid(specPath, cmp.Or(old.Status.QOSClass, podspec.QOSClass(&p.Spec)), "Pod QOS Class may not change as a result of resizing"))
 	}
 	for _, l := range []struct {
 		name     string

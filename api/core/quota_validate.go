@@ -43,6 +43,9 @@ func validateQuotaName(name corev1.ResourceName, path *field.Path) field.ErrorLi
 			return errs
 		}
 	}
+	if name != corev1.ResourceStorage {
+		errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
+	}
 	return append(errs, field.Invalid(path, name, "must be a standard resource for quota"))
 }
 

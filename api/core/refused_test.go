@@ -130,7 +130,7 @@ func TestRefused(t *testing.T) {
 		{"events", event + `reportingComponent: c, reportingInstance: i, reason: r}`, `action: Required value`},
 		{"events", event + `reportingComponent: c, reportingInstance: i, reason: r, action: a, message: ` + strings.Repeat("x", 1025) + `}`, `message: Invalid value: "": can have at most 1024 characters`},
 
-		{"resourcequotas", `{spec: {hard: {disk: 1}}}`, `spec.hard[disk]: Invalid value: "disk": must be a standard resource for quota`},
+		{"resourcequotas", `{spec: {hard: {storage: 1}}}`, `spec.hard[storage]: Invalid value: "storage": must be a standard resource for quota`},
 		{"resourcequotas", `{spec: {hard: {pods: -1}}}`, `spec.hard[pods]: Invalid value: "-1": must be greater than or equal to 0`},
 		{"resourcequotas", `{spec: {hard: {services: 500m}}}`, `spec.hard[services]: Invalid value: "500m": must be an integer`},
 		{"resourcequotas", `{spec: {scopes: [Odd]}}`, `spec.scopes: Invalid value: ["Odd"]: unsupported scope`},

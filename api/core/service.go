@@ -27,7 +27,7 @@ func service() *api.Kind {
 		PrepareUpdate:       api.On2(prepareServiceUpdate),
 		Validate:            api.Check(validateService),
 		ValidateUpdate:      api.Check2(validateServiceUpdate),
-		ValidateName:        apivalidation.NameIsDNS1035Label,
+		ValidateName:        apivalidation.NameIsDNSLabel,
 		Warnings:            warnings(serviceWarnings),
 		AllowCreateOnUpdate: true,
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -37,6 +38,8 @@ func Usage(gr schema.GroupResource, obj any, now time.Time) corev1.ResourceList 
 		serviceUsage(out, o)
 	case *corev1.PersistentVolumeClaim:
 		claimUsage(out, o)
+	case *resourcev1.ResourceClaim:
+		deviceUsage(out, &o.Spec.Devices)
 	default:
 		if name := corev1.ResourceName(gr.Resource); gr.Group == "" && slices.Contains(shortNames, name) {
 			out[name] = one
@@ -122,6 +125,44 @@ func claimUsage(out corev1.ResourceList, c *corev1.PersistentVolumeClaim) {
 	}
 }
 
+// ofDevices is what follows a device class in the name under which a quota
+// counts its devices.
+const ofDevices = ".deviceclass.resource.k8s.io/devices"
+
+// deviceUsage counts the most devices of each class that a claim can be given:
+// of alternatives the one that takes most of a class, and where all devices of
+// a node are asked for, as many as a claim can hold.
+func deviceUsage(out corev1.ResourceList, c *resourcev1.DeviceClaim) {
+	total := map[string]int64{}
+	for i := range c.Requests {
+		r := &c.Requests[i]
+		if e := r.Exactly; e != nil {
+			total[e.DeviceClassName] += devices(e.AllocationMode, e.Count)
+		}
+		most := map[string]int64{}
+		for j := range r.FirstAvailable {
+			s := &r.FirstAvailable[j]
+			most[s.DeviceClassName] = max(most[s.DeviceClassName], devices(s.AllocationMode, s.Count))
+		}
+		for class, n := range most {
+			total[class] += n
+		}
+	}
+	for class, n := range total {
+		out[corev1.ResourceName(class+ofDevices)] = *resource.NewQuantity(n, resource.DecimalSI)
+	}
+}
+
+func devices(mode resourcev1.DeviceAllocationMode, count int64) int64 {
+	switch {
+	case mode == resourcev1.DeviceAllocationModeAll:
+		return resourcev1.AllocationResultsMaxSize
+	case mode == resourcev1.DeviceAllocationModeExactCount || mode == "":
+		return max(count, 1)
+	}
+	return 0 // of a mode that is not known nothing is given
+}
+
 // Resource is the resource whose objects a name of a quota is about; the
 // version is not known.
 func Resource(name corev1.ResourceName) schema.GroupResource {
@@ -135,6 +176,8 @@ func Resource(name corev1.ResourceName) schema.GroupResource {
 		return schema.GroupResource{Resource: "services"}
 	case name == corev1.ResourceRequestsStorage, strings.Contains(n, ".storageclass.storage.k8s.io/"):
 		return schema.GroupResource{Resource: "persistentvolumeclaims"}
+	case strings.HasSuffix(n, ofDevices):
+		return schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
 	}
 	return schema.GroupResource{Resource: "pods"}
 }

@@ -35,7 +35,7 @@ func resourceClaimKind() *api.Kind {
 			},
 		},
 		Subresources: map[string]api.Subresource{
-			"status": {Object: &api.Strategy{
+			"status": {Untabled: true, Object: &api.Strategy{
 				PrepareUpdate:  api.On2(prepareClaimStatus),
 				ValidateUpdate: api.Check2(validateClaimStatus),
 			}},

@@ -4,13 +4,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
@@ -168,7 +171,9 @@ func (d *definition) strategy() api.Strategy {
 	status := d.hasStatus()
 	typed := func(o runtime.Object) *unstructured.Unstructured { return o.(*unstructured.Unstructured) }
 	return api.Strategy{
-		Default: func(o runtime.Object) { u := typed(o); _, _ = d.of(u).normalize(u, true) },
+		ForbidUnconditionalUpdate: true,
+		Warnings:                  warnings,
+		Default:                   func(o runtime.Object) { u := typed(o); _, _ = d.of(u).normalize(u, true) },
 		PrepareCreate: func(o runtime.Object) {
 			u := typed(o)
 			if status {
@@ -188,6 +193,24 @@ func (d *definition) strategy() api.Strategy {
 			u.SetGeneration(g)
 		},
 	}
+}
+
+// warnings are about new finalizers that carry no domain: for custom resources
+// they are allowed.
+func warnings(o, old runtime.Object) []string {
+	var had []string
+	if old != nil {
+		had = old.(*unstructured.Unstructured).GetFinalizers()
+	}
+	var out []string
+	for _, f := range o.(*unstructured.Unstructured).GetFinalizers() {
+		switch {
+		case strings.Contains(f, "/"), slices.Contains(had, f), f == metav1.FinalizerOrphanDependents, f == metav1.FinalizerDeleteDependents, f == string(corev1.FinalizerKubernetes):
+		default:
+			out = append(out, fmt.Sprintf("metadata.finalizers: %q: prefer a domain-qualified finalizer name to avoid accidental conflicts with other finalizer writers", f))
+		}
+	}
+	return out
 }
 
 // keep takes a field of the old object over into the new one.
@@ -287,9 +310,9 @@ func projection(s *extv1.CustomResourceSubresourceScale) *api.Projection {
 				Name: u.GetName(), Namespace: u.GetNamespace(), UID: u.GetUID(),
 				ResourceVersion: u.GetResourceVersion(), CreationTimestamp: u.GetCreationTimestamp(),
 			}}
-			want, found, err := unstructured.NestedInt64(u.Object, steps(s.SpecReplicasPath)...)
-			if err != nil || !found {
-				return nil, fmt.Errorf("the spec replicas field %q does not exist", s.SpecReplicasPath)
+			want, _, err := unstructured.NestedInt64(u.Object, steps(s.SpecReplicasPath)...)
+			if err != nil {
+				return nil, err
 			}
 			have, _, _ := unstructured.NestedInt64(u.Object, steps(s.StatusReplicasPath)...)
 			out.Spec.Replicas, out.Status.Replicas = int32(want), int32(have)
@@ -298,11 +321,20 @@ func projection(s *extv1.CustomResourceSubresourceScale) *api.Projection {
 			}
 			return out, nil
 		},
+		Readable: func(o runtime.Object) error {
+			if _, found, _ := unstructured.NestedInt64(o.(*unstructured.Unstructured).Object, steps(s.SpecReplicasPath)...); !found {
+				return apierrors.NewInternalError(fmt.Errorf("the spec replicas field %q does not exist", s.SpecReplicasPath))
+			}
+			return nil
+		},
 		Validate: api.Check(func(sc *autoscalingv1.Scale) field.ErrorList {
 			return check.NonNegative(sc.Spec.Replicas, field.NewPath("spec", "replicas"))
 		}),
 		Set: func(o, in runtime.Object) error {
 			n := int64(in.(*autoscalingv1.Scale).Spec.Replicas)
+			if _, found, _ := unstructured.NestedInt64(o.(*unstructured.Unstructured).Object, steps(s.SpecReplicasPath)...); !found && n == 0 {
+				return apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", s.SpecReplicasPath))
+			}
 			return unstructured.SetNestedField(o.(*unstructured.Unstructured).Object, n, steps(s.SpecReplicasPath)...)
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -110,12 +111,20 @@ func mainVerbs(k *api.Kind) []string {
 	case verbs != nil:
 	case k.Prefix == "":
 		verbs = []string{"create"}
+	case custom(k): // in upstream's order, which is not sorted
+		return []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}
 	default:
 		verbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 	}
 	verbs = append([]string(nil), verbs...)
 	sort.Strings(verbs)
 	return verbs
+}
+
+// custom says whether a kind is known by its definition only.
+func custom(k *api.Kind) bool {
+	_, ok := k.New().(*unstructured.Unstructured)
+	return ok
 }
 
 // subVerbs returns what a subresource can do and, where it is not the

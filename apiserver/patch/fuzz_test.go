@@ -48,7 +48,7 @@ func FuzzOnto(f *testing.F) {
 		}
 		after := map[string]any{}
 		if strategic {
-			after, _, err = Strategic(before, []byte(text), &corev1.Pod{})
+			after, _, _, err = Strategic(before, []byte(text), &corev1.Pod{})
 		} else {
 			after, _, err = Merge(before, []byte(text))
 		}
@@ -93,7 +93,7 @@ func FuzzStrategic(f *testing.F) {
 	}
 	f.Fuzz(func(_ *testing.T, text string) {
 		before, _ := runtime.DefaultUnstructuredConverter.ToUnstructured(whole())
-		_, _, _ = Strategic(before, []byte(text), &corev1.Pod{})
+		_, _, _, _ = Strategic(before, []byte(text), &corev1.Pod{})
 	})
 }
 

@@ -6,9 +6,11 @@ package patch
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +27,9 @@ const MaxOperations = 10000
 
 // JSON applies an RFC 6902 patch to a JSON document.
 func JSON(doc, patch []byte) ([]byte, error) {
+	if err := checkOperations(patch); err != nil {
+		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+	}
 	ops, err := jsonpatch.DecodePatch(patch)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -40,6 +45,23 @@ func JSON(doc, patch []byte) ([]byte, error) {
 	return out, nil
 }
 
+// checkOperations holds the form of a JSON patch. Clients know upstream's words
+// for what does not fit, which name a type of its own.
+func checkOperations(patch []byte) error {
+	type jsonPatchOp struct {
+		Op    string `json:"op"`
+		Path  string `json:"path"`
+		From  string `json:"from"`
+		Value any    `json:"value"`
+	}
+	var ops []jsonPatchOp
+	err := json.Unmarshal(patch, &ops)
+	if err == nil {
+		return nil
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), "patch.jsonPatchOp", "handlers.jsonPatchOp"))
+}
+
 // decode reads a patch that is a JSON object. Duplicate fields are reported
 // in dups.
 func decode(patch []byte) (m map[string]any, dups []error, err error) {
@@ -53,6 +75,9 @@ func Merge(doc map[string]any, patch []byte) (out map[string]any, strict []error
 	p, strict, err := decode(patch)
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if p == nil { // null
+		return nil, nil, apierrors.NewBadRequest("Invalid JSON Patch")
 	}
 	return merge(doc, p), strict, nil
 }
@@ -75,24 +100,38 @@ func merge(doc, patch map[string]any) map[string]any {
 	return doc
 }
 
+// MergeJSON applies an RFC 7386 patch to a JSON document, whose numbers it
+// leaves as they are.
+func MergeJSON(doc, patch []byte) (out []byte, strict []error, err error) {
+	var m map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &m); err != nil {
+		return nil, nil, err
+	}
+	if m, strict, err = Merge(m, patch); err != nil {
+		return nil, nil, err
+	}
+	out, err = json.Marshal(m)
+	return out, strict, err
+}
+
 // Strategic applies a strategic merge patch to a document, which it may
 // change. dataStruct is an empty object of the document's Go type, whose tags
-// say how lists are merged.
-func Strategic(doc map[string]any, patch []byte, dataStruct any) (out map[string]any, strict []error, err error) {
-	p, strict, err := decode(patch)
+// say how lists are merged. said is the patch as it was decoded, for errors.
+func Strategic(doc map[string]any, patch []byte, dataStruct any) (out, said map[string]any, strict []error, err error) {
+	said, strict, err = decode(patch)
 	if err != nil {
-		return nil, nil, apierrors.NewBadRequest(err.Error())
+		return nil, nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	out, err = strategicpatch.StrategicMergeMapPatch(doc, p, dataStruct)
+	out, err = strategicpatch.StrategicMergeMapPatch(doc, said, dataStruct)
 	switch {
 	case err == nil:
-		return out, strict, nil
+		return out, said, strict, nil
 	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
 		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
 		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
-		return nil, nil, apierrors.NewBadRequest(err.Error())
+		return nil, nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	return nil, nil, unprocessable(err)
+	return nil, nil, nil, err // which upstream takes for a failure of its own
 }
 
 func unprocessable(err error) error {

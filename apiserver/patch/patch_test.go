@@ -75,7 +75,7 @@ func FuzzMerge(f *testing.F) {
 
 func TestStrategic(t *testing.T) {
 	d := doc(t, `{"spec":{"containers":[{"name":"a","image":"1"},{"name":"b","image":"1"}]}}`)
-	out, _, err := Strategic(d, []byte(`{"spec":{"containers":[{"name":"b","image":"2"}]}}`), &corev1.Pod{})
+	out, _, _, err := Strategic(d, []byte(`{"spec":{"containers":[{"name":"b","image":"2"}]}}`), &corev1.Pod{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestStrategic(t *testing.T) {
 	if !strings.Contains(string(got), `{"image":"1","name":"a"}`) || !strings.Contains(string(got), `{"image":"2","name":"b"}`) {
 		t.Error(string(got))
 	}
-	if _, _, err := Strategic(d, []byte(`[`), &corev1.Pod{}); !apierrors.IsBadRequest(err) {
+	if _, _, _, err := Strategic(d, []byte(`[`), &corev1.Pod{}); !apierrors.IsBadRequest(err) {
 		t.Error(err)
 	}
 }

@@ -176,7 +176,7 @@ func overMaps(t *testing.T, obj runtime.Object, patch string, strategic bool) ru
 		t.Fatal(err)
 	}
 	if strategic {
-		doc, _, err = Strategic(doc, []byte(patch), obj)
+		doc, _, _, err = Strategic(doc, []byte(patch), obj)
 	} else {
 		doc, _, err = Merge(doc, []byte(patch))
 	}

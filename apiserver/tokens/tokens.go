@@ -84,7 +84,7 @@ func (c Config) request(ctx context.Context, req *client.Request) (*client.Resul
 		in.Spec.ExpirationSeconds = new(int64(time.Hour / time.Second))
 	}
 	if errs := validate(in); len(errs) > 0 {
-		return nil, apierrors.NewInvalid(gvkTokenRequest.GroupKind(), in.Name, errs)
+		return nil, apierrors.NewInvalid(gvkTokenRequest.GroupKind(), "", errs)
 	}
 	sa, err := client.ServiceAccounts.In(c.Door, req.Namespace).Get(ctx, req.Name)
 	if err != nil {

@@ -1,0 +1,58 @@
+package apiserver_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// The answers are Kubernetes 1.36's to the same patches.
+func TestPatchesAsUpstream(t *testing.T) {
+	w := newWorld(t)
+	if resp, body := w.http("POST", cmPath, `{"metadata":{"name":"p"},"data":{"a":"b"}}`, "Content-Type", asJSON); resp.StatusCode != 201 {
+		t.Fatal(body)
+	}
+	const (
+		strategic = "application/strategic-merge-patch+json"
+		merging   = "application/merge-patch+json"
+		ops       = "application/json-patch+json"
+		nameless  = `the name of the object (p based on URL) was undeterminable: name must be provided`
+		own       = `error decoding patch: `
+	)
+	for _, tt := range []struct {
+		media, patch string
+		code         int
+		want         string
+	}{
+		{strategic, `{"kind":"Pod","apiVersion":"v9"}`, 200, `"kind":"ConfigMap","apiVersion":"v1"`},
+		{strategic, `{"kind":null}`, 200, `"kind":"ConfigMap"`},
+		{strategic, `{"kind":5}`, 422, `patch: Invalid value: \"map[kind:5]\": cannot convert int64 to string`},
+		{strategic, `{"data":{"a":1}}`, 422, `patch: Invalid value: \"map[data:map[a:1]]\": cannot convert int64 to string`},
+		{strategic, `{"metadata":{"name":null}}`, 400, nameless},
+		{strategic, `{"metadata":{"namespace":null}}`, 200, `"namespace":"default"`},
+		{strategic, `{"$patch":"odd"}`, 500, `"status":"Failure","message":"unknown patch type: odd in map: map[$patch:odd]","code":500`},
+		{merging, `null`, 400, `Invalid JSON Patch`},
+		{merging, `{"kind":"Foo"}`, 422, `no kind \"Foo\" is registered for version \"v1\" in scheme`},
+		{merging, `{"apiVersion":"v9"}`, 422, `no kind \"ConfigMap\" is registered for version \"v9\" in scheme`},
+		{merging, `{"apiVersion":"a/b/c"}`, 422, `unexpected GroupVersion string: a/b/c`},
+		{merging, `{"kind":5}`, 422, `couldn't get version/kind; json parse error: json: cannot unmarshal number into Go struct field .kind of type string`},
+		{merging, `{"kind":""}`, 200, `"kind":"ConfigMap"`},
+		{merging, `{"data":{"a":1}}`, 422, `: json: cannot unmarshal number into Go struct field ConfigMap.data of type string`},
+		{merging, `{"metadata":{"generation":99999999999999999999}}`, 422, `cannot unmarshal number`},
+		{merging, `{"metadata":5}`, 422, `: json: cannot unmarshal number into Go struct field ConfigMap.metadata of type v1.ObjectMeta`},
+		{merging, `{"metadata":null}`, 400, nameless},
+		{merging, `{"metadata":{"namespace":"other"}}`, 400, `the namespace of the provided object does not match the namespace sent on the request`},
+		{ops, ``, 400, own + `unexpected end of JSON input`},
+		{ops, `{}`, 400, own + `json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp`},
+		{ops, `[1]`, 400, own + `json: cannot unmarshal number into Go value of type handlers.jsonPatchOp`},
+		{ops, `[{"op":5}]`, 400, own + `json: cannot unmarshal number into Go struct field jsonPatchOp.op of type string`},
+		{ops, `[{"op":"remove","path":"/metadata/name"}]`, 400, nameless},
+		{ops, `[{"op":"remove","path":"/kind"}]`, 200, `"kind":"ConfigMap"`},
+		{ops, `[{"op":"add","path":"/kind","value":"Foo"}]`, 422, `no kind \"Foo\" is registered for version \"v1\" in scheme`},
+		{ops, `[{"op":"test","path":"/data/a","value":"z"}]`, 422, `the server rejected our request due to an error in our request`},
+	} {
+		resp, body := w.http("PATCH", cmPath+"/p?dryRun=All", tt.patch, "Content-Type", tt.media)
+		if resp.StatusCode != tt.code || !strings.Contains(body, tt.want) {
+			t.Errorf("%s %s\n got %d %s\nwant %d %s", tt.media, tt.patch, resp.StatusCode, body, tt.code, tt.want)
+		}
+	}
+}
