@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,5 +144,22 @@ func TestHelpOfClusterCommandsIsShort(t *testing.T) {
 		if cmd.Flags().Lookup("cluster-cidr") == nil || shown < 3 || shown > 10 {
 			t.Errorf("%v: %d flags are shown, want the few that matter; all settings are to be taken", args, shown)
 		}
+	}
+}
+
+// What the kubelet is told by file holds on every node of the machine.
+func TestPassedOn(t *testing.T) {
+	if got := (&config{}).passedOn(); len(got) > 0 {
+		t.Errorf("nothing is passed on as %q", got)
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &config{}
+	c.KubeletConfig, c.KubeletConfigDir, c.RegistryDir = "kubelet.yaml", "/etc/kubelet.d", "/etc/certs.d"
+	want := []string{"--registry-dir=/etc/certs.d", "--kubelet-config=" + filepath.Join(wd, "kubelet.yaml"), "--kubelet-config-dir=/etc/kubelet.d"}
+	if got := c.passedOn(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -62,6 +62,24 @@ func (c *config) inside(m machine) []string {
 	}
 }
 
+// passedOn are those flags of this node's settings that further nodes share. The
+// files that they name are the same there.
+func (c *config) passedOn() []string {
+	var out []string
+	for _, f := range []struct{ name, value string }{
+		{"registry-dir", c.RegistryDir}, {"kubelet-config", c.KubeletConfig}, {"kubelet-config-dir", c.KubeletConfigDir},
+	} {
+		if f.value == "" {
+			continue
+		}
+		if path, err := filepath.Abs(f.value); err == nil {
+			f.value = path
+		}
+		out = append(out, "--"+f.name+"="+f.value)
+	}
+	return out
+}
+
 // upNodes brings up the further nodes 2..n: those that do not run are started
 // side by side.
 func (c *config) upNodes(ctx context.Context, out io.Writer, n int) error {
@@ -159,9 +177,7 @@ func (c *config) upAgent(ctx context.Context, m machine, w *wires, token string)
 	if err := c.shareArchives(m); err != nil {
 		return false, err
 	}
-	if c.RegistryDir != "" {
-		args = append(args, "--registry-dir="+c.RegistryDir)
-	}
+	args = append(args, c.passedOn()...)
 	resolv, err := m.resolvConf(c.ResolvConf)
 	if err != nil {
 		return false, err
