@@ -90,7 +90,8 @@ type config struct {
 	CredentialConfig, CredentialBinDir string
 	PluginDir, KubeletDir              string
 	kubeletConf                        *kubeletsettings.Settings
-	given                              map[string]bool // settings that were made, by flag
+	given                              map[string]bool   // settings that were made, by flag
+	shown                              map[string]string // all of them, as they may be shown
 }
 
 // defaultName is the name of the cluster that is given none.
@@ -225,7 +226,19 @@ func (c *config) load(fs *pflag.FlagSet) error {
 	}
 	c.given = map[string]bool{}
 	fs.Visit(func(f *pflag.Flag) { c.given[f.Name] = true })
+	c.shown = shownFlags(fs)
 	return c.complete()
+}
+
+// shownFlags are all flags with their values, except for secrets.
+func shownFlags(fs *pflag.FlagSet) map[string]string {
+	out := map[string]string{}
+	fs.VisitAll(func(f *pflag.Flag) {
+		if out[f.Name] = f.Value.String(); strings.HasSuffix(f.Name, "token") && f.Value.String() != "" {
+			out[f.Name] = "CLASSIFIED"
+		}
+	})
+	return out
 }
 
 // flagText turns a YAML value into what the flag would be given.

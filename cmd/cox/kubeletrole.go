@@ -39,6 +39,7 @@ type kubeletRole struct {
 	labels, taints                   []string
 	credentialConfig, credentialsDir string
 	logLevel                         string
+	flags                            map[string]string
 }
 
 // kubeletCommand runs a kubelet against any API server and any CRI runtime.
@@ -52,6 +53,7 @@ func kubeletCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			r.flags = shownFlags(cmd.Flags())
 			return r.run(ctx)
 		},
 	}
@@ -170,7 +172,7 @@ func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, 
 		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 		ClientCAs:      x509.NewCertPool, // none: only tokens, unless the configuration names an authority
-		RootDir:        r.rootDir, CheckpointDir: filepath.Join(r.rootDir, "checkpoints"), Log: log.With("component", "kubelet-api"),
+		RootDir:        r.rootDir, CheckpointDir: filepath.Join(r.rootDir, "checkpoints"), Version: gitVersion, Flags: r.flags, Log: log.With("component", "kubelet-api"),
 	}
 	if err := s.ApplyServer(&api); err != nil {
 		return nil, nil, nil, fmt.Errorf("--config: %w", err)

@@ -193,8 +193,10 @@ func attributes(r *http.Request) (verb string, subresources []string) {
 		return verb, []string{"log"}
 	case "checkpoint":
 		return verb, []string{"checkpoint"}
-	case "healthz", "configz", "pods":
+	case "healthz", "configz", "pods", "statusz":
 		return verb, []string{first, "proxy"}
+	case "flagz":
+		return verb, []string{"configz", "proxy"}
 	case "runningpods":
 		return verb, []string{"pods", "proxy"}
 	case "exec", "attach", "run", "portForward":

@@ -32,6 +32,7 @@ import (
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/internal/slis"
+	"github.com/coxswain/cox/internal/zpages"
 	"github.com/coxswain/cox/kubelet"
 )
 
@@ -86,6 +87,10 @@ type Config struct {
 	SystemLogs string
 	// RootDir is the kubelet's folder, whose file system is the node's.
 	RootDir string
+	// Version and Flags are shown under /statusz and /flagz; no value is to be a
+	// secret.
+	Version string
+	Flags   map[string]string
 	// Configuration is shown under /configz; nil is an empty one.
 	Configuration any
 	// Groups finds the cgroups behind /metrics/cadvisor; nil answers nothing
@@ -159,6 +164,12 @@ func (s *Server) routes() {
 	m.HandleFunc("GET /metrics/slis", s.sliMetrics)
 	m.HandleFunc("GET /metrics", s.metrics)
 	m.HandleFunc("GET /configz", s.configz)
+	pages := zpages.Component{
+		Name: "kubelet", Version: s.cfg.Version, Started: s.started, Flags: s.cfg.Flags,
+		Paths: []string{"/configz", "/flagz", "/healthz", "/metrics", "/statusz"},
+	}
+	m.HandleFunc("GET /statusz", pages.Statusz)
+	m.HandleFunc("GET /flagz", pages.Flagz)
 	s.mux = m
 }
 

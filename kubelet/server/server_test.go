@@ -18,6 +18,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"token":               {"GET", "/metrics", "good", nil, 200},
 		"certificate":         {"GET", "/metrics", "", &bob, 200},
 		"falls back to proxy": {"GET", "/pods", "", &bob, 200},
+		"who it is":           {"GET", "/statusz", "", &bob, 200},
+		"its flags":           {"GET", "/flagz", "", &bob, 200},
 		"no fallback":         {"GET", "/stats/summary", "", &bob, 403},
 		"exec is a creation":  {"GET", "/exec/default/web/c?command=x&output=1", "", &bob, 403},
 		"not another's path":  {"GET", "/metrics/../stats/summary", "", &bob, 400},
@@ -238,6 +241,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 	req, _ := http.NewRequest("GET", "https://"+addr+"/metrics", nil)
 	if res, err := tr.RoundTrip(req); err == nil && res.StatusCode == 200 {
 		t.Error("a certificate of another CA is accepted")
+	}
+	for _, want := range []string{"bob get statusz node-1", "bob get configz node-1"} {
+		if !slices.Contains(api.asked, want) {
+			t.Errorf("%q was not asked: %q", want, api.asked)
+		}
 	}
 	for _, a := range api.asked {
 		if !strings.HasSuffix(a, " node-1") {

@@ -226,6 +226,9 @@ func (w *world) startKubelet() {
 		Runtime: cri, Images: images, StaticPodDir: w.static, CgroupRoot: w.rtCfg.CgroupRoot, Log: w.log,
 		ClusterDNS: []string{"10.43.0.10"},
 		DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
+		// How full the disk of this machine is shall decide nothing here.
+		Eviction: kubelet.Eviction{Thresholds: []kubelet.Threshold{{Signal: kubelet.SignalMemory, Limit: kubelet.Amount{Quantity: 100 << 20}}}},
+		ImageGC:  kubelet.ImageGC{High: 100, Low: 99},
 	}
 	if w.change != nil {
 		w.change(&cfg)
