@@ -34,12 +34,20 @@ import (
 // a value of kind Endpoints.
 const Prefix = "/registry/masterleases/"
 
-// A server that dies is known as gone after ttl seconds. Saying that one lives
-// is not written to etcd's log, and so costs no disk.
+// A server that dies is known as gone after the lease's time. Saying that one
+// lives is not written to etcd's log, and so costs no disk; but it wakes the
+// machine, and where no other server can be, nobody waits to hear of it.
 const (
-	ttl       = 15
-	keepAlive = 5 * time.Second
+	ttl      = 15 * time.Second
+	ttlAlone = 10 * time.Minute
 )
+
+func (m *Member) ttl() time.Duration {
+	if m.cfg.Alone {
+		return ttlAlone
+	}
+	return ttl
+}
 
 // Config is what a Member works with.
 type Config struct {
@@ -50,7 +58,10 @@ type Config struct {
 	Endpoint netip.AddrPort
 	// Hostname is the machine's name.
 	Hostname string
-	Log      *slog.Logger
+	// Alone says that no other server can use the Backend, such as when it is
+	// embedded. Others that are said to live there do not.
+	Alone bool
+	Log   *slog.Logger
 	// Now is the time; nil is time.Now.
 	Now func() time.Time
 }
@@ -94,7 +105,7 @@ func (m *Member) Join(ctx context.Context) error {
 	return err
 }
 
-// live says in etcd that the server lives, for ttl seconds.
+// live says in etcd that the server lives, for as long as ttl says.
 func (m *Member) live(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -111,7 +122,12 @@ func (m *Member) live(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g, err := m.cfg.Backend.Grant(ctx, ttl)
+	if m.cfg.Alone {
+		if _, err := m.cfg.Backend.Delete(ctx, Prefix, clientv3.WithPrefix()); err != nil {
+			return fmt.Errorf("forget the API servers that were: %w", err)
+		}
+	}
+	g, err := m.cfg.Backend.Grant(ctx, int64(m.ttl()/time.Second))
 	if err != nil {
 		return fmt.Errorf("tell the other API servers of this one: %w", err)
 	}
@@ -152,7 +168,7 @@ func (m *Member) Run(ctx context.Context) error {
 		wg.Go(func() { again(ctx, func() error { return follow(ctx, changed) }) })
 	}
 	wg.Go(func() { m.keepIdentity(ctx) })
-	beat := time.NewTicker(keepAlive)
+	beat := time.NewTicker(m.ttl() / 3)
 	defer beat.Stop()
 	for {
 		var err error

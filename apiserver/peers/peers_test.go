@@ -9,6 +9,8 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coxswain/cox/store/etcd"
 )
 
 // upstreams is what Kubernetes' API server writes.
@@ -42,6 +44,33 @@ func TestSubsets(t *testing.T) {
 	}
 	if want := []string{"10.0.0.1", "10.0.0.2", "https", "10.0.0.1", "https"}; !slices.Equal(text, want) {
 		t.Errorf("%v, want %v", text, want)
+	}
+}
+
+// Who is alone on its etcd knows that the servers it finds there are gone, and
+// says rarely that it lives.
+func TestAlone(t *testing.T) {
+	backend, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Close()
+	for _, alone := range []bool{false, true} {
+		if _, err := backend.Put(t.Context(), Prefix+"127.0.0.1", upstreams); err != nil {
+			t.Fatal(err)
+		}
+		m := New(Config{Backend: backend, Endpoint: netip.MustParseAddrPort("10.0.0.1:443"), Alone: alone})
+		if err := m.live(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		living, _, err := m.Living(t.Context())
+		if want := map[bool]int{false: 2, true: 1}[alone]; err != nil || len(living) != want {
+			t.Errorf("alone %v: %v live, %v", alone, living, err)
+		}
+		lease, err := backend.TimeToLive(t.Context(), m.lease)
+		if err != nil || time.Duration(lease.GrantedTTL)*time.Second != m.ttl() {
+			t.Errorf("alone %v: a lease of %d s, %v", alone, lease.GrantedTTL, err)
+		}
 	}
 }
 

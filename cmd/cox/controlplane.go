@@ -275,7 +275,7 @@ func (cp *controlPlane) member() *peers.Member {
 		host = cp.cfg.NodeName
 	}
 	return peers.New(peers.Config{
-		Backend: cp.backend, Door: cp.root, Hostname: host, Log: cp.log.With("component", "peers"),
+		Backend: cp.backend, Door: cp.root, Hostname: host, Alone: cp.etcd != nil, Log: cp.log.With("component", "peers"),
 		Endpoint: netip.AddrPortFrom(netip.MustParseAddr(cp.cfg.AdvertiseAddress), uint16(cp.cfg.Port)),
 	})
 }

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -17,6 +21,14 @@ func (e *electionConfig) flags(fs *pflag.FlagSet) {
 	fs.DurationVar(&e.lease, "leader-elect-lease-duration", 40*time.Second, "how long the controllers or scheduler of a server that died keep those of other servers waiting")
 	fs.DurationVar(&e.renew, "leader-elect-renew-deadline", 30*time.Second, "how long they try to renew their lease before they stop")
 	fs.DurationVar(&e.retry, "leader-elect-retry-period", 10*time.Second, "how often they renew it, and others look whether they still do")
+}
+
+// candidate is what a server is called in elections: the same after a restart,
+// which then leads on, and another one than that of any other server, although
+// it may give its node the same name.
+func (c *config) candidate() string {
+	hash := sha256.Sum256([]byte(net.JoinHostPort(c.AdvertiseAddress, strconv.Itoa(c.Port))))
+	return c.NodeName + "_" + hex.EncodeToString(hash[:4])
 }
 
 // complete checks what was given, as the elector would.

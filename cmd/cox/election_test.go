@@ -27,3 +27,12 @@ func TestElectionFlags(t *testing.T) {
 		}
 	}
 }
+
+func TestCandidate(t *testing.T) {
+	c := &config{NodeName: "n", AdvertiseAddress: "10.0.0.1", Port: 6443}
+	again, other := *c, *c
+	other.AdvertiseAddress = "10.0.0.2"
+	if name := c.candidate(); name != again.candidate() || name == other.candidate() || !strings.HasPrefix(name, "n_") {
+		t.Errorf("%s, then %s; another server is %s", name, again.candidate(), other.candidate())
+	}
+}

@@ -325,7 +325,7 @@ func (s *server) lead(part, user string, run func(ctx context.Context, door clie
 	s.group.Go(part, func(ctx context.Context) error {
 		door := s.metrics.Counted(s.cp.identity("system:"+user), s.apiHost())
 		return client.Election{
-			Client: door, Namespace: "kube-system", Name: user, Identity: s.cfg.NodeName,
+			Client: door, Namespace: "kube-system", Name: user, Identity: s.cfg.candidate(),
 			LeaseDuration: s.cfg.election.lease, RenewDeadline: s.cfg.election.renew, RetryPeriod: s.cfg.election.retry,
 			Metrics: s.metrics, Log: s.log.With("component", part),
 			Events: client.NewRecorder(ctx, door, user, ""),
