@@ -61,7 +61,9 @@ func Release() error {
 
 // ReleaseWhenIdle calls Release at once and then each time that the process
 // has come to rest again: it looks every interval, and rest is less than half
-// a percent of a CPU over it. It returns when ctx ends.
+// a percent of a CPU over it. While it rests, Release is called again when the
+// little that it does has mapped much of the program, which the kernel does in
+// pieces far greater than what was asked for. It returns when ctx ends.
 func ReleaseWhenIdle(ctx context.Context, interval time.Duration, failed func(error)) {
 	release := func() {
 		if err := Release(); err != nil {
@@ -69,7 +71,7 @@ func ReleaseWhenIdle(ctx context.Context, interval time.Duration, failed func(er
 		}
 	}
 	release()
-	released, last := true, cpuTime()
+	r, last := rest{released: true}, cpuTime()
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
@@ -79,13 +81,56 @@ func ReleaseWhenIdle(ctx context.Context, interval time.Duration, failed func(er
 		case <-t.C:
 		}
 		now := cpuTime()
-		idle := now-last < interval/200
-		if idle && !released {
+		if r.next(now-last < interval/200, mappedFiles()) {
 			release()
 		}
-		// Time spent on releasing is not work.
-		released, last = idle, cpuTime()
+		last = cpuTime() // time spent on releasing is not work
 	}
+}
+
+// slack is how much more of its files, in bytes, a resting process may have
+// mapped than one interval after it came to rest.
+const slack = 4 << 20
+
+// rest decides when a process that is looked at every interval releases memory.
+type rest struct {
+	released bool
+	base     int64 // bytes of files mapped an interval after the release, 0 when unknown
+}
+
+// next takes in whether the process was idle since the last look and how many
+// bytes of files it has mapped, and says whether it is to release memory.
+func (r *rest) next(idle bool, mapped int64) bool {
+	switch {
+	case !idle:
+		*r = rest{}
+		return false
+	case !r.released:
+		*r = rest{released: true}
+		return true
+	case r.base == 0:
+		r.base = mapped
+		return false
+	}
+	return mapped > r.base+slack
+}
+
+// mappedFiles is how much of its files the process has mapped, in bytes; 0 if
+// that is not known (proc_pid_statm(5)).
+func mappedFiles() int64 {
+	raw, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(raw))
+	if len(fields) < 3 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(fields[2], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
 }
 
 // cpuTime is what the process has used of CPUs.

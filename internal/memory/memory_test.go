@@ -54,3 +54,35 @@ func TestRelocatedProgramsAreLeftAlone(t *testing.T) {
 		t.Errorf("this program is dynamic: %v, but relocated: %v", dynamic, relocated)
 	}
 }
+
+func TestRest(t *testing.T) {
+	r := rest{released: true}
+	for i, look := range []struct {
+		idle   bool
+		mapped int64
+		want   bool
+	}{
+		{false, 40 << 20, false},
+		{true, 40 << 20, true}, // at rest
+		{true, 20 << 20, false},
+		{true, 23 << 20, false}, // a little more
+		{true, 25 << 20, true},
+		{true, 21 << 20, false},
+		{false, 50 << 20, false},
+		{false, 50 << 20, false},
+		{true, 50 << 20, true},
+		{true, 30 << 20, false}, // it has other things to do now
+		{true, 33 << 20, false},
+		{true, 35 << 20, true},
+	} {
+		if got := r.next(look.idle, look.mapped); got != look.want {
+			t.Errorf("look %d: %v", i, got)
+		}
+	}
+}
+
+func TestMappedFiles(t *testing.T) {
+	if n := mappedFiles(); n < 1<<20 {
+		t.Errorf("%d bytes of files are mapped: this program is larger", n)
+	}
+}

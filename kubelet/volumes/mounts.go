@@ -39,17 +39,12 @@ func ensureTmpfs(dir string, size int64, mode os.FileMode) error {
 	return nil
 }
 
-// ensureHugePages mounts a hugetlbfs; size is such as "2Mi", "" for the
-// default size.
+// ensureHugePages mounts a hugetlbfs; size is such as "2Mi".
 func ensureHugePages(dir, size string) error {
 	if mounted, err := mountinfo.Is(dir); err != nil || mounted {
 		return err
 	}
-	opts := ""
-	if size != "" {
-		opts = "pagesize=" + strings.TrimSuffix(size, "i")
-	}
-	if err := unix.Mount("nodev", dir, "hugetlbfs", 0, opts); err != nil {
+	if err := unix.Mount("nodev", dir, "hugetlbfs", 0, "pagesize="+strings.TrimSuffix(size, "i")); err != nil {
 		return fmt.Errorf("mount hugetlbfs: %w", err)
 	}
 	return nil

@@ -236,7 +236,11 @@ func (m *Manager) emptyDir(dir string, pod *corev1.Pod, e *corev1.EmptyDirVolume
 			}
 		}
 	case strings.HasPrefix(string(e.Medium), string(corev1.StorageMediumHugePages)):
-		if err := ensureHugePages(dir, strings.TrimPrefix(string(e.Medium), string(corev1.StorageMediumHugePagesPrefix))); err != nil {
+		size, err := hugePageSize(pod, e.Medium)
+		if err != nil {
+			return err
+		}
+		if err := ensureHugePages(dir, size); err != nil {
 			return err
 		}
 	default:
@@ -261,6 +265,33 @@ func (m *Manager) emptyDir(dir string, pod *corev1.Pod, e *corev1.EmptyDirVolume
 		return os.Chmod(dir, mode|os.ModeSetgid)
 	}
 	return nil
+}
+
+// hugePageSize is the size, such as "2Mi", of the pages of a medium: the one
+// that it names, or else the only one that the pod's containers ask for.
+func hugePageSize(pod *corev1.Pod, medium corev1.StorageMedium) (string, error) {
+	if size, ok := strings.CutPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)); ok {
+		return size, nil
+	}
+	found := ""
+	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range l {
+			for name := range l[i].Resources.Requests {
+				size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
+				if !ok {
+					continue
+				}
+				if found != "" && found != size {
+					return "", fmt.Errorf("medium %s: the pod requests huge pages of several sizes", medium)
+				}
+				found = size
+			}
+		}
+	}
+	if found == "" {
+		return "", fmt.Errorf("medium %s: the pod requests no huge pages", medium)
+	}
+	return found, nil
 }
 
 func fsGroup(pod *corev1.Pod) *int64 {

@@ -260,6 +260,65 @@ func TestMemoryAndGroups(t *testing.T) {
 	}
 }
 
+func asking(sizes ...string) corev1.Container {
+	c := corev1.Container{Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Mi")}}}
+	for _, s := range sizes {
+		c.Resources.Requests[corev1.ResourceName(corev1.ResourceHugePagesPrefix+s)] = resource.MustParse("1Gi")
+	}
+	return c
+}
+
+func TestHugePageSize(t *testing.T) {
+	for name, c := range map[string]struct {
+		medium     corev1.StorageMedium
+		containers []corev1.Container
+		want       string
+	}{
+		"named":   {"HugePages-1Gi", []corev1.Container{asking("2Mi")}, "1Gi"},
+		"asked":   {"HugePages", []corev1.Container{asking(), asking("2Mi"), asking("2Mi")}, "2Mi"},
+		"several": {"HugePages", []corev1.Container{asking("2Mi"), asking("1Gi")}, ""},
+		"none":    {"HugePages", []corev1.Container{asking()}, ""},
+	} {
+		got, err := hugePageSize(&corev1.Pod{Spec: corev1.PodSpec{Containers: c.containers}}, c.medium)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+// A volume of huge pages is a file system of pages of its size, whether there
+// are any or not.
+func TestHugePages(t *testing.T) {
+	needRoot(t)
+	if _, err := os.Stat("/sys/kernel/mm/hugepages/hugepages-2048kB"); err != nil {
+		t.Skip("this machine has no huge pages of 2 MiB")
+	}
+	m := NewManager(t.TempDir())
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}, Spec: corev1.PodSpec{Containers: []corev1.Container{asking("2Mi")}, Volumes: []corev1.Volume{
+		{Name: "any", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}},
+		{Name: "small", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePagesPrefix + "2Mi"}}},
+	}}}
+	t.Cleanup(func() { m.Remove(t.Context(), p.UID) })
+	for range 2 { // a second time changes nothing
+		if _, err := m.Mount(t.Context(), p, &fakeSource{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		dir, err := m.Path(p, v.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fs unix.Statfs_t
+		if err := unix.Statfs(dir, &fs); err != nil || fs.Type != unix.HUGETLBFS_MAGIC || fs.Bsize != 2<<20 {
+			t.Errorf("%s: type %x, pages of %d, %v", v.Name, fs.Type, fs.Bsize, err)
+		}
+	}
+	if mounts, err := mountinfo.Below(m.root); err != nil || len(mounts) != 2 {
+		t.Errorf("mounts %v, %v", mounts, err)
+	}
+}
+
 // What is bound below a pod's folder must survive the pod's removal.
 func TestRemoveSparesForeignData(t *testing.T) {
 	needRoot(t)

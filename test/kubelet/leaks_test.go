@@ -70,7 +70,10 @@ func (w *world) traces() []string {
 		add("routes: %v", err)
 	}
 	for _, r := range routes {
-		if r.Dst != nil && strings.HasPrefix(r.Dst.String(), "10.244.77.") && r.Dst.String() != "10.244.77.0/24" {
+		if r.Dst == nil {
+			continue
+		}
+		if to, ok := netip.AddrFromSlice(r.Dst.IP); ok && podRange().Contains(to.Unmap()) && r.Dst.String() != podRange().String() {
 			add("route %s", r.Dst)
 		}
 	}

@@ -140,6 +140,15 @@ func cases() map[string]podCase {
 				}
 			},
 		},
+		"subpath-expr": {
+			manifest: shell("subpath-expr", "echo mine > /logs/f; cat /all/subpath-expr/c/f; test ! -e /logs/subpath-expr", "env: [{name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\nvolumeMounts: [{name: v, mountPath: /logs, subPathExpr: $(POD)/c}, {name: v, mountPath: /all}]", "restartPolicy: Never\nvolumes: [{name: v, emptyDir: {}}]"),
+			want:     inPhase(corev1.PodSucceeded),
+			check:    wantLog("mine"),
+		},
+		"subpath-expr-out": {
+			manifest: shell("subpath-expr-out", "true", "env: [{name: UP, value: ../..}]\nvolumeMounts: [{name: v, mountPath: /v, subPathExpr: a/$(UP)}]", "volumes: [{name: v, emptyDir: {}}]"),
+			want:     waiting("c", "CreateContainerConfigError"),
+		},
 		"crash-loop": {
 			manifest: shell("crash-loop", "exit 1", "", ""),
 			want:     waiting("c", "CrashLoopBackOff"),

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -193,4 +194,29 @@ func ownUsers(n *corev1.Node) bool {
 		}
 	}
 	return false
+}
+
+// TestRecursiveReadOnly has a container that can read, and another that can
+// write, what is mounted below a folder of the host that both have read only
+// (KEP-3857).
+func TestRecursiveReadOnly(t *testing.T) {
+	w := newWorld(t)
+	host := t.TempDir()
+	w.must(os.Mkdir(filepath.Join(host, "below"), 0o755))
+	w.must(unix.Mount("tmpfs", filepath.Join(host, "below"), "tmpfs", 0, "size=64k"))
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(host, "below"), unix.MNT_DETACH) })
+	for mode, writes := range map[string]string{"Enabled": "refused", "Disabled": "written"} {
+		name := "rro-" + strings.ToLower(mode)
+		w.pod(shell(name, "touch /host/top 2>/dev/null && echo top written; touch /host/below/"+name+" 2>/dev/null && echo below written || echo below refused",
+			"volumeMounts: [{name: h, mountPath: /host, readOnly: true, recursiveReadOnly: "+mode+"}]", "restartPolicy: Never\nvolumes: [{name: h, hostPath: {path: "+host+"}}]"))
+		p := w.until(name, "over", inPhase(corev1.PodSucceeded))
+		if log := w.logSays(p, "c", 0, "below"); log != "below "+writes+"\n" {
+			t.Errorf("%s: %q", mode, log)
+		}
+		for _, m := range status(p, "c").VolumeMounts {
+			if m.MountPath == "/host" && (m.RecursiveReadOnly == nil || string(*m.RecursiveReadOnly) != mode) {
+				t.Errorf("%s: the status says %v", mode, m.RecursiveReadOnly)
+			}
+		}
+	}
 }

@@ -45,6 +45,14 @@ import (
 
 const nodeName = "node-1"
 
+// podRange is where the pods' addresses are from: wider for a crowd.
+func podRange() netip.Prefix {
+	if *crashing > 200 {
+		return netip.MustParsePrefix("10.244.64.0/20")
+	}
+	return netip.MustParsePrefix("10.244.77.0/24")
+}
+
 // world is one node with everything below and above its kubelet.
 type world struct {
 	t       testing.TB
@@ -140,7 +148,7 @@ func (w *world) startRuntime() {
 	t := w.t
 	id := strings.TrimPrefix(w.rtCfg.CgroupRoot, "/")
 	conf := cni.Conf{
-		Name: id, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.77.0/24")}, StateDir: filepath.Join(w.dir, "cni"),
+		Name: id, PodCIDRs: []netip.Prefix{podRange()}, StateDir: filepath.Join(w.dir, "cni"),
 	}
 	w.rtCfg.CNIConfDir = filepath.Join(w.dir, "net.d")
 	w.must(cni.Setup(conf))
@@ -221,7 +229,7 @@ func (w *world) startKubelet() {
 	cri, images := w.rt.CRI()
 	cfg := kubelet.Config{
 		Client:   client.As(w.root, client.User{Name: "system:node:" + nodeName, Groups: []string{"system:nodes"}}),
-		NodeName: nodeName, NodeIPs: []string{"10.244.77.1"},
+		NodeName: nodeName, NodeIPs: []string{podRange().Addr().Next().String()},
 		RootDir: filepath.Join(w.dir, "kubelet"), LogDir: filepath.Join(w.dir, "logs"),
 		Runtime: cri, Images: images, StaticPodDir: w.static, CgroupRoot: w.rtCfg.CgroupRoot, Log: w.log,
 		ClusterDNS: []string{"10.43.0.10"},
