@@ -3,6 +3,8 @@
 // the idle cluster takes. It prints one "name value unit" line per figure.
 //
 //	make build && sudo go run ./test/bench [-n 5] [-idle 60s] [-cox bin/cox]
+//
+// With "resident" it fills a large cluster and measures what holds it.
 package main
 
 import (
@@ -38,6 +40,10 @@ const (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "resident" {
+		resident(os.Args[2:])
+		return
+	}
 	runs := flag.Int("n", 5, "starts from an empty disk")
 	idle := flag.Duration("idle", 60*time.Second, "how long the idle cluster is watched")
 	cox := flag.String("cox", "bin/cox", "the binary to measure")

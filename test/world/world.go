@@ -80,16 +80,6 @@ type World struct {
 // Namespace is where the histories play.
 const Namespace = "here"
 
-// Open skips a test that finds a fault which is known and not mended yet, in
-// one history of a hundred or so, unless histories are asked for: it would fail
-// at random.
-func Open(t *testing.T, fault string) {
-	t.Helper()
-	if os.Getenv("COX_HISTORIES") == "" && os.Getenv("COX_SEED") == "" {
-		t.Skipf("open: %s; COX_HISTORIES=100 looks for it", fault)
-	}
-}
-
 // Histories runs play in a world of its own for each of so many seeds, or as
 // COX_HISTORIES and COX_SEED say: the first is the number of histories, the
 // second the first seed. What fails names its seed.
