@@ -10,6 +10,8 @@ import (
 	"github.com/google/btree"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/coxswain/cox/internal/share"
 )
 
 // item is an entry in key order.
@@ -191,7 +193,7 @@ func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) e
 	c.loaded = true
 	for i, kv := range early {
 		if kv.ModRevision > revision {
-			in := c.read(ctx, kv, gone[i])
+			in := c.read(ctx, kv, gone[i], nil)
 			if in.locked != nil {
 				c.loaded = false
 				return in.locked
@@ -234,8 +236,29 @@ type incoming struct {
 	locked error
 }
 
-// read decodes an event, unless the object was written here.
-func (c *cache) read(ctx context.Context, kv *mvccpb.KeyValue, gone bool) incoming {
+// alike returns an entry that one under key is probably much like: the one
+// that is there, or the one before it in the order of keys, if their names
+// differ in what follows the last dash, as those of siblings do. nil is none.
+func (c *cache) alike(key string) *Entry {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if !c.loaded {
+		return nil
+	}
+	var found *Entry
+	dash := strings.LastIndexByte(key, '-')
+	c.tree.DescendLessOrEqual(item{key: key}, func(it item) bool {
+		if it.key == key || dash >= 0 && strings.HasPrefix(it.key, key[:dash+1]) {
+			found = it.entry
+		}
+		return false
+	})
+	return found
+}
+
+// read decodes an event, unless the object was written here. What is decoded
+// shares memory with the object of like, which may be nil.
+func (c *cache) read(ctx context.Context, kv *mvccpb.KeyValue, gone bool, like *Entry) incoming {
 	full := string(kv.Key)
 	in := incoming{key: strings.TrimPrefix(full, c.d.root), rev: kv.ModRevision}
 	if gone {
@@ -257,6 +280,9 @@ func (c *cache) read(ctx context.Context, kv *mvccpb.KeyValue, gone bool) incomi
 		in.bad = true
 	}
 	in.entry = e
+	if e != nil && like != nil {
+		share.With(e.Object, like.Object)
+	}
 	return in
 }
 
@@ -284,7 +310,7 @@ func (c *cache) apply(ctx context.Context, events []event) {
 	var one [1]incoming
 	in := one[:0]
 	for _, ev := range events {
-		i := c.read(ctx, ev.Kv, ev.Type == mvccpb.DELETE)
+		i := c.read(ctx, ev.Kv, ev.Type == mvccpb.DELETE, c.alike(strings.TrimPrefix(string(ev.Kv.Key), c.d.root)))
 		if i.locked != nil {
 			c.lock(i.locked)
 			return

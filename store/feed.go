@@ -188,7 +188,7 @@ func (f *feed) load(ctx context.Context) (int64, error) {
 		if _, ok := known[c]; !ok {
 			return
 		}
-		in := c.read(ctx, kv, false)
+		in := c.read(ctx, kv, false, last(known[c]))
 		if in.locked != nil && locked[c] == nil {
 			locked[c] = in.locked
 		}
@@ -227,7 +227,7 @@ func (f *feed) loadOne(ctx context.Context, c *cache) {
 		var entries []*Entry
 		var locked error
 		rev, err := f.scan(ctx, c.d.root, func(kv *mvccpb.KeyValue) {
-			in := c.read(ctx, kv, false)
+			in := c.read(ctx, kv, false, last(entries))
 			if in.locked != nil {
 				locked = in.locked
 			}
@@ -249,6 +249,14 @@ func (f *feed) loadOne(ctx context.Context, c *cache) {
 		f.s.log.Warn("read a kind into the watch cache", "prefix", c.d.kind.Prefix, "err", err)
 		sleep(ctx, pause)
 	}
+}
+
+// last is the newest of some entries, nil if there is none.
+func last(entries []*Entry) *Entry {
+	if len(entries) == 0 {
+		return nil
+	}
+	return entries[len(entries)-1]
 }
 
 // scan calls do with every key under prefix, all at one revision, which it

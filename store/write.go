@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/internal/share"
 )
 
 // Create stores obj under an absent key.
@@ -21,7 +22,11 @@ func (d *direct) Create(ctx context.Context, key string, obj runtime.Object) (*E
 	if o.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
-	w, err := d.prepare(ctx, key, obj)
+	var like *Entry
+	if d.cache != nil {
+		like = d.cache.alike(key)
+	}
+	w, err := d.prepare(ctx, key, obj, like)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +137,7 @@ func (d *direct) Update(ctx context.Context, key string, allowAbsent bool, chang
 			if cur.entry != nil && obj == cur.entry.Object {
 				obj = obj.DeepCopyObject()
 			}
-			if w, err = d.prepare(ctx, key, obj); err != nil {
+			if w, err = d.prepare(ctx, key, obj, cur.entry); err != nil {
 				return nil, err
 			}
 		}
@@ -217,11 +222,19 @@ func (d *direct) mayDelete(key string, cur *Entry, pre *Preconditions, check fun
 	return nil
 }
 
-// prepare encodes obj, which is ours from here on.
-func (d *direct) prepare(ctx context.Context, key string, obj runtime.Object) (*write, error) {
+// large is from how many encoded bytes on it pays to look what an object has in
+// common with another.
+const large = 1 << 10
+
+// prepare encodes obj, which is ours from here on, and has it share memory with
+// the object of like, which may be nil.
+func (d *direct) prepare(ctx context.Context, key string, obj runtime.Object, like *Entry) (*write, error) {
 	plain, err := d.codec.encode(obj)
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("encode %s: %w", d.root+key, err))
+	}
+	if like != nil && len(plain) >= large {
+		share.With(obj, like.Object)
 	}
 	w := &write{key: key, obj: obj, plain: plain, stored: plain, sum: d.codec.sum(plain), bound: d.s.encodings}
 	if d.tf != nil {

@@ -18,9 +18,10 @@ import (
 )
 
 // Release returns unused heap to the kernel and unmaps the pages of the
-// program's code and constants, most of which only its start has touched:
-// what is needed later comes back from the page cache, page by page. It is
-// worth calling once when a process has become ready.
+// program's code and constants, most of which only its start has touched, and
+// of files that are mapped to be read (etcd's database): what is needed later
+// comes back from the page cache, page by page. It is worth calling once when a
+// process has become ready.
 func Release() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
@@ -42,8 +43,9 @@ func Release() error {
 	for s.Scan() {
 		// "400000-123000 r-xp 00000000 fd:00 131 /path"
 		fields := strings.Fields(s.Text())
-		// Never what is writable: changes in it exist nowhere else.
-		if len(fields) < 6 || strings.Contains(fields[1], "w") || strings.Join(fields[5:], " ") != exe {
+		// Never what is writable: changes in it exist nowhere else. Nor another's
+		// private mapping, which may have been written before.
+		if len(fields) < 6 || strings.Contains(fields[1], "w") || fields[1] != "r--s" && strings.Join(fields[5:], " ") != exe {
 			continue
 		}
 		from, to, ok := strings.Cut(fields[0], "-")

@@ -3,6 +3,7 @@ package plugins
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -120,6 +121,18 @@ func wantsToken(sa *corev1.ServiceAccount, pod *corev1.Pod) bool {
 	return true
 }
 
+// tokenVolumeSuffix looks random, as upstream's is, but is the same for all pods
+// of one origin, whose containers are then equal and held in memory once.
+func tokenVolumeSuffix(pod *corev1.Pod) string {
+	origin := pod.GenerateName
+	if origin == "" {
+		origin = pod.Name
+	}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(pod.Namespace + "/" + origin))
+	return rand.SafeEncodeString(fmt.Sprintf("%05d", h.Sum64()%100000))
+}
+
 func mountToken(pod *corev1.Pod) {
 	volume, exists := "", false
 	for i := range pod.Spec.Volumes {
@@ -129,7 +142,7 @@ func mountToken(pod *corev1.Pod) {
 		}
 	}
 	if !exists {
-		volume = tokenVolumePrefix + rand.String(5)
+		volume = tokenVolumePrefix + tokenVolumeSuffix(pod)
 	}
 	mounted := false
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
