@@ -35,6 +35,11 @@ type Aggregator interface {
 // the server answers HTTP requests.
 func (s *Server) SetAggregator(a Aggregator) { s.aggregator.Store(&a) }
 
+// SetKnown tells the server how to find out whether all definitions and
+// APIServices that were there at its start have been read, so that what it does
+// not know does not exist.
+func (s *Server) SetKnown(known func() bool) { s.known.Store(&known) }
+
 // elsewhere answers a request for a group version that another server serves;
 // false if this one does.
 func (s *Server) elsewhere(w http.ResponseWriter, r *http.Request, user client.User, f *front) bool {

@@ -15,11 +15,11 @@ import (
 // upstream's names. What is counted for every request is found without labels.
 type gates struct {
 	attempts, users, decisions, events    *prometheus.CounterVec
-	authn, authz, steps                   *prometheus.HistogramVec
+	authn, authz, steps, plugins          *prometheus.HistogramVec
 	longRunning, inFlight, old            *prometheus.GaugeVec
 	known, unknown, allowed, denied, lost outcome
 	reading, writing                      prometheus.Gauge
-	step                                  map[admission.Operation]*[2][2]prometheus.Observer
+	step                                  map[admission.Operation]*[phases][2]prometheus.Observer
 }
 
 // outcome is one result of a gate.
@@ -53,12 +53,14 @@ func newGates() *gates {
 		authz:     histogram("authorization_duration_seconds", "Authorization duration in seconds broken out by result.", from1ms, "result"),
 		steps: histogram("apiserver_admission_step_admission_duration_seconds", "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).",
 			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}, "operation", "rejected", "type"),
+		plugins: histogram("apiserver_admission_controller_admission_duration_seconds", "Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
+			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}, "name", "operation", "rejected", "type"),
 		longRunning: gauge("apiserver_longrunning_requests", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
 			"component", "group", "resource", "scope", "subresource", "verb", "version"),
 		inFlight: gauge("apiserver_current_inflight_requests", "Requests that are being carried out, per request kind.", "request_kind"),
 		old: gauge("apiserver_requested_deprecated_apis", "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
 			"group", "removed_release", "resource", "subresource", "version"),
-		step: map[admission.Operation]*[2][2]prometheus.Observer{},
+		step: map[admission.Operation]*[phases][2]prometheus.Observer{},
 	}
 	g.known = outcome{g.attempts.WithLabelValues("success"), g.authn.WithLabelValues("success")}
 	g.unknown = outcome{g.attempts.WithLabelValues("failure"), g.authn.WithLabelValues("failure")}
@@ -67,7 +69,7 @@ func newGates() *gates {
 	g.lost = outcome{g.decisions.WithLabelValues("error"), g.authz.WithLabelValues("error")}
 	g.reading, g.writing = g.inFlight.WithLabelValues("readOnly"), g.inFlight.WithLabelValues("mutating")
 	for _, op := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
-		g.step[op] = &[2][2]prometheus.Observer{
+		g.step[op] = &[phases][2]prometheus.Observer{
 			{g.steps.WithLabelValues(string(op), "false", "admit"), g.steps.WithLabelValues(string(op), "true", "admit")},
 			{g.steps.WithLabelValues(string(op), "false", "validate"), g.steps.WithLabelValues(string(op), "true", "validate")},
 		}
@@ -76,7 +78,7 @@ func newGates() *gates {
 }
 
 func (g *gates) collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.longRunning, g.inFlight, g.old}
+	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.longRunning, g.inFlight, g.old}
 }
 
 // Describe and Collect make all of them one collector.
@@ -105,7 +107,7 @@ func (g *gates) authenticated(user string, took time.Duration) {
 	g.users.WithLabelValues(user).Inc()
 }
 
-// admitted counts a phase of admission: 0 admits, 1 validates.
+// admitted counts a phase of admission.
 func (g *gates) admitted(op admission.Operation, phase int, err error, took time.Duration) {
 	s, rejected := g.step[op], 0
 	if err != nil {

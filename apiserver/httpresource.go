@@ -105,9 +105,17 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request, user client.Use
 
 // noPath answers requests for paths that lead nowhere. As upstream, groups of
 // the server's own do it with a status that says nothing in particular, all
-// others in plain text.
+// others in plain text. Before the server knows what else is served, nothing is
+// said not to be: clients, and controllers that delete what belongs to nobody,
+// take that for an answer.
 func (s *Server) noPath(w http.ResponseWriter, r *http.Request, group string) {
 	if !s.own[group] {
+		if known := s.known.Load(); known != nil && !(*known)() {
+			err := apierrors.NewServiceUnavailable("the request has been made before all known HTTP paths have been installed, please try again")
+			err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 5}
+			s.fail(w, r, err)
+			return
+		}
 		notFound(w, r)
 		return
 	}

@@ -52,6 +52,7 @@ func TestMetrics(t *testing.T) {
 		`apiserver_watch_events_total{group="",resource="configmaps",version="v1"}`:                                                                                                                  "1",
 		`apiserver_current_inflight_requests{request_kind="mutating"}`:                                                                                                                               "0",
 		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="true",type="validate"}`:                                                                              "1",
+		`apiserver_admission_controller_admission_duration_seconds_count{name="Veto",operation="CREATE",rejected="true",type="validate"}`:                                                            "1",
 		`authorization_attempts_total{result="denied"}`:    "1",
 		`apiserver_storage_objects{resource="configmaps"}`: "1",
 	} {

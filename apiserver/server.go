@@ -73,6 +73,7 @@ type Server struct {
 
 	admission  atomic.Pointer[admissionChain]
 	aggregator atomic.Pointer[Aggregator]
+	known      atomic.Pointer[func() bool] // see SetKnown
 	disco      *discoverer
 	health     *health
 	metrics    *metrics
@@ -83,12 +84,6 @@ type Server struct {
 	stop     context.Context // ends when the server shuts down
 	shutdown context.CancelFunc
 	open     sync.WaitGroup // long-running requests
-}
-
-type admissionChain struct {
-	all   []admission.Plugin
-	by    map[admission.Operation][]admission.Plugin
-	noops bool
 }
 
 // New makes a server. It starts no goroutine and does no work that a request
@@ -115,10 +110,10 @@ func New(cfg Config) (*Server, error) {
 	for _, k := range cfg.Table.Kinds {
 		s.addKind(k)
 	}
-	s.SetAdmission(cfg.Admission)
 	s.disco = newDiscoverer(s)
 	s.health = newHealth(s)
 	s.metrics = newMetrics()
+	s.SetAdmission(cfg.Admission)
 	s.metrics.registry.MustRegister(newStored(s))
 	return s, nil
 }
@@ -132,20 +127,6 @@ func (s *Server) addKind(k *api.Kind) {
 		s.groups[v.GroupVersion()] = true
 		s.own[v.Group] = true
 	}
-}
-
-// SetAdmission replaces the admission plugins, for those that need a door and
-// can only be made after the server. Requests under way keep the old ones.
-func (s *Server) SetAdmission(plugins []admission.Plugin) {
-	c := &admissionChain{all: plugins, by: map[admission.Operation][]admission.Plugin{}}
-	for _, p := range plugins {
-		for _, op := range []admission.Operation{admission.Create, admission.Update, admission.Delete, admission.Connect} {
-			if p.Handles(op) {
-				c.by[op] = append(c.by[op], p)
-			}
-		}
-	}
-	s.admission.Store(c)
 }
 
 // Door is the way in for components of the same process: typed objects in and

@@ -372,3 +372,28 @@ func TestTimeoutInURL(t *testing.T) {
 		}
 	}
 }
+
+// Before the server knows what others serve it does not say that something is
+// not served.
+func TestNotKnownYet(t *testing.T) {
+	w := newWorld(t)
+	known := false
+	w.srv.SetKnown(func() bool { return known })
+	for path, codes := range map[string][2]int{
+		"/apis/unicorns.example/v1/horns":  {http.StatusServiceUnavailable, http.StatusNotFound},
+		"/apis/unicorns.example/v1":        {http.StatusServiceUnavailable, http.StatusNotFound},
+		"/apis/apps/v1/horns":              {http.StatusNotFound, http.StatusNotFound},
+		"/api/v1/namespaces/default/horns": {http.StatusNotFound, http.StatusNotFound},
+	} {
+		for i, want := range codes {
+			known = i == 1
+			resp, body := w.http("GET", path, "")
+			if resp.StatusCode != want {
+				t.Errorf("%s, known %v: %d %s", path, known, resp.StatusCode, body)
+			}
+			if want == http.StatusServiceUnavailable && (resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, "before all known HTTP paths have been installed")) {
+				t.Errorf("%s: %v %s", path, resp.Header, body)
+			}
+		}
+	}
+}

@@ -100,13 +100,11 @@ func (t *transaction) attributes(op admission.Operation, obj, old runtime.Object
 // the object.
 func (t *transaction) admit(a *admission.Attributes) (err error) {
 	begin := time.Now()
-	defer func() { t.srv.metrics.gates.admitted(a.Operation, 0, err, time.Since(begin)) }()
-	chain := t.srv.admission.Load().by[a.Operation]
+	defer func() { t.srv.metrics.gates.admitted(a.Operation, admitting, err, time.Since(begin)) }()
+	chain := t.srv.admission.Load().steps(a.Operation, admitting)
 	for again := true; again; {
-		for _, p := range chain {
-			if err := p.Admit(t.ctx, a); err != nil {
-				return t.refused(a, err)
-			}
+		if err := runAll(t.ctx, chain, a); err != nil {
+			return t.refused(a, err)
 		}
 		again = a.Again && a.Round == 0
 		a.Round++
@@ -121,11 +119,9 @@ func (t *transaction) admit(a *admission.Attributes) (err error) {
 // validate runs the validating phase.
 func (t *transaction) validate(a *admission.Attributes) (err error) {
 	begin := time.Now()
-	defer func() { t.srv.metrics.gates.admitted(a.Operation, 1, err, time.Since(begin)) }()
-	for _, p := range t.srv.admission.Load().by[a.Operation] {
-		if err := p.Validate(t.ctx, a); err != nil {
-			return t.refused(a, err)
-		}
+	defer func() { t.srv.metrics.gates.admitted(a.Operation, validating, err, time.Since(begin)) }()
+	if err := runAll(t.ctx, t.srv.admission.Load().steps(a.Operation, validating), a); err != nil {
+		return t.refused(a, err)
 	}
 	return nil
 }

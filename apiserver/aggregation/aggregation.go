@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,6 +70,8 @@ type Aggregator struct {
 	registered chan struct{}
 	register   func() // closes it
 
+	falls *prometheus.CounterVec
+
 	mu      sync.Mutex // of what follows
 	changes atomic.Int64
 	shown   map[schema.GroupVersion]discovery.Version
@@ -84,7 +87,7 @@ func New(c Config) *Aggregator {
 	}
 	a := &Aggregator{
 		cfg: c, infs: client.NewInformers(c.Door), wake: make(chan struct{}, 1), registered: make(chan struct{}),
-		shown: map[schema.GroupVersion]discovery.Version{},
+		shown: map[schema.GroupVersion]discovery.Version{}, falls: newFalls(),
 	}
 	a.register = sync.OnceFunc(func() { close(a.registered) })
 	a.list = client.InformerFor(a.infs, APIServices).SharedIndexInformer

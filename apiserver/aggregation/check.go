@@ -130,8 +130,11 @@ func (a *Aggregator) endpoints(ctx context.Context, ref *apiregistrationv1.Servi
 // write sets condition Available of an APIService, if is still says so.
 func (a *Aggregator) write(ctx context.Context, name string, is func(*apiregistrationv1.APIService) bool, want apiregistrationv1.APIServiceCondition) error {
 	want.Type = apiregistrationv1.Available
+	fell := false
 	_, err := APIServices.In(a.cfg.Door, "").Mutate(ctx, name, "status", func(s *apiregistrationv1.APIService) (bool, error) {
+		fell = want.Status == apiregistrationv1.ConditionFalse
 		if !is(s) {
+			fell = false
 			return false, nil
 		}
 		want.LastTransitionTime = metav1.Now()
@@ -141,7 +144,7 @@ func (a *Aggregator) write(ctx context.Context, name string, is func(*apiregistr
 				continue
 			}
 			if c.Status == want.Status {
-				want.LastTransitionTime = c.LastTransitionTime
+				fell, want.LastTransitionTime = false, c.LastTransitionTime
 			}
 			if *c == want {
 				return false, nil
@@ -152,8 +155,11 @@ func (a *Aggregator) write(ctx context.Context, name string, is func(*apiregistr
 		s.Status.Conditions = append(s.Status.Conditions, want)
 		return true, nil
 	})
-	if apierrors.IsNotFound(err) {
+	switch {
+	case apierrors.IsNotFound(err):
 		return nil // deleted meanwhile
+	case err == nil && fell:
+		a.falls.WithLabelValues(name, want.Reason).Inc()
 	}
 	return err
 }

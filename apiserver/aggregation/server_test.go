@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,10 +34,11 @@ import (
 
 // world is a whole API server with another behind it.
 type world struct {
-	t    *testing.T
-	url  string
-	root client.Interface
-	ext  *extension
+	t       *testing.T
+	url     string
+	root    client.Interface
+	ext     *extension
+	metrics prometheus.Collector
 }
 
 func newWorld(t *testing.T) *world {
@@ -87,6 +89,7 @@ func newWorld(t *testing.T) *world {
 	})
 	docs = crd.New(crd.Config{Door: w.root, Server: srv, Forget: st.Forget}).OpenAPIWith(agg)
 	srv.SetAggregator(agg)
+	w.metrics = agg.Metrics()
 	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = agg.Run(ctx) }()
@@ -302,11 +305,45 @@ func TestAvailability(t *testing.T) {
 		t.Errorf("what was there before is %s %v", fresh, list)
 	}
 
+	for reason, want := range map[string]float64{"FailedDiscoveryCheck": 2, "ServiceNotFound": 1} {
+		w.metric("aggregator_unavailable_apiservice_total", reason, want)
+	}
+	w.metric("aggregator_unavailable_apiservice", "", 1)
+
 	// As a local one it is always there, and passes nothing on.
 	w.register(func(s *apiregistrationv1.APIServiceSpec) { s.CABundle, s.Service = nil, nil })
 	w.reach("True", "Local", "Local APIServices are always available")
 	if res, _ := w.do(list); res.StatusCode != http.StatusNotFound {
 		t.Errorf("as a local one: %d", res.StatusCode)
+	}
+	w.metric("aggregator_unavailable_apiservice", "", 0)
+}
+
+// metric waits until one of the APIService has a value.
+func (w *world) metric(metric, reason string, want float64) {
+	w.t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(w.metrics)
+	got := -1.0
+	for end := time.Now().Add(time.Minute); got != want && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		families, err := reg.Gather()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				labels := map[string]string{}
+				for _, l := range m.GetLabel() {
+					labels[l.GetName()] = l.GetValue()
+				}
+				if f.GetName() == metric && labels["name"] == name && labels["reason"] == reason {
+					got = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	if got != want {
+		w.t.Errorf("%s of %q is %v, want %v", metric, reason, got, want)
 	}
 }
 

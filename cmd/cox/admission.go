@@ -34,6 +34,9 @@ func (cp *controlPlane) aggregate(group *component.Group) {
 		},
 	})
 	cp.server.SetAggregator(cp.agg)
+	definitions := apiserver.Closed(cp.crds.Synced())
+	cp.server.SetKnown(func() bool { return cp.agg.Synced() && definitions(context.Background()) == nil })
+	cp.server.Metrics().MustRegister(cp.agg.Metrics())
 	registered := cp.agg.Registered()
 	cp.server.PostStarted(registered, "start-kube-aggregator-informers", "apiservice-registration-controller",
 		"apiservice-status-local-available-controller", "apiservice-status-remote-available-controller", "apiservice-discovery-controller",

@@ -85,6 +85,9 @@ type plugin struct {
 func (p *plugin) Name() string                        { return p.name }
 func (p *plugin) Handles(op admission.Operation) bool { return slices.Contains(p.ops, op) }
 
+// Phases says in which phases the plugin does something.
+func (p *plugin) Phases() (admits, validates bool) { return p.admit != nil, p.validate != nil }
+
 func (p *plugin) Admit(ctx context.Context, a *admission.Attributes) error {
 	if p.admit == nil {
 		return nil
