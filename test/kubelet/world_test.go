@@ -48,7 +48,7 @@ const nodeName = "node-1"
 // podRange is where the pods' addresses are from: wider for a crowd.
 func podRange() netip.Prefix {
 	if *crashing > 200 {
-		return netip.MustParsePrefix("10.244.64.0/20")
+		return netip.MustParsePrefix("10.244.80.0/20")
 	}
 	return netip.MustParsePrefix("10.244.77.0/24")
 }
