@@ -358,7 +358,7 @@ func (t *transaction) prepareAction(a *api.Action) error {
 		}
 		if a.Validate != nil {
 			if errs := a.Validate(t.req.Object); len(errs) > 0 {
-				return apierrors.NewInvalid(a.GVK.GroupKind(), t.req.Name, errs)
+				return apierrors.NewInvalid(a.GVK.GroupKind(), bodyName(a, t.req.Name), errs)
 			}
 		}
 		return t.validate(attrs)
@@ -387,6 +387,15 @@ func (t *transaction) prepareAction(a *api.Action) error {
 		}
 	}
 	return t.validate(attrs)
+}
+
+// bodyName is how errors name the body of an action: upstream's of a
+// TokenRequest do not.
+func bodyName(a *api.Action, name string) string {
+	if a.GVK.Kind == "TokenRequest" {
+		return ""
+	}
+	return name
 }
 
 // matchAction fills a body's name and namespace in from the URL and refuses

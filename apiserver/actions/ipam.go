@@ -116,7 +116,7 @@ func (r *ipRange) take(ctx context.Context, ip netip.Addr, svc *corev1.Service, 
 	if in, err := r.contains(ctx, ip); err != nil {
 		return err
 	} else if !in {
-		return fmt.Errorf("the provided IP (%v) is not in the valid range. The range of valid IPs is %v", ip, r.prefix)
+		return errors.New("the provided network does not match the current range") // upstream names no range either
 	}
 	return r.claim(ctx, ip, svc, dryRun)
 }

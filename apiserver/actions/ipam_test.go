@@ -75,7 +75,7 @@ func TestFurtherRanges(t *testing.T) {
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", ip, err)
 		}
-		if !ok && !strings.HasSuffix(err.Error(), "is not in the valid range. The range of valid IPs is 10.0.0.0/30") {
+		if !ok && !strings.HasSuffix(err.Error(), "the provided network does not match the current range") {
 			t.Errorf("%s: %v", ip, err)
 		}
 	}

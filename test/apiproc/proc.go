@@ -175,8 +175,17 @@ func (t *tail) String() string {
 // and returns its URL.
 func Etcd(t testing.TB) string {
 	t.Helper()
+	url, end := EtcdIn(t, t.TempDir())
+	t.Cleanup(end)
+	return url
+}
+
+// EtcdIn starts a stock etcd on a data directory, new or not, and returns its
+// URL and what ends it.
+func EtcdIn(t testing.TB, dir string) (address string, end func()) {
+	t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Dir = t.TempDir()
+	cfg.Dir = dir
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	local := []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = local, local
@@ -186,11 +195,11 @@ func Etcd(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(e.Close)
 	select {
 	case <-e.Server.ReadyNotify():
 	case <-time.After(time.Minute):
+		e.Close()
 		t.Fatal("etcd is not ready after a minute")
 	}
-	return "http://" + e.Clients[0].Addr().String()
+	return "http://" + e.Clients[0].Addr().String(), e.Close
 }
