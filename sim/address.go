@@ -1,9 +1,12 @@
 package sim
 
 import (
+	"context"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/coxswain/cox/client"
 )
 
 // adopt learns the range that the cluster gave the node.
@@ -15,6 +18,27 @@ func (n *Node) adopt(node *corev1.Node) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cidr = cidr.Masked()
+}
+
+// learn asks for the node's range, which the cluster gives it a moment after it
+// has registered, unless it is known; but not over and over, for there may be
+// none.
+func (n *Node) learn(ctx context.Context) error {
+	n.mu.Lock()
+	now := n.cfg.Clock.Now()
+	ask := !n.cidr.IsValid() && now.Sub(n.asked) >= renewEvery
+	if ask {
+		n.asked = now
+	}
+	n.mu.Unlock()
+	if !ask {
+		return nil
+	}
+	node, err := client.Nodes.In(n.cfg.Door, "").Get(ctx, n.cfg.Name)
+	if err == nil {
+		n.adopt(node)
+	}
+	return err
 }
 
 // address is a pod's: of the node's range, which is used round and round, or

@@ -64,6 +64,7 @@ type Node struct {
 	used  map[string]netip.Addr // by pod UID
 	taken map[netip.Addr]bool
 	next  netip.Addr
+	asked time.Time // for the range
 }
 
 // New makes a node that the API does not know yet.
@@ -212,6 +213,9 @@ func (n *Node) reconcile(ctx context.Context, key string) (time.Duration, error)
 	p, ok := n.pods.GetKey(key)
 	if !ok {
 		return 0, nil
+	}
+	if err := n.learn(ctx); err != nil {
+		return 0, err
 	}
 	step := Next(p, n.cfg.Pace, n.address(string(p.UID)), n.cfg.Clock.Now())
 	pods := client.Pods.In(n.cfg.Door, p.Namespace)

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -13,7 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	testingclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
+
+	"github.com/coxswain/cox/client"
 )
 
 var now = time.Unix(1e9, 0).UTC()
@@ -162,5 +166,47 @@ func TestAddresses(t *testing.T) {
 	got = append(got, n.address("5"))
 	if s := strings.Join(got, " "); s != "10.9.8.1 10.9.8.2 10.9.8.3 10.9.8.2" {
 		t.Error(s)
+	}
+}
+
+// nodeDoor answers with one node.
+type nodeDoor struct {
+	client.Interface
+	node  *corev1.Node
+	asked int
+}
+
+func (d *nodeDoor) Do(context.Context, *client.Request) (*client.Result, error) {
+	d.asked++
+	return &client.Result{Object: d.node}, nil
+}
+
+// A node's range comes a moment after the node; pods that come first get
+// addresses of it all the same, and a cluster without ranges is not asked for
+// each pod.
+func TestTheRangeIsLearnt(t *testing.T) {
+	door, at := &nodeDoor{node: &corev1.Node{}}, testingclock.NewFakeClock(now)
+	n, err := New(Config{Name: "n", Index: 300, Door: door, Clock: at, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	learn := func() {
+		t.Helper()
+		if err := n.learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	learn()
+	learn()
+	if a := n.address("none"); door.asked != 1 || !strings.HasPrefix(a, "100.") {
+		t.Errorf("asked %d times, address %s", door.asked, a)
+	}
+	door.node = &corev1.Node{Spec: corev1.NodeSpec{PodCIDR: "10.1.2.0/24"}}
+	at.Step(renewEvery)
+	learn()
+	at.Step(time.Hour)
+	learn()
+	if a := n.address("some"); door.asked != 2 || !strings.HasPrefix(a, "10.1.2.") {
+		t.Errorf("asked %d times, address %s", door.asked, a)
 	}
 }
