@@ -17,9 +17,13 @@ var standardFinalizers = []string{string(corev1.FinalizerKubernetes), metav1.Fin
 // update the names' form, and for most built-in kinds that others than the
 // standard ones are qualified by a domain.
 func (r *resource) checkFinalizers(m metav1.Object, update bool) field.ErrorList {
+	names := m.GetFinalizers()
+	if len(names) == 0 {
+		return nil
+	}
 	var errs field.ErrorList
 	path := field.NewPath("metadata", "finalizers")
-	for i, f := range m.GetFinalizers() {
+	for i, f := range names {
 		if update {
 			errs = append(errs, apivalidation.ValidateFinalizerName(f, path)...)
 		}

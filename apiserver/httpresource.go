@@ -254,10 +254,9 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 
 // readBody reads the whole body.
 func (h *httpCall) readBody() ([]byte, error) {
-	tooLarge := apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
 	n := h.r.ContentLength
 	if n > maxBody {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	if n > 0 {
 		b := make([]byte, n)
@@ -266,9 +265,13 @@ func (h *httpCall) readBody() ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(h.r.Body, maxBody+1))
 	if len(b) > maxBody {
-		return nil, tooLarge
+		return nil, tooLarge()
 	}
 	return b, bodyError(err)
+}
+
+func tooLarge() error {
+	return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
 }
 
 func bodyError(err error) error {

@@ -156,13 +156,22 @@ func (s *stuck) finish() {
 }
 
 // unstick keeps a client that sends or reads too slowly from holding a request
-// for longer than its time: when ctx ends, what waits for the client fails.
-// done is called before the request's end.
+// for longer than its time: at ctx's deadline what waits for the client fails.
+// (Whose client has gone does not wait for it.) done is called before the
+// request's end.
 func unstick(ctx context.Context, w http.ResponseWriter) (done func()) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return func() {}
+	}
 	s := &stuck{w: w, more: lastWord}
-	stop := context.AfterFunc(ctx, s.end)
+	// Not context.AfterFunc, which costs every request more than this.
+	t := time.AfterFunc(time.Until(deadline), func() {
+		<-ctx.Done() // whoever looks finds that as the cause
+		s.end()
+	})
 	return func() {
-		if !stop() {
+		if !t.Stop() {
 			s.finish()
 		}
 	}

@@ -239,18 +239,35 @@ func (s *Stream) take(w watch.Interface, at *int64, last string) (done, expired 
 // and started again: what they saw is linearizable, and no watcher missed,
 // repeated or reordered anything.
 func TestLinearizable(t *testing.T) {
-	p := apiproc.New(t, t.TempDir())
-	p.Start()
+	linearizable(t, apiproc.New(t, t.TempDir()))
+}
+
+// And so are two servers on one etcd, either of which is killed at random.
+func TestLinearizableServers(t *testing.T) {
+	url, dir := apiproc.Etcd(t), t.TempDir()
+	linearizable(t, apiproc.New(t, dir, url), apiproc.New(t, dir, url))
+}
+
+func linearizable(t *testing.T, servers ...*apiproc.Proc) {
+	for _, p := range servers {
+		p.Start()
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Duration(*rounds)*time.Minute)
 	defer cancel()
-	door := func() client.Interface {
-		d, err := client.Remote(p.Config())
+	next := 0
+	door := func() client.Interface { // of each server in turn
+		next++
+		d, err := client.Remote(servers[next%len(servers)].Config())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return d
 	}
-	first := door()
+	doors := make([]client.Interface, len(servers))
+	for i := range doors {
+		doors[i] = door()
+	}
+	first := doors[0]
 	if _, err := client.Namespaces.In(first, "").Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)
 	}
@@ -263,14 +280,14 @@ func TestLinearizable(t *testing.T) {
 	defer stop()
 	var work, watching sync.WaitGroup
 	for i := range writers {
-		d := first
+		d := doors[i%len(doors)]
 		if i%8 == 0 {
 			d = door()
 		}
 		work.Go(func() { r.write(working, d) })
 	}
-	for range readers {
-		work.Go(func() { r.read(working, first) })
+	for i := range readers {
+		work.Go(func() { r.read(working, doors[i%len(doors)]) })
 	}
 	errs := make(chan error, watchers)
 	for range watchers {
@@ -279,6 +296,7 @@ func TestLinearizable(t *testing.T) {
 	}
 	for range *rounds {
 		time.Sleep(*pause/4 + rand.N(*pause)) // the moment is random: nothing is waited for
+		p := servers[rand.IntN(len(servers))]
 		t.Logf("killed at %v", r.now())
 		p.Kill()
 		p.Start()
@@ -289,7 +307,7 @@ func TestLinearizable(t *testing.T) {
 	work.Wait()
 	for n := 0; r.do(ctx, first, Op{Key: "last", Kind: Create, Value: fmt.Sprint("end", n)}) == Unknown; n++ {
 		if nap(ctx); ctx.Err() != nil || n == 100 { // connections of before may have yet to be found dead
-			t.Fatalf("the server does not answer in the end\n%s", p.Stderr())
+			t.Fatalf("the server does not answer in the end\n%s", servers[0].Stderr())
 		}
 	}
 	watching.Wait()

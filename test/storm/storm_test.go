@@ -138,6 +138,7 @@ func known(body string) bool {
 		"failed to convert new object",        // or not the Go type
 		"strconv.ParseUint: parsing",          // a resourceVersion that is none
 		"resourceVersion should not be set on objects to be created",
+		" doesn't match $setElementOrder list",
 		"yaml: control characters are not allowed", // an object that YAML cannot show
 	} {
 		if strings.Contains(body, text) {

@@ -17,13 +17,16 @@ import (
 func adminAccess(d deps) *plugin {
 	return &plugin{name: "ResourceClaimAdminAccess", ops: ops(admission.Create), validate: func(ctx context.Context, a *admission.Attributes) error {
 		var requests []resourcev1.DeviceRequest
-		at := field.NewPath("spec", "devices", "requests")
 		switch o := a.Object.(type) {
 		case *resourcev1.ResourceClaim:
 			requests = o.Spec.Devices.Requests
 		case *resourcev1.ResourceClaimTemplate:
 			requests = o.Spec.Spec.Devices.Requests // the path is the claim's, as upstream has it
 		}
+		if len(requests) == 0 {
+			return nil
+		}
+		at := field.NewPath("spec", "devices", "requests")
 		var errs field.ErrorList
 		for i := range requests {
 			if e := requests[i].Exactly; e != nil && e.AdminAccess != nil && *e.AdminAccess {
