@@ -68,6 +68,10 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 		}
 		return h.readRequest()
 	}
+	if c.res.store != nil && !c.res.custom && (!c.res.Namespaced && t.namespace != "" || c.res.Namespaced && t.namespace == "" && t.name != "") {
+		s.noPath(w, r, t.gvr.Group) // no such path, whatever is asked there
+		return
+	}
 	if c.sub == nil && c.res.Namespaced && c.res.store != nil && t.namespace == "" && req.Verb != client.List && req.Verb != client.Watch {
 		// Namespaced objects are only reached through their namespace.
 		if t.name == "" && !c.res.custom {
@@ -213,7 +217,14 @@ func (h *httpCall) writeWarnings() {
 func (h *httpCall) readRequest() error {
 	var ok bool
 	if h.accept, ok = wire.Negotiate(h.r.Header.Get("Accept"), h.acceptable); !ok {
-		return wire.NotAcceptable(wire.MediaTypes())
+		media := wire.MediaTypes()
+		if _, known := wire.Negotiate(h.r.Header.Get("Accept"), func(wire.Accept) bool { return true }); known || h.res.custom {
+			return wire.NotAcceptable(media)
+		}
+		if h.req.Verb == client.List {
+			media = append(media, wire.TypeJSON+";stream=watch", wire.TypeProtobuf+";stream=watch")
+		}
+		return plainly(http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(media, ", "))
 	}
 	switch h.req.Verb {
 	case client.Create, client.Update:

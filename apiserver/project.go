@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -382,7 +384,11 @@ func (t *transaction) prepareAction(a *api.Action) error {
 		if m, ok := body.(metav1.Object); ok {
 			name = m.GetName()
 		}
-		if err := t.invalid(name, t.res.Strategy.Validate(body)); err != nil {
+		errs := t.res.Strategy.Validate(body)
+		if err := t.invalid(name, errs); err != nil {
+			if gk := t.res.Hub.GroupKind(); gk.Group == authorizationv1.GroupName { // whose refusals name no kind
+				return apierrors.NewInvalid(schema.GroupKind{Group: gk.Group}, "", errs)
+			}
 			return err
 		}
 	}
@@ -401,9 +407,15 @@ func bodyName(a *api.Action, name string) string {
 // matchAction fills a body's name and namespace in from the URL and refuses
 // other ones.
 func (t *transaction) matchAction(m metav1.Object) error {
-	if m.GetName() == "" {
+	switch kind := t.sub.Action.GVK.Kind; {
+	case (kind == "Binding" || kind == "Eviction") && m.GetName() != t.req.Name:
+		return apierrors.NewBadRequest("name in URL does not match name in " + kind + " object")
+	case kind == "TokenRequest" && m.GetName() != "" && m.GetName() != t.req.Name:
+		return apierrors.NewInvalid(t.sub.Action.GVK.GroupKind(), t.req.Name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), m.GetName(), "must match the service account name if specified")})
+	case m.GetName() == "":
 		m.SetName(t.req.Name)
-	} else if m.GetName() != t.req.Name {
+	case m.GetName() != t.req.Name:
 		return apierrors.NewBadRequest(fmt.Sprintf(
 			"the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), t.req.Name))
 	}

@@ -181,6 +181,9 @@ var suite = []step{
 		}
 	}},
 	{name: "patch with a field that is not there", req: patching(types.MergePatchType, cms, "a", "one", `{"dat":{"n":"5"}}`, opts(func(o *client.Options) { o.FieldValidation = "Strict" })), want: `strict decoding error: unknown field "dat"`, reason: metav1.StatusReasonInvalid},
+	{name: "patch of another kind", req: patching(types.MergePatchType, cms, "a", "one", `{"kind":"Secret"}`), want: `no kind "Secret" is registered for version "v1"`, reason: metav1.StatusReasonInvalid},
+	{name: "patch by nothing", req: patching(types.MergePatchType, cms, "a", "one", `null`), want: `Invalid JSON Patch`, reason: metav1.StatusReasonBadRequest},
+	{name: "patch that takes the name", req: patching(types.MergePatchType, cms, "a", "one", `{"metadata":null}`), want: `the name of the object (one based on URL) was undeterminable: name must be provided`, reason: metav1.StatusReasonBadRequest},
 	{name: "patch with a warning", req: patching(types.MergePatchType, cms, "a", "one", `{"dat":{"n":"5"}}`), check: func(t *testing.T, res *client.Result) {
 		if len(res.Warnings) != 1 || res.Warnings[0] != `unknown field "dat"` {
 			t.Error(res.Warnings)
@@ -424,6 +427,7 @@ func judge(t *testing.T, s step, res *client.Result, err error) {
 
 var varying = []*regexp.Regexp{
 	regexp.MustCompile(`"uid":"[^"]*"`), regexp.MustCompile(`"[a-zA-Z]*[tT]ime(stamp)?":"[^"]*"`),
+	regexp.MustCompile(`\\+"(uid|[a-zA-Z]*[tT]ime(stamp)?)\\+":\\+"[^"]*"`), // in what an error quotes
 	regexp.MustCompile(`gen-[a-z0-9]{5}`), regexp.MustCompile(`UID in (object meta: |record \()[-0-9a-f]*`),
 }
 

@@ -50,7 +50,7 @@ func TestAnswersToBadRequests(t *testing.T) {
 		{"wrong type", "POST", cmPath, `{"kind":"ConfigMap","apiVersion":"v1","data":{"a":1}}`, nil, 400, `ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go struct field ConfigMap.data of type string`},
 		{"content type", "POST", cmPath, `{}`, []string{"Content-Type", "text/plain"}, 415, `the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf`},
 		{"patch type", "PATCH", cmPath + "/a", `{}`, []string{"Content-Type", asJSON}, 415, `"message":"415: Unsupported Media Type","reason":"UnsupportedMediaType","details":{},"code":415`},
-		{"accept", "GET", cmPath, ``, []string{"Accept", "image/png"}, 406, `only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf`},
+		{"accept", "GET", cmPath, ``, []string{"Accept", "image/png"}, 406, `406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, application/vnd.kubernetes.protobuf`},
 		{"table in protobuf", "GET", cmPath, ``, []string{"Accept", proto + ";as=Table;g=meta.k8s.io;v=v1"}, 406, `NotAcceptable`},
 		{"method", "PUT", cmPath, `{}`, nil, 405, `"message":"the server does not allow this method on the requested resource","reason":"MethodNotAllowed","details":{},"code":405`},
 		{"method for all namespaces", "DELETE", "/api/v1/configmaps", ``, nil, 405, `"details":{}`},

@@ -1,8 +1,11 @@
 package authorization
 
 import (
+	"fmt"
+
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api/check"
@@ -47,6 +50,55 @@ func oneAttributes(resource *authorizationv1.ResourceAttributes, path *authoriza
 		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes")}
 	case resource == nil && path == nil:
 		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	case resource != nil:
+		return checkSelectors(resource, spec.Child("resourceAttributes"))
+	}
+	return nil
+}
+
+func checkSelectors(res *authorizationv1.ResourceAttributes, p *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	selector := func(raw string, n int, p *field.Path) {
+		switch {
+		case raw != "" && n > 0:
+			errs = append(errs, field.Invalid(p.Child("rawSelector"), raw, "may not specified at the same time as requirements"))
+		case raw == "" && n == 0:
+			errs = append(errs, field.Required(p.Child("requirements"), fmt.Sprintf("when %s is specified, requirements or rawSelector is required", p)))
+		}
+	}
+	if s, p := res.FieldSelector, p.Child("fieldSelector"); s != nil {
+		selector(s.RawSelector, len(s.Requirements), p)
+		for i, r := range s.Requirements {
+			at := p.Child("requirements").Index(i)
+			if r.Key == "" {
+				errs = append(errs, field.Required(at.Child("key"), "must be specified"))
+			}
+			errs = append(errs, checkValues(string(r.Operator), len(r.Values), at.Child("values"))...)
+		}
+	}
+	if s, p := res.LabelSelector, p.Child("labelSelector"); s != nil {
+		selector(s.RawSelector, len(s.Requirements), p)
+		for i, r := range s.Requirements {
+			at := p.Child("requirements").Index(i)
+			errs = append(errs, checkValues(string(r.Operator), len(r.Values), at.Child("values"))...)
+			errs = append(errs, metavalidation.ValidateLabelName(r.Key, at.Child("key"))...)
+		}
+	}
+	return errs
+}
+
+// checkValues checks how many values a requirement has. Operators that are not
+// known are left to the authorizer.
+func checkValues(operator string, n int, path *field.Path) field.ErrorList {
+	switch operator {
+	case "In", "NotIn":
+		if n == 0 {
+			return field.ErrorList{field.Required(path, "must be specified when `operator` is 'In' or 'NotIn'")}
+		}
+	case "Exists", "DoesNotExist":
+		if n > 0 {
+			return field.ErrorList{field.Forbidden(path, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")}
+		}
 	}
 	return nil
 }
@@ -54,8 +106,9 @@ func oneAttributes(resource *authorizationv1.ResourceAttributes, path *authoriza
 // noMetadata refuses metadata on what is never stored; clients may have had
 // managed fields filled in.
 func noMetadata(m metav1.ObjectMeta) field.ErrorList {
-	m.ManagedFields = nil
-	if check.Equal(m, metav1.ObjectMeta{}) {
+	rest := m
+	rest.ManagedFields = nil
+	if check.Equal(rest, metav1.ObjectMeta{}) {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, "must be empty")}

@@ -52,7 +52,7 @@ func (d *Dialer) Endpoint(ctx context.Context, namespace, name string, port int3
 		}
 	}
 	if !ok {
-		return "", fmt.Errorf("service %q has no port %d", name, port)
+		return "", fmt.Errorf("no service port %d found for service %q", port, name)
 	}
 	addresses, err := d.addresses(ctx, namespace, name, portName)
 	if err != nil {

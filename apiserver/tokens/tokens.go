@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -115,7 +116,7 @@ func (c Config) request(ctx context.Context, req *client.Request) (*client.Resul
 		return nil, apierrors.NewInternalError(fmt.Errorf("failed to generate token: %w", err))
 	}
 	out := &authenticationv1.TokenRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: req.Name, Namespace: req.Namespace, CreationTimestamp: metav1.NewTime(now)},
+		ObjectMeta: metav1.ObjectMeta{Name: req.Name, Namespace: req.Namespace, CreationTimestamp: metav1.NewTime(now), UID: uuid.NewUUID()},
 		Spec:       in.Spec,
 		Status:     authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(now.Add(lifetime))},
 	}
@@ -142,9 +143,9 @@ func validate(in *authenticationv1.TokenRequest) field.ErrorList {
 // bind looks the object up that the token is to be bound to.
 func (c Config) bind(ctx context.Context, ref *authenticationv1.BoundObjectReference, p *satoken.Private) error {
 	var uid types.UID
-	var gr schema.GroupResource
-	switch gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind); gvk {
-	case schema.GroupVersionKind{Version: "v1", Kind: "Pod"}:
+	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
+	switch gvk.GroupKind() { // of any version
+	case schema.GroupKind{Kind: "Pod"}:
 		pod, err := client.Pods.In(c.Door, p.Namespace).Get(ctx, ref.Name)
 		if err != nil {
 			return err
@@ -153,32 +154,32 @@ func (c Config) bind(ctx context.Context, ref *authenticationv1.BoundObjectRefer
 		if name != p.ServiceAccount.Name {
 			return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", p.ServiceAccount.Name))
 		}
-		gr, uid = client.Pods.GroupResource(), pod.UID
+		uid = pod.UID
 		p.Pod = &satoken.Ref{Name: pod.Name, UID: string(pod.UID)}
 		if pod.Spec.NodeName != "" {
 			if p.Node, err = c.nodeOf(ctx, pod); err != nil {
 				return err
 			}
 		}
-	case schema.GroupVersionKind{Version: "v1", Kind: "Secret"}:
+	case schema.GroupKind{Kind: "Secret"}:
 		s, err := client.Secrets.In(c.Door, p.Namespace).Get(ctx, ref.Name)
 		if err != nil {
 			return err
 		}
-		gr, uid = client.Secrets.GroupResource(), s.UID
+		uid = s.UID
 		p.Secret = &satoken.Ref{Name: s.Name, UID: string(s.UID)}
-	case schema.GroupVersionKind{Version: "v1", Kind: "Node"}:
+	case schema.GroupKind{Kind: "Node"}:
 		n, err := client.Nodes.In(c.Door, "").Get(ctx, ref.Name)
 		if err != nil {
 			return err
 		}
-		gr, uid = client.Nodes.GroupResource(), n.UID
+		uid = n.UID
 		p.Node = &satoken.Ref{Name: n.Name, UID: string(n.UID)}
 	default:
 		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk))
 	}
 	if ref.UID != "" && ref.UID != uid {
-		return apierrors.NewConflict(gr, ref.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
+		return apierrors.NewConflict(schema.GroupResource{Resource: gvk.Kind}, ref.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
 	}
 	return nil
 }
@@ -211,11 +212,13 @@ func (c Config) review(ctx context.Context, req *client.Request) (*client.Result
 	res, known, err := c.Tokens.AuthenticateToken(ctx, in.Spec.Token, in.Spec.Audiences)
 	switch {
 	case err != nil:
-		in.Status.Error = err.Error()
+		in.Status.Error = utilerrors.NewAggregate([]error{authn.ErrInvalidToken, err}).Error()
 	case known:
 		in.Status.Authenticated = true
 		in.Status.User = UserInfo(res.User)
 		in.Status.Audiences = res.Audiences
+	default:
+		in.Status.Error = authn.ErrInvalidToken.Error()
 	}
 	return &client.Result{Object: in, Created: true}, nil
 }
@@ -234,13 +237,12 @@ func UserInfo(u client.User) authenticationv1.UserInfo {
 
 // selfSubjectReview tells users who they are (kubectl auth whoami).
 func selfSubjectReview(_ context.Context, req *client.Request) (*client.Result, error) {
-	in, ok := req.Object.(*authenticationv1.SelfSubjectReview)
-	if !ok {
+	if _, ok := req.Object.(*authenticationv1.SelfSubjectReview); !ok {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("not a SelfSubjectReview: %T", req.Object))
 	}
-	in.CreationTimestamp = metav1.Now()
-	in.Status = authenticationv1.SelfSubjectReviewStatus{UserInfo: UserInfo(req.User)}
-	return &client.Result{Object: in, Created: true}, nil
+	out := &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: UserInfo(req.User)}}
+	out.CreationTimestamp = metav1.Now()
+	return &client.Result{Object: out, Created: true}, nil
 }
 
 // Handlers serves the OpenID discovery documents of the issuer at

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	admissionreviewv1 "k8s.io/api/admission/v1"
@@ -44,6 +45,7 @@ func (f *failure) Unwrap() error { return f.err }
 // caller asks one webhook over its own connections.
 type caller struct {
 	name      string
+	mutating  bool // and may answer with a patch
 	url       url.URL
 	version   string // of AdmissionReview
 	timeout   time.Duration
@@ -101,6 +103,9 @@ func newCaller(w *admissionv1.MutatingWebhook, dial func(ctx context.Context, na
 	}
 	q := url.Values{"timeout": {c.timeout.String()}}
 	c.url.RawQuery = q.Encode()
+	if c.url.Path == "" {
+		c.url.Path = "/"
+	}
 	return c, nil
 }
 
@@ -162,21 +167,37 @@ func (c *caller) ask(ctx context.Context, rev *admissionreviewv1.AdmissionReview
 		return nil, fail("failed to call webhook: %w", err)
 	}
 	if res.StatusCode < 200 || res.StatusCode > 206 {
-		err := apierrors.NewGenericServerResponse(res.StatusCode, http.MethodPost, schema.GroupResource{}, "", string(bytes.TrimSpace(answer)), 0, true)
-		return nil, fail("failed to call webhook: %w", err)
+		return nil, fail("failed to call webhook: %w", failed(res, answer))
+	}
+	if len(answer) == 0 {
+		return nil, fail("failed to call webhook: %w", fmt.Errorf("0-length response with status code: %d and content type: %s", res.StatusCode, res.Header.Get("Content-Type")))
 	}
 	var got admissionreviewv1.AdmissionReview
 	if err := json.Unmarshal(answer, &got); err != nil {
 		return nil, fail("failed to call webhook: %w", err)
 	}
-	if err := check(&got, rev); err != nil {
+	if err := check(&got, rev, c.mutating); err != nil {
 		return nil, fail("received invalid webhook response: %w", err)
 	}
 	return got.Response, nil
 }
 
+// failed is the error of an answer that is no success: the Status in it, or what
+// its code says, with its text if it is one.
+func failed(res *http.Response, answer []byte) error {
+	var st metav1.Status
+	if err := json.Unmarshal(answer, &st); err == nil && st.Kind == "Status" && st.Status != metav1.StatusSuccess {
+		return &apierrors.StatusError{ErrStatus: st}
+	}
+	text := "unknown"
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/") {
+		text = string(bytes.TrimSpace(answer))
+	}
+	return apierrors.NewGenericServerResponse(res.StatusCode, http.MethodPost, schema.GroupResource{}, "", text, 0, true)
+}
+
 // check holds an answer against what its version promises.
-func check(got, asked *admissionreviewv1.AdmissionReview) error {
+func check(got, asked *admissionreviewv1.AdmissionReview, mutating bool) error {
 	r := got.Response
 	if r == nil {
 		return errors.New("webhook response was absent")
@@ -192,6 +213,10 @@ func check(got, asked *admissionreviewv1.AdmissionReview) error {
 	}
 	switch {
 	case !v1 || len(r.Patch) == 0 && r.PatchType == nil:
+	case !mutating && len(r.Patch) > 0:
+		return errors.New("validating webhook may not return response.patch")
+	case !mutating:
+		return errors.New("validating webhook may not return response.patchType")
 	case len(r.Patch) == 0:
 		return fmt.Errorf("webhook returned response.patchType but not response.patch")
 	case r.PatchType == nil:

@@ -147,7 +147,9 @@ func (m *Manager) answer(ctx context.Context, h *hook, w *match.Write, rev *admi
 		w.Annotate(h.Name+"/"+k, v)
 	}
 	for _, text := range res.Warnings {
-		w.Warn(text)
+		if text != "" {
+			w.Warn(text)
+		}
 	}
 	return res, nil
 }
@@ -187,7 +189,7 @@ func (m *Manager) mutateBy(ctx context.Context, h *hook, w *match.Write, seen ma
 	}
 	patch, err := jsonpatch.DecodePatch(res.Patch)
 	if err != nil {
-		return false, apierrors.NewInternalError(err)
+		return false, &failure{h.Name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
 	}
 	if len(patch) == 0 {
 		return false, nil

@@ -190,6 +190,7 @@ func (m *Manager) compile(obj client.Object) *compiled {
 		if h.client, err = newCaller(w, m.cfg.Dial); err != nil && h.err == nil {
 			h.err = err
 		}
+		_, h.client.mutating = obj.(*admissionv1.MutatingWebhookConfiguration)
 		c.hooks = append(c.hooks, h)
 	}
 	return c

@@ -144,6 +144,9 @@ func TestValidating(t *testing.T) {
 		{name: "another uid", answer: func(*admissionreviewv1.AdmissionRequest) *admissionreviewv1.AdmissionResponse {
 			return &admissionreviewv1.AdmissionResponse{UID: "x", Allowed: true}
 		}, err: "expected response.uid=", calls: 1},
+		{name: "patch", answer: func(r *admissionreviewv1.AdmissionRequest) *admissionreviewv1.AdmissionResponse {
+			return &admissionreviewv1.AdmissionResponse{UID: r.UID, Allowed: true, PatchType: to(admissionreviewv1.PatchTypeJSONPatch), Patch: []byte(`[]`)}
+		}, err: "received invalid webhook response: validating webhook may not return response.patch", calls: 1},
 		{name: "unreachable, ignored", answer: allow, hook: func(h *admissionv1.MutatingWebhook) {
 			h.FailurePolicy, h.ClientConfig.CABundle = &ignore, nil
 		}},

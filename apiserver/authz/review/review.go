@@ -15,9 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/authz"
@@ -44,9 +42,6 @@ func (r reviewer) subject(ctx context.Context, req *client.Request) (*client.Res
 	if err != nil {
 		return nil, err
 	}
-	if errs := checkSubject(&in.Spec); len(errs) > 0 {
-		return nil, invalid("SubjectAccessReview", errs)
-	}
 	in.Status = r.decide(ctx, specUser(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
 	return &client.Result{Object: in, Created: true}, nil
 }
@@ -55,17 +50,6 @@ func (r reviewer) local(ctx context.Context, req *client.Request) (*client.Resul
 	in, err := body[*authorizationv1.LocalSubjectAccessReview](req)
 	if err != nil {
 		return nil, err
-	}
-	errs := checkSubject(&in.Spec)
-	spec := field.NewPath("spec")
-	switch {
-	case in.Spec.NonResourceAttributes != nil:
-		errs = append(errs, field.Invalid(spec.Child("nonResourceAttributes"), in.Spec.NonResourceAttributes, "disallowed on this kind of request"))
-	case in.Spec.ResourceAttributes != nil && in.Spec.ResourceAttributes.Namespace != in.Namespace:
-		errs = append(errs, field.Invalid(spec.Child("resourceAttributes", "namespace"), in.Spec.ResourceAttributes.Namespace, "must match metadata.namespace"))
-	}
-	if len(errs) > 0 {
-		return nil, invalid("LocalSubjectAccessReview", errs)
 	}
 	if in.Namespace != req.Namespace {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %v", req.Namespace))
@@ -78,10 +62,6 @@ func (r reviewer) self(ctx context.Context, req *client.Request) (*client.Result
 	in, err := body[*authorizationv1.SelfSubjectAccessReview](req)
 	if err != nil {
 		return nil, err
-	}
-	errs := checkAttributes(in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
-	if len(errs) > 0 {
-		return nil, invalid("SelfSubjectAccessReview", errs)
 	}
 	in.Status = r.decide(ctx, req.User, in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
 	return &client.Result{Object: in, Created: true}, nil
@@ -104,6 +84,7 @@ func (r reviewer) rules(ctx context.Context, req *client.Request) (*client.Resul
 		return &client.Result{Object: in, Created: true}, nil
 	}
 	res, paths, incomplete, err := resolver.RulesFor(ctx, req.User, in.Spec.Namespace)
+	in.Spec = authorizationv1.SelfSubjectRulesReviewSpec{} // the answer does not repeat the question
 	for _, x := range res {
 		in.Status.ResourceRules = append(in.Status.ResourceRules, authorizationv1.ResourceRule{
 			Verbs: x.Verbs, APIGroups: x.APIGroups, Resources: x.Resources, ResourceNames: x.ResourceNames})
@@ -124,42 +105,6 @@ func body[T runtime.Object](req *client.Request) (T, error) {
 		return in, apierrors.NewBadRequest(fmt.Sprintf("not a %T: %T", in, req.Object))
 	}
 	return in, nil
-}
-
-func invalid(kind string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(schema.GroupKind{Group: "authorization.k8s.io", Kind: kind}, "", errs)
-}
-
-func checkSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
-	errs := checkAttributes(s.ResourceAttributes, s.NonResourceAttributes)
-	if s.User == "" && len(s.Groups) == 0 {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), s.User, "at least one of user or group must be specified"))
-	}
-	return errs
-}
-
-func checkAttributes(res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes) field.ErrorList {
-	spec := field.NewPath("spec")
-	switch {
-	case res != nil && path != nil:
-		return field.ErrorList{field.Invalid(spec.Child("nonResourceAttributes"), path, "cannot be specified in combination with resourceAttributes")}
-	case res == nil && path == nil:
-		return field.ErrorList{field.Invalid(spec.Child("resourceAttributes"), res, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
-	case res != nil:
-		return checkSelectors(res, spec.Child("resourceAttributes"))
-	}
-	return nil
-}
-
-func checkSelectors(res *authorizationv1.ResourceAttributes, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s := res.FieldSelector; s != nil && s.RawSelector != "" && len(s.Requirements) > 0 {
-		errs = append(errs, field.Invalid(p.Child("fieldSelector", "rawSelector"), s.RawSelector, "may not specified at the same time as requirements"))
-	}
-	if s := res.LabelSelector; s != nil && s.RawSelector != "" && len(s.Requirements) > 0 {
-		errs = append(errs, field.Invalid(p.Child("labelSelector", "rawSelector"), s.RawSelector, "may not specified at the same time as requirements"))
-	}
-	return errs
 }
 
 func specUser(s *authorizationv1.SubjectAccessReviewSpec) client.User {
