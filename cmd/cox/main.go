@@ -28,6 +28,6 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), downCommand(), statusCommand(), serverCommand(), agentCommand(), kubeletCommand(), tokenCommand(), nodeCommand(), imageCommand(), simCommand(), kubectlCommand())
+	root.AddCommand(upCommand(), downCommand(), statusCommand(), serverCommand(), agentCommand(), kubeletCommand(), managerCommand(), tokenCommand(), nodeCommand(), imageCommand(), simCommand(), kubectlCommand())
 	return root
 }

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/keyutil"
+
+	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers"
+	"github.com/coxswain/cox/controllers/certificates"
+	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/pki"
+)
+
+// managerRole is the controllers alone, by the names of upstream's flags.
+type managerRole struct {
+	kubeconfig           string
+	asAccounts           bool
+	rootCA               string
+	accountKey           string
+	signingCert, signKey string
+	allocate             bool
+	clusterCIDRs         []string
+	elect                bool
+	leaseNamespace, name string
+	healthz              string
+	logLevel             string
+	loops                controllerConfig
+	election             electionConfig
+}
+
+// managerCommand runs the controllers against any API server.
+func managerCommand() *cobra.Command {
+	r := &managerRole{}
+	cmd := &cobra.Command{
+		Use:   "controller-manager",
+		Short: "Run the controllers alone, against any Kubernetes 1.36 cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return r.run(ctx)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&r.kubeconfig, "kubeconfig", "", "how the API server is reached, as system:kube-controller-manager")
+	fs.BoolVar(&r.asAccounts, "use-service-account-credentials", false, "let each controller act as a service account of its own in kube-system, which the kubeconfig's user must be allowed to make tokens of")
+	fs.StringVar(&r.rootCA, "root-ca-file", "", "authority of the API server, published in every namespace (PEM)")
+	fs.StringVar(&r.accountKey, "service-account-private-key-file", "", "key that signs the tokens of service accounts' secrets")
+	fs.StringVar(&r.signingCert, "cluster-signing-cert-file", "", "authority that signs certificate requests")
+	fs.StringVar(&r.signKey, "cluster-signing-key-file", "", "its key")
+	fs.BoolVar(&r.allocate, "allocate-node-cidrs", false, "give nodes their parts of --cluster-cidr")
+	fs.StringSliceVar(&r.clusterCIDRs, "cluster-cidr", nil, "range of the pods' addresses, one per family")
+	fs.BoolVar(&r.elect, "leader-elect", true, "work only while holding the lease that all controller managers of the cluster compete for")
+	fs.StringVar(&r.leaseNamespace, "leader-elect-resource-namespace", "kube-system", "namespace of that lease")
+	fs.StringVar(&r.name, "leader-elect-resource-name", "kube-controller-manager", "its name")
+	fs.StringVar(&r.healthz, "healthz-bind-address", "", "address and port that answer /healthz, unencrypted (none: nothing does)")
+	fs.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
+	r.loops.flags(fs)
+	r.election.flags(fs)
+	return cmd
+}
+
+func (r *managerRole) run(ctx context.Context) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(r.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	quiet(log)
+	if err := errors.Join(r.loops.complete(), r.election.complete()); err != nil {
+		return err
+	}
+	if r.kubeconfig == "" {
+		return errors.New("--kubeconfig is missing")
+	}
+	conf, err := clientcmd.BuildConfigFromFlags("", r.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("--kubeconfig: %w", err)
+	}
+	conf.UserAgent = "kube-controller-manager/" + gitVersion
+	conf.QPS = -1 // the server's flow control knows better
+	door, err := client.Remote(conf)
+	if err != nil {
+		return err
+	}
+	work, err := r.prepare(conf, door, log)
+	if err != nil {
+		return err
+	}
+	group := component.NewGroup(ctx, log)
+	defer group.Stop()
+	if r.healthz != "" {
+		group.Go("healthz", func(ctx context.Context) error { return serveHealthz(ctx, r.healthz) })
+	}
+	group.Go("controller-manager", func(ctx context.Context) error {
+		if !r.elect {
+			return work(ctx, door)
+		}
+		host, _ := os.Hostname()
+		return client.Election{
+			Client: door, Namespace: r.leaseNamespace, Name: r.name, Identity: host + "_" + uuid.NewString(),
+			LeaseDuration: r.election.lease, RenewDeadline: r.election.renew, RetryPeriod: r.election.retry,
+			Log: log, Events: client.NewRecorder(ctx, door, "kube-controller-manager", ""),
+		}.Lead(ctx, func(ctx context.Context) error { return work(ctx, client.Fenced(door)) })
+	})
+	<-ctx.Done()
+	log.Info("stopping")
+	return nil
+}
+
+// prepare reads all files, so that a wrong one ends the command at once, and
+// returns what is to run while this process leads.
+func (r *managerRole) prepare(conf *rest.Config, door client.Interface, log *slog.Logger) (func(context.Context, client.Interface) error, error) {
+	m := manager.Config{Log: log, ClientFor: func(string) client.Interface { return door }}
+	if r.asAccounts {
+		accounts := &accountDoors{conf: conf, door: door}
+		m.ClientFor = accounts.get
+	}
+	found, err := discovery.NewDiscoveryClientForConfig(conf)
+	if err != nil {
+		return nil, err
+	}
+	m.Discovery = func(context.Context) ([]controllers.Resource, error) { return servedBy(found) }
+	if err := r.files(&m); err != nil {
+		return nil, err
+	}
+	if r.allocate {
+		for _, text := range r.clusterCIDRs {
+			p, err := netip.ParsePrefix(text)
+			if err != nil {
+				return nil, fmt.Errorf("--cluster-cidr: %w", err)
+			}
+			m.ClusterCIDRs = append(m.ClusterCIDRs, p.Masked())
+		}
+	}
+	host, _, err := net.SplitHostPort(strings.TrimPrefix(conf.Host, "https://"))
+	if err == nil { // nobody may serve under the API server's own address
+		if a := net.ParseIP(host); a != nil {
+			m.Signing.Reserved.IPs = append(m.Signing.Reserved.IPs, a)
+		} else {
+			m.Signing.Reserved.Names = append(m.Signing.Reserved.Names, host)
+		}
+	}
+	r.loops.put(&m)
+	return func(ctx context.Context, door client.Interface) error {
+		m := m
+		m.Informers, m.Tokens = client.NewInformers(door), door
+		changed := make(chan struct{}, 1)
+		m.ResourcesChanged = changed
+		if err := followServed(ctx, m.Informers, changed); err != nil {
+			return err
+		}
+		return manager.Run(ctx, m)
+	}, nil
+}
+
+// files reads keys and certificates.
+func (r *managerRole) files(m *manager.Config) error {
+	if r.rootCA != "" {
+		raw, err := os.ReadFile(r.rootCA)
+		if err != nil {
+			return fmt.Errorf("--root-ca-file: %w", err)
+		}
+		m.RootCA = raw
+	}
+	if r.signingCert != "" || r.signKey != "" {
+		ca, err := pki.LoadCA(r.signingCert, r.signKey)
+		if err != nil {
+			return fmt.Errorf("--cluster-signing-cert-file, --cluster-signing-key-file: %w", err)
+		}
+		m.Signing = certificates.Config{ClientCA: ca, ServingCA: ca, LegacyCA: ca}
+	}
+	if r.accountKey != "" {
+		key, err := keyutil.PrivateKeyFromFile(r.accountKey)
+		if err != nil {
+			return fmt.Errorf("--service-account-private-key-file: %w", err)
+		}
+		signer, ok := key.(crypto.Signer)
+		if !ok {
+			return fmt.Errorf("--service-account-private-key-file: a %T cannot sign", key)
+		}
+		issuer, err := satoken.NewIssuer("https://kubernetes.default.svc", signer) // which its tokens in secrets do not name
+		if err != nil {
+			return fmt.Errorf("--service-account-private-key-file: %w", err)
+		}
+		m.Mint = func(namespace, secret, account, uid string) (string, error) {
+			return issuer.SignLegacy(satoken.Legacy{Namespace: namespace, Secret: secret, Account: account, UID: uid})
+		}
+	}
+	return nil
+}
