@@ -103,6 +103,8 @@ func TestAuthorize(t *testing.T) {
 		"secret of another node's pod":  {at("get", "secrets", "other-pull"), none},
 		"secret of no pod":              {at("get", "secrets", "nobody"), none},
 		"secret of an ended pod":        {at("get", "secrets", "ended-secret"), none},
+		"pod that has ended":            {at("get", "pods", "ended"), ""},
+		"pod of another node":           {at("get", "pods", "p2"), none},
 		"secret of a mirror pod":        {at("get", "secrets", "mirror-secret"), none},
 		"secret of the same name elsewhere": {func() authz.Attributes {
 			x := at("get", "secrets", "pull")

@@ -56,8 +56,13 @@ func (x *podIndex) put(obj any) {
 	}
 	key := podName{pod.Namespace, pod.Name}
 	x.drop(key)
-	// A pod that has ended needs nothing any more.
-	if pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if pod.Spec.NodeName == "" {
+		return
+	}
+	x.where[key] = pod.Spec.NodeName
+	// A pod that has ended needs nothing any more but to be seen: upstream's
+	// kubelet looks at it before it takes it away.
+	if pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return
 	}
 	pods := x.byNode[pod.Spec.NodeName]
@@ -66,7 +71,6 @@ func (x *podIndex) put(obj any) {
 		x.byNode[pod.Spec.NodeName] = pods
 	}
 	pods[key] = pod
-	x.where[key] = pod.Spec.NodeName
 }
 
 func (x *podIndex) drop(key podName) {
@@ -106,13 +110,31 @@ func (x *podIndex) Replace(list []any, _ string) error {
 
 func (x *podIndex) Resync() error { return nil }
 
-// any says that f holds for a pod of the node in the namespace ("" for all).
-// f runs without the lock.
-func (x *podIndex) any(ctx context.Context, node, ns string, f func(*corev1.Pod) (bool, error)) (bool, error) {
+// on says that the pod is on the node.
+func (x *podIndex) on(ctx context.Context, node string, key podName) (bool, error) {
+	if err := x.wait(ctx); err != nil {
+		return false, err
+	}
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return node != "" && x.where[key] == node, nil
+}
+
+// wait waits until the pods are read.
+func (x *podIndex) wait(ctx context.Context) error {
 	select {
 	case <-x.synced:
+		return nil
 	case <-ctx.Done():
-		return false, fmt.Errorf("the pods of the nodes are not read yet: %w", ctx.Err())
+		return fmt.Errorf("the pods of the nodes are not read yet: %w", ctx.Err())
+	}
+}
+
+// any says that f holds for a pod of the node that has not ended, in the namespace ("" for all).
+// f runs without the lock.
+func (x *podIndex) any(ctx context.Context, node, ns string, f func(*corev1.Pod) (bool, error)) (bool, error) {
+	if err := x.wait(ctx); err != nil {
+		return false, err
 	}
 	x.mu.RLock()
 	pods := make([]*corev1.Pod, 0, len(x.byNode[node]))
@@ -139,6 +161,8 @@ func (a *Authorizer) refers(ctx context.Context, node, resource, ns, name string
 		}
 	}
 	switch resource {
+	case "pods":
+		return a.pods.on(ctx, node, podName{ns, name})
 	case "secrets":
 		// A volume's secret may lie in any namespace, such as its driver's.
 		return a.pods.any(ctx, node, "", func(p *corev1.Pod) (bool, error) { return a.volumeSecret(ctx, p, ns, name) })
@@ -163,8 +187,6 @@ func (a *Authorizer) refers(ctx context.Context, node, resource, ns, name string
 // the resource; nil when there is none.
 func podTest(resource string) func(*corev1.Pod, string) bool {
 	switch resource {
-	case "pods":
-		return func(p *corev1.Pod, name string) bool { return p.Name == name }
 	case "secrets":
 		return usesSecret
 	case "configmaps":
