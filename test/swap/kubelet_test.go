@@ -78,16 +78,20 @@ func (c *cluster) carries(t *testing.T, node string) {
 	}
 	c.kubectl(t, "set", "env", "deployment/w", "A=b")
 	c.kubectl(t, "rollout", "status", "deployment/w", "--timeout=3m")
-	c.kubectl(t, "delete", "deployment/w", "job/j", "--cascade=foreground", "--timeout=3m")
-	eventually(t, "all pods go", func() (bool, string) {
-		out, err := c.try("get", "pods", "-o", "name")
+	c.kubectl(t, "delete", "deployment/w", "job/j", "--cascade=foreground", "--wait=false")
+	eventually(t, "all goes", func() (bool, string) {
+		out, err := c.try("get", "deployments,replicasets,jobs,pods", "-o", "name")
+		if err == nil && strings.TrimSpace(out) != "" {
+			out, _ = c.try("get", "deployments,replicasets,jobs,pods", "-o", `jsonpath={range .items[*]}{.kind} {.metadata}{.status.phase}{"\n"}{end}`)
+		}
 		return err == nil && strings.TrimSpace(out) == "", out
 	})
 }
 
 // containers starts our runtime and pod network with a range of a test's
-// own, for kubelets that bring neither.
-func containers(t *testing.T, pods string) *runtime.Runtime {
+// own, for kubelets that bring neither. What is below the cgroup goes with the
+// test.
+func containers(t *testing.T, pods string) (rt *runtime.Runtime, cgroup string) {
 	t.Helper()
 	cfg := runtimetest.Config(t)
 	cfg.CNIConfDir = filepath.Join(t.TempDir(), "net.d")
@@ -112,7 +116,7 @@ func containers(t *testing.T, pods string) *runtime.Runtime {
 	}
 	t.Cleanup(func() { r.Close() })
 	runtimetest.Import(t, r)
-	return r
+	return r, cfg.CgroupRoot
 }
 
 // kubeletFile writes a kubelet's configuration, which upstream's and ours
@@ -177,7 +181,7 @@ func (c *cluster) approvesServing(t *testing.T) {
 func TestUpstreamKubelet(t *testing.T) {
 	kubelet := upstream(t, "kubelet")
 	c := coxServer(t)
-	r := containers(t, c.pods)
+	r, _ := containers(t, c.pods)
 	dir := t.TempDir()
 	joins, err := exec.Command(c.cox, "token", "create", "--config=/dev/null", "--write-kubeconfig="+c.kubeconfig).Output()
 	if err != nil {
@@ -216,9 +220,9 @@ func TestOurKubelet(t *testing.T) {
 	c.upstreamControllers(t)
 	c.upstreamScheduler(t)
 	c.apply(t, kubeletsAPI)
-	r := containers(t, c.pods)
+	r, cgroup := containers(t, c.pods)
 	dir := t.TempDir()
-	file := c.kubeletFile(t, dir, r.Endpoint(), freePort(t), "")
+	file := c.kubeletFile(t, dir, r.Endpoint(), freePort(t), "cgroupRoot: "+cgroup)
 	process(t, c.cox, "kubelet", "--kubeconfig="+c.identity(t, "system:node:ours", "system:nodes"), "--config="+file,
 		"--hostname-override=ours", "--root-dir="+filepath.Join(dir, "root"), "--cert-dir="+filepath.Join(dir, "certs"))
 	t.Cleanup(func() { _ = mountinfo.UnmountBelow(dir) })
