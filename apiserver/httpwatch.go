@@ -97,6 +97,7 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 	for {
 		select {
 		case <-ctx.Done():
+			h.lastWord(w)
 			return
 		case <-h.srv.away.Done():
 			return
@@ -121,6 +122,17 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
 			}
 			last = time.Now()
 		}
+	}
+}
+
+// lastWord sends why a watch could not begin, when its time was over by then.
+func (h *httpCall) lastWord(w store.Watcher) {
+	select {
+	case ev, ok := <-w.Events():
+		if ok && ev.Type == store.Error {
+			_, _ = h.w.Write((&framer{h: h}).append(nil, ev))
+		}
+	default:
 	}
 }
 

@@ -215,6 +215,7 @@ func TestWatchParameters(t *testing.T) {
 		want  string
 	}{
 		{"?watch=true&timeoutSeconds=10&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=@NEW", 200, "ERROR Timeout: Too large resource version: @NEW, current: "},
+		{"?watch=true&timeoutSeconds=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=@NEW", 200, "ERROR Timeout: Too large resource version: @NEW, current: "},
 		{"?watch=true&timeoutSeconds=-1&resourceVersion=@CUR", 200, ""},
 		{"/api/v1/watch/namespaces/default/configmaps/a?timeoutSeconds=1", 200, "ADDED a1"},
 		{"/api/v1/watch/namespaces/default/configmaps/a?timeoutSeconds=1&fieldSelector=metadata.name%3Da", 200, "ADDED a1"},

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"strings"
 )
 
@@ -161,7 +162,9 @@ func (c *cached) Watch(ctx context.Context, prefix string, opts WatchOptions) (W
 			return nil, asStatus(err, c.gr, "watch")
 		}
 	case begin && from > 0:
-		if err := c.cache.feed.wait(ctx, from); err != nil {
+		if err := c.cache.feed.wait(ctx, from); errors.Is(err, context.DeadlineExceeded) {
+			return ended(tooLarge(from, c.cache.feed.seen.Load())), nil
+		} else if err != nil {
 			return ended(asStatus(err, c.gr, "watch")), nil
 		}
 	}
