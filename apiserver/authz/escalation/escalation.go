@@ -57,15 +57,14 @@ func (c *checker) role(ctx context.Context, req *client.Request, obj, old runtim
 		return nil, nil
 	}
 	var want []rbacv1.PolicyRule
+	aggregates := false
 	switch r := obj.(type) {
 	case *rbacv1.Role:
 		want = r.Rules
 	case *rbacv1.ClusterRole:
 		want = r.Rules
 		if before, _ := old.(*rbacv1.ClusterRole); r.AggregationRule != nil && (before == nil || before.AggregationRule == nil) {
-			// What it aggregates can change without this check, so only who has
-			// every right may make one.
-			want = append(slices.Clone(want), everything()...)
+			aggregates = true
 		}
 	default:
 		return nil, fmt.Errorf("role hook got %T", obj)
@@ -76,6 +75,11 @@ func (c *checker) role(ctx context.Context, req *client.Request, obj, old runtim
 		return nil, err
 	} else if ok {
 		return nil, nil
+	}
+	// What it aggregates can change without this check, so only who has every
+	// right may make one.
+	if aggregates && c.confirm(ctx, req, everything()) != nil {
+		return nil, apierrors.NewForbidden(gr, name, errors.New("must have cluster-admin privileges to use the aggregationRule"))
 	}
 	if err := c.confirm(ctx, req, want); err != nil {
 		return nil, apierrors.NewForbidden(gr, name, err)
@@ -111,6 +115,9 @@ func (c *checker) binding(ctx context.Context, req *client.Request, obj, old run
 		return nil, nil
 	}
 	granted, err := c.resolver.RoleRules(ctx, ref, req.Namespace)
+	if apierrors.IsNotFound(err) { // upstream says it of the binding's resource
+		return nil, apierrors.NewNotFound(req.Resource.GroupResource(), ref.Name)
+	}
 	if err != nil {
 		return nil, err
 	}

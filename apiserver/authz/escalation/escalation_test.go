@@ -76,7 +76,7 @@ func TestEscalation(t *testing.T) {
 		"has all":                 {client.User{Name: "all"}, role("x", rule("*", "*", "*")), nil, ""},
 		"may escalate":            {esc, role("x", rule("*", "*", "*")), nil, ""},
 		"may escalate another":    {esc, role("y", rule("*", "*", "*")), nil, "not currently held"},
-		"may not aggregate":       {ann, aggregating, nil, "not currently held"},
+		"may not aggregate":       {ann, aggregating, nil, "must have cluster-admin privileges to use the aggregationRule"},
 		"aggregates already":      {ann, func() runtime.Object { r := aggregating.DeepCopy(); r.Labels = map[string]string{"a": "b"}; return r }(), aggregating, ""},
 		"label of a mighty role":  {ann, labelled, role("x", rule("delete", "", "pods")), "not currently held"},
 		"finalizer taken away":    {ann, finalizers(0), finalizers(1), ""},
@@ -86,7 +86,7 @@ func TestEscalation(t *testing.T) {
 		"binds mighty":            {ann, bind("x", "mighty"), nil, "not currently held"},
 		"may bind":                {esc, bind("x", "mighty"), nil, ""},
 		"may bind another":        {esc, bind("x", "some"), nil, "not currently held"},
-		"binds what is not there": {ann, bind("x", "lost"), nil, `clusterroles.rbac.authorization.k8s.io "lost" not found`},
+		"binds what is not there": {ann, bind("x", "lost"), nil, `clusterrolebindings.rbac.authorization.k8s.io "lost" not found`},
 	} {
 		kind := client.ClusterRoles.GroupVersionResource
 		if _, ok := tc.obj.(*rbacv1.ClusterRoleBinding); ok {

@@ -56,6 +56,9 @@ func New(door client.Interface, base []rbacv1.PolicyRule) *Authorizer {
 // wait for the first list.
 func (a *Authorizer) Run(ctx context.Context) { a.pods.run(ctx, a.door) }
 
+// noRule is judge's answer where the rules of all nodes allow nothing.
+const noRule = "no rule"
+
 const unrelated = "no relationship found between node '%s' and this object"
 
 // Authorize implements authz.Authorizer.
@@ -68,6 +71,9 @@ func (a *Authorizer) Authorize(ctx context.Context, attrs *authz.Attributes) (au
 		return authz.NoOpinion, fmt.Sprintf("unknown node for user %q", attrs.User.Name), nil
 	}
 	reason, err := a.judge(ctx, node, attrs)
+	if reason == noRule {
+		return authz.NoOpinion, "", err // of what no node may, there is nothing to say
+	}
 	if err != nil || reason != "" {
 		return authz.NoOpinion, reason, err
 	}
@@ -130,7 +136,7 @@ func (a *Authorizer) byRules(at *authz.Attributes) string {
 			return ""
 		}
 	}
-	return "the node role has no rule for this"
+	return noRule
 }
 
 // readOne allows reading a single object that the node's pods refer to.
@@ -234,7 +240,7 @@ func (a *Authorizer) nodeObject(node string, at *authz.Attributes) string {
 			}
 			return fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, at.Name)
 		}
-		return fmt.Sprintf("nodes may not %s nodes", at.Verb)
+		return a.byRules(at)
 	case "status":
 		if (at.Verb == "update" || at.Verb == "patch") && at.Name == node {
 			return ""
@@ -257,7 +263,7 @@ func (a *Authorizer) pod(ctx context.Context, node string, at *authz.Attributes)
 			if at.Name != "" {
 				return a.isRelated(ctx, node, at)
 			}
-			return fmt.Sprintf("can only list/watch pods with spec.nodeName=%s field selector", node), nil
+			return "can only list/watch pods with spec.nodeName field selector", nil
 		case "create", "delete": // which ones is up to NodeRestriction
 			return "", nil
 		}
