@@ -29,7 +29,9 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 			errs = append(errs, field.Invalid(statusPath.Child("nominatedNodeName"), n, msg))
 		}
 	}
-	errs = append(errs, nonNegative(p.Status.ObservedGeneration, statusPath.Child("observedGeneration"))...)
+	if n := p.Status.ObservedGeneration; n < 0 {
+		errs = append(errs, field.Invalid(statusPath.Child("observedGeneration"), n, "must be a non-negative integer"))
+	}
 	if old.Status.QOSClass != "" {
 		errs = append(errs, immutable(p.Status.QOSClass, old.Status.QOSClass, statusPath.Child("qosClass"))...)
 	}

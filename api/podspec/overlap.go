@@ -22,6 +22,9 @@ func (w *warner) ports(s *corev1.PodSpec, p *field.Path) {
 		for i := range list {
 			for j := range list[i].Ports {
 				now := declaredPort{&list[i].Ports[j], p.Index(i).Child("ports").Index(j)}
+				if now.HostIP != "" && now.HostPort == 0 {
+					w.warn(now.path, "hostIP set without hostPort: %+v", *now.ContainerPort)
+				}
 				if now.ContainerPort.ContainerPort == 0 {
 					continue
 				}

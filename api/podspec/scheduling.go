@@ -245,13 +245,12 @@ func (c *checker) matchLabelKeys(keys []string, s *metav1.LabelSelector, path *f
 	var errs field.ErrorList
 	used := sets.New[string]()
 	if s == nil {
-		errs = append(errs, field.Forbidden(p, "must not be specified when labelSelector is not set"))
-	} else {
-		used.Insert(sets.List(sets.KeySet(s.MatchLabels))...)
-		for _, r := range s.MatchExpressions {
-			if !c.mergedKey(r) {
-				used.Insert(r.Key)
-			}
+		return field.ErrorList{field.Forbidden(p, "must not be specified when labelSelector is not set")}
+	}
+	used.Insert(sets.List(sets.KeySet(s.MatchLabels))...)
+	for _, r := range s.MatchExpressions {
+		if !c.mergedKey(r) {
+			used.Insert(r.Key)
 		}
 	}
 	for i, k := range keys {

@@ -18,6 +18,7 @@ func TestPodWarnings(t *testing.T) {
 		"port and host's": {ports(`[{containerPort: 1}, {containerPort: 1, hostPort: 2}]`), "spec.containers[0].ports[1]: overlapping port definition with spec.containers[0].ports[0]"},
 		"one host's":      {ports(`[{containerPort: 1, hostPort: 2}, {containerPort: 1, hostPort: 2, hostIP: 1.2.3.4}]`), "spec.containers[0].ports[1]: dangerously ambiguous port definition with spec.containers[0].ports[0]"},
 		"two of the host": {ports(`[{containerPort: 1, hostPort: 2}, {containerPort: 1, hostPort: 3}]`), ""},
+		"host address":    {ports(`[{containerPort: 1, protocol: TCP, hostIP: 1.2.3.4}]`), "spec.containers[0].ports[0]: hostIP set without hostPort: {Name: HostPort:0 ContainerPort:1 Protocol:TCP HostIP:1.2.3.4}"},
 		"two protocols":   {ports(`[{containerPort: 1}, {containerPort: 1, protocol: UDP}]`), ""},
 		"init container's": {`{spec: {initContainers: [{name: i, ports: [{containerPort: 1}]}], containers: [{name: c, ports: [{containerPort: 1}]}]}}`,
 			"spec.containers[0].ports[0]: duplicate port definition with spec.initContainers[0].ports[0]"},
