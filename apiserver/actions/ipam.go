@@ -111,6 +111,12 @@ func (r *ipRange) contains(ctx context.Context, ip netip.Addr) (bool, error) {
 	return slices.ContainsFunc(more, func(p netip.Prefix) bool { return p.Contains(ip) }), err
 }
 
+// What marks an address as this allocator's, as upstream's does.
+const (
+	labelManagedBy = "ipaddress.kubernetes.io/managed-by"
+	managedBy      = "ipallocator.k8s.io"
+)
+
 // take allocates a given address for a Service.
 func (r *ipRange) take(ctx context.Context, ip netip.Addr, svc *corev1.Service, dryRun bool) error {
 	if in, err := r.contains(ctx, ip); err != nil {
@@ -131,8 +137,8 @@ func (r *ipRange) claim(ctx context.Context, ip netip.Addr, svc *corev1.Service,
 		ObjectMeta: metav1.ObjectMeta{
 			Name: ip.String(),
 			Labels: map[string]string{
-				"ipaddress.kubernetes.io/ip-family":  family,
-				"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+				"ipaddress.kubernetes.io/ip-family": family,
+				labelManagedBy:                      managedBy,
 			},
 		},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/rand/v2"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -123,10 +124,16 @@ func (p *portRange) release(ctx context.Context, ports ...int) error {
 	})
 }
 
-// repair makes the bitmap say exactly what the Services use.
-func (p *portRange) repair(ctx context.Context, used []int) error {
-	return p.change(ctx, false, func(bits *big.Int) error {
-		bits.SetInt64(0)
+// repair makes the bitmap say all that the Services use, and returns what it
+// says besides.
+func (p *portRange) repair(ctx context.Context, used []int) (besides []int, err error) {
+	err = p.change(ctx, false, func(bits *big.Int) error {
+		besides = nil
+		for i := range p.size {
+			if bits.Bit(i) == 1 && !slices.Contains(used, p.base+i) {
+				besides = append(besides, p.base+i)
+			}
+		}
 		for _, port := range used {
 			if i := port - p.base; i >= 0 && i < p.size {
 				bits.SetBit(bits, i, 1)
@@ -134,4 +141,5 @@ func (p *portRange) repair(ctx context.Context, used []int) error {
 		}
 		return nil
 	})
+	return besides, err
 }

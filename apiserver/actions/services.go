@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -40,6 +42,9 @@ type Services struct {
 	ips   []*ipRange
 	ports *portRange
 	log   *slog.Logger
+
+	mu     sync.Mutex
+	leaked []int // ports that Repair found nobody to have
 }
 
 // NewServices makes the allocator. It is safe for concurrent use.
@@ -408,7 +413,7 @@ func sharedPort(svc *corev1.Service, i int) int32 {
 }
 
 // end keeps or undoes what the write reserved. A failure to free is logged
-// and mended by the next Repair: the write itself is decided.
+// and mended by Keep or the next Repair: the write itself is decided.
 func (t *txn) end(ctx context.Context, committed bool) {
 	if t.dryRun {
 		return
@@ -425,7 +430,7 @@ func (t *txn) end(ctx context.Context, committed bool) {
 		for _, r := range t.s.ips {
 			if r.holds(a) {
 				if err := r.release(ctx, ip, t.svc); err != nil {
-					t.s.log.Warn("cluster IP not released, the next start repairs it", "ip", ip, "service", t.svc.Namespace+"/"+t.svc.Name, "error", err)
+					t.s.log.Warn("cluster IP not released, it will be later", "ip", ip, "service", t.svc.Namespace+"/"+t.svc.Name, "error", err)
 				}
 			}
 		}
@@ -477,7 +482,9 @@ func nodePorts(s *corev1.Service) []int {
 }
 
 // Repair makes addresses and ports agree with the Services that exist: what a
-// crash between two writes left is freed or claimed again.
+// crash between two writes left is freed or claimed again. What is young may
+// belong to a Service that another server is just making, and ports tell no age:
+// those are left to Keep.
 func (s *Services) Repair(ctx context.Context, c client.Interface) error {
 	services, _, err := client.Services.In(c, "").List(ctx, client.Options{})
 	if err != nil {
@@ -491,9 +498,13 @@ func (s *Services) Repair(ctx context.Context, c client.Interface) error {
 			owner[ip] = svc
 		}
 	}
-	if err := s.ports.repair(ctx, ports); err != nil {
+	leaked, err := s.ports.repair(ctx, ports)
+	if err != nil {
 		return fmt.Errorf("repair node ports: %w", err)
 	}
+	s.mu.Lock()
+	s.leaked = leaked
+	s.mu.Unlock()
 	taken, _, err := client.IPAddresses.In(c, "").List(ctx, client.Options{})
 	if err != nil {
 		return fmt.Errorf("list IP addresses for repair: %w", err)
@@ -505,7 +516,7 @@ func (s *Services) Repair(ctx context.Context, c client.Interface) error {
 			delete(owner, ip.Name)
 			continue
 		}
-		if ip.Labels["ipaddress.kubernetes.io/managed-by"] != "ipallocator.k8s.io" {
+		if ip.Labels[labelManagedBy] != managedBy || time.Since(ip.CreationTimestamp.Time) < Grace {
 			continue
 		}
 		if err := client.IPAddresses.In(c, "").Delete(ctx, ip.Name, client.Options{}); err != nil && !apierrors.IsNotFound(err) {

@@ -263,6 +263,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	group.Go("authentication", users.run)
 	group.Go("peers", cp.peers.Run)
 	group.Go("authorization", order.Run)
+	group.Go("service-addresses", func(ctx context.Context) error { return cp.service.Keep(ctx, cp.root, actions.Grace) })
 	group.Go("rbac", func(ctx context.Context) error { cp.rbac.Run(ctx, cp.root); return ctx.Err() })
 	group.Go("node-authorizer", func(ctx context.Context) error { cp.nodes.Run(ctx); return ctx.Err() })
 	return nil

@@ -44,11 +44,13 @@ import (
 
 // world is a control plane without scheduler and kubelets.
 type world struct {
-	t      *testing.T
-	root   client.Interface
-	server *apiserver.Server
-	bundle *pki.Bundle
-	log    *slog.Logger
+	etcd     store.Backend
+	services *actions.Services
+	t        *testing.T
+	root     client.Interface
+	server   *apiserver.Server
+	bundle   *pki.Bundle
+	log      *slog.Logger
 }
 
 // patience bounds every wait; nothing here is timed.
@@ -91,10 +93,12 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	roles := rbac.New()
 	auth := authz.Union(authz.Masters(), roles)
 	ext := apiserver.Extensions{Hooks: escalation.Hooks(roles, auth), Actions: review.Actions(auth)}
+	w.etcd = e
 	services := actions.NewServices(actions.ServiceConfig{
 		CIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, NodePortBase: 30000, NodePortSize: 2768,
 		Loopback: w.root, Ranges: st.Kind(actions.RangeKind()), Log: w.log,
 	})
+	w.services = services
 	ext.Hooks[schema.GroupResource{Resource: "services"}] = services.Hook()
 	ext.Hooks[schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}] = actions.CertificateRequests()
 	podKind, ok := table.Resource(client.Pods.GroupVersionResource)
