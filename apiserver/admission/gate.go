@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,12 @@ import (
 const gateWait = 10 * time.Second
 
 var errNotReady = errors.New("not yet ready to handle request")
+
+// NotReady says that a write was refused because admission had not read yet what
+// it judges by: the same write may be let through later.
+func NotReady(err error) bool {
+	return apierrors.IsForbidden(err) && strings.HasSuffix(err.Error(), errNotReady.Error())
+}
 
 // Gate holds writes back until what a plugin judges them by has been read.
 // Make one with NewGate; it is safe for concurrent use.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -216,7 +217,13 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	if err := s.cp.listen(); err != nil {
 		return err
 	}
-	if err := s.cp.bootstrap(ctx); err != nil {
+	err = s.cp.bootstrap(ctx)
+	for admission.NotReady(err) && ctx.Err() == nil {
+		// It is a large cluster, or a slow machine: each try has waited a while.
+		s.log.Warn("the API server still reads what there is", "error", err)
+		err = s.cp.bootstrap(ctx)
+	}
+	if err != nil {
 		return fmt.Errorf("bootstrap the cluster: %w", err)
 	}
 	if err := s.writeKubeconfig(bundle); err != nil {
