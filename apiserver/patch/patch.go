@@ -122,7 +122,7 @@ func Strategic(doc map[string]any, patch []byte, dataStruct any) (out, said map[
 	if err != nil {
 		return nil, nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	out, err = strategicpatch.StrategicMergeMapPatch(doc, said, dataStruct)
+	out, err = merged(doc, said, dataStruct)
 	switch {
 	case err == nil:
 		return out, said, strict, nil
@@ -132,6 +132,17 @@ func Strategic(doc map[string]any, patch []byte, dataStruct any) (out, said map[
 		return nil, nil, nil, apierrors.NewBadRequest(err.Error())
 	}
 	return nil, nil, nil, err // which upstream takes for a failure of its own
+}
+
+// merged has the library merge. It panics where a key of a list's elements is a
+// list or an object, which only a patch can say.
+func merged(doc, patch map[string]any, dataStruct any) (out map[string]any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, apierrors.NewBadRequest(fmt.Sprintf("the patch cannot be merged: %v", p))
+		}
+	}()
+	return strategicpatch.StrategicMergeMapPatch(doc, patch, dataStruct)
 }
 
 func unprocessable(err error) error {
