@@ -34,7 +34,11 @@ func registerTasks() {
 			if err != nil {
 				return nil, err
 			}
-			return &tasks{TTRPCTaskService: inner, end: down.(shutdown.Service).Shutdown}, nil
+			t := &tasks{TTRPCTaskService: inner, end: down.(shutdown.Service).Shutdown}
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.settle()
+			return t, nil
 		},
 	})
 }
@@ -49,6 +53,11 @@ type tasks struct {
 
 	mu   sync.Mutex
 	here map[string]bool // the containers, by ID
+	// making is how many are being made; lonely ends a shim that has none and
+	// makes none: who started it was cut off before its first container, or
+	// while that was made, and nobody knows of it any more.
+	making int
+	lonely *time.Timer
 	// refused says that the shim was asked to end while containers were left.
 	refused bool
 }
@@ -64,16 +73,46 @@ func (t *tasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*task
 	if err := note(r.ID); err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
+	t.making++
+	t.settle()
+	t.mu.Unlock()
 	res, err := t.TTRPCTaskService.Create(ctx, r)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	defer t.settle()
+	t.making--
 	if err == nil {
-		t.mu.Lock()
-		defer t.mu.Unlock()
 		if t.here == nil {
 			t.here = map[string]bool{}
 		}
 		t.here[r.ID] = true
 	}
 	return res, err
+}
+
+// loneliness is how long a shim waits for a container: far longer than a busy
+// node takes to ask for one.
+const loneliness = 30 * time.Second
+
+// settle begins, or ends, the wait for a container. Call with the lock held.
+func (t *tasks) settle() {
+	if t.lonely != nil {
+		t.lonely.Stop()
+		t.lonely = nil
+	}
+	if len(t.here) > 0 || t.making > 0 {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(loneliness, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.lonely == timer { // and not stopped just now
+			t.end()
+		}
+	})
+	t.lonely = timer
 }
 
 // answerTime is what the answer to the last request gets to leave.
@@ -86,6 +125,7 @@ func (t *tasks) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		delete(t.here, r.ID)
+		t.settle()
 		if t.refused && len(t.here) == 0 {
 			time.AfterFunc(answerTime, t.end)
 		}
