@@ -61,6 +61,8 @@ type front struct {
 	header    http.Header  // of the answer
 	notes     *authn.Notes // nil without audit
 	imp       *client.User // who asked, when impersonating
+	// constraint is the verb that allowed it; "" if it knows no bounds.
+	constraint string
 }
 
 // answer is what a call ends with. Exactly one of entry, obj and list is set.
@@ -331,7 +333,7 @@ func (c *call) beginAudit() {
 	}
 	c.record = c.srv.cfg.Audit.Begin(r)
 	if c.front != nil && c.front.imp != nil {
-		c.record.Impersonated(req.User)
+		c.record.Impersonated(req.User, c.front.constraint)
 	}
 }
 

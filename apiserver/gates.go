@@ -20,6 +20,11 @@ type gates struct {
 	known, unknown, allowed, denied, lost outcome
 	reading, writing                      prometheus.Gauge
 	step                                  map[admission.Operation]*[phases][2]prometheus.Observer
+
+	// Of requests on another's behalf (KEP-5284), as a whole and by what
+	// authorizers were asked about them.
+	imps, asked         *prometheus.CounterVec
+	impsTook, askedTook *prometheus.HistogramVec
 }
 
 // outcome is one result of a gate.
@@ -60,7 +65,11 @@ func newGates() *gates {
 		inFlight: gauge("apiserver_current_inflight_requests", "Requests that are being carried out, per request kind.", "request_kind"),
 		old: gauge("apiserver_requested_deprecated_apis", "Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
 			"group", "removed_release", "resource", "subresource", "version"),
-		step: map[admission.Operation]*[phases][2]prometheus.Observer{},
+		imps:      counter("apiserver_impersonation_attempts_total", "Total number of impersonation attempts split by mode and decision.", "decision", "mode"),
+		asked:     counter("apiserver_impersonation_authorization_attempts_total", "Total number of authorization checks made by the impersonation handler split by mode and decision.", "decision", "mode"),
+		impsTook:  histogram("apiserver_impersonation_attempts_duration_seconds", "Latency of impersonation attempts in seconds split by mode and decision.", from1ms, "decision", "mode"),
+		askedTook: histogram("apiserver_impersonation_authorization_attempts_duration_seconds", "Latency of authorization checks made by the impersonation handler in seconds split by mode and decision.", from1ms, "decision", "mode"),
+		step:      map[admission.Operation]*[phases][2]prometheus.Observer{},
 	}
 	g.known = outcome{g.attempts.WithLabelValues("success"), g.authn.WithLabelValues("success")}
 	g.unknown = outcome{g.attempts.WithLabelValues("failure"), g.authn.WithLabelValues("failure")}
@@ -78,7 +87,8 @@ func newGates() *gates {
 }
 
 func (g *gates) collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.longRunning, g.inFlight, g.old}
+	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.longRunning, g.inFlight, g.old,
+		g.imps, g.asked, g.impsTook, g.askedTook}
 }
 
 // Describe and Collect make all of them one collector.
@@ -105,6 +115,28 @@ func (g *gates) authenticated(user string, took time.Duration) {
 		user = "other"
 	}
 	g.users.WithLabelValues(user).Inc()
+}
+
+// impersonated counts a request on another's behalf; mode is the way that
+// allowed it, "" if none did.
+func (g *gates) impersonated(mode string, took time.Duration) {
+	decision := "allowed"
+	if mode == "" {
+		decision = "denied"
+	}
+	g.imps.WithLabelValues(decision, mode).Inc()
+	g.impsTook.WithLabelValues(decision, mode).Observe(took.Seconds())
+}
+
+// impersonating counts what an authorizer was asked about a way; err is nil if
+// it allows it.
+func (g *gates) impersonating(mode string, err error, took time.Duration) {
+	decision := "allowed"
+	if err != nil {
+		decision = "denied"
+	}
+	g.asked.WithLabelValues(decision, mode).Inc()
+	g.askedTook.WithLabelValues(decision, mode).Observe(took.Seconds())
 }
 
 // admitted counts a phase of admission.

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -129,91 +128,6 @@ func (s *Server) recovered(w http.ResponseWriter, r *http.Request) {
 
 // fail answers with an error in the format that the client accepts.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) { wire.Fail(w, r, err) }
-
-// impersonate returns on whose behalf a request is carried out: its user, or
-// whom the Impersonate- headers name, if the user may.
-func (s *Server) impersonate(r *http.Request, user client.User, f *front) (client.User, error) {
-	name := r.Header.Get("Impersonate-User")
-	groups, uid := r.Header.Values("Impersonate-Group"), r.Header.Get("Impersonate-Uid")
-	var extra map[string][]string
-	for k, v := range r.Header {
-		if rest, ok := strings.CutPrefix(k, "Impersonate-Extra-"); ok {
-			if extra == nil {
-				extra = map[string][]string{}
-			}
-			key := strings.ToLower(rest)
-			if un, err := url.PathUnescape(key); err == nil {
-				key = un
-			}
-			extra[key] = append(extra[key], v...)
-		}
-	}
-	if name == "" {
-		if len(groups) > 0 || uid != "" || len(extra) > 0 {
-			return user, apierrors.NewBadRequest(fmt.Sprintf(
-				"requested &user.DefaultInfo{Name:\"\", UID:%q, Groups:%#v, Extra:%#v} without impersonating a user name", uid, groups, extra))
-		}
-		return user, nil
-	}
-	may := func(group, version, resource, sub, namespace, target string) error {
-		return s.authorize(r.Context(), &authz.Attributes{
-			User: user, Verb: "impersonate", Group: group, Version: version, Resource: resource,
-			Subresource: sub, Namespace: namespace, Name: target,
-		})
-	}
-	as := client.User{Name: name, UID: uid, Groups: append([]string(nil), groups...)}
-	var err error
-	if ns, sa, ok := serviceAccountName(name); ok {
-		err = may("", "v1", "serviceaccounts", "", ns, sa)
-		if len(groups) == 0 {
-			as.Groups = client.ServiceAccountUser(ns, sa).Groups
-		}
-	} else {
-		err = may("", "v1", "users", "", "", name)
-	}
-	for _, g := range groups {
-		if err == nil {
-			err = may("", "v1", "groups", "", "", g)
-		}
-	}
-	if uid != "" && err == nil {
-		err = may("authentication.k8s.io", "v1", "uids", "", "", uid)
-	}
-	for k, vs := range extra {
-		for _, v := range vs {
-			if err == nil {
-				err = may("authentication.k8s.io", "v1", "userextras", k, "", v)
-			}
-		}
-		as.Extra = extra
-	}
-	if err != nil {
-		return user, err
-	}
-	if !contains(as.Groups, "system:authenticated") && !contains(as.Groups, "system:unauthenticated") {
-		if name == anonymous.Name {
-			as.Groups = append(as.Groups, "system:unauthenticated")
-		} else {
-			as.Groups = append(as.Groups, "system:authenticated")
-		}
-	}
-	f.imp = &user
-	for k := range r.Header {
-		if strings.HasPrefix(k, "Impersonate-") {
-			r.Header.Del(k)
-		}
-	}
-	return as, nil
-}
-
-func serviceAccountName(user string) (namespace, name string, ok bool) {
-	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
-	if !ok {
-		return "", "", false
-	}
-	namespace, name, ok = strings.Cut(rest, ":")
-	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
-}
 
 // target is what the path of a resource request names.
 type target struct {
@@ -347,7 +261,7 @@ func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
 	}
 	rec := s.cfg.Audit.Begin(r)
 	if f.imp != nil {
-		rec.Impersonated(a.User)
+		rec.Impersonated(a.User, f.constraint)
 	}
 	return rec
 }

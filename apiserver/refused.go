@@ -6,7 +6,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/client"
 )
 
@@ -17,14 +16,7 @@ func (s *Server) auditRefused(r *http.Request, user client.User, f *front, code 
 		return
 	}
 	f.uri, f.sourceIPs = r.URL.RequestURI(), sourceIPs(r)
-	a := &authz.Attributes{User: user, Verb: strings.ToLower(r.Method), Path: r.URL.Path}
-	if t, ok := parsePath(r.URL.Path); ok {
-		a = &authz.Attributes{
-			User: user, Verb: string(verbOf(r, &t)), Group: t.gvr.Group, Version: t.gvr.Version, Resource: t.gvr.Resource,
-			Subresource: t.subresource, Namespace: t.namespace, Name: t.name,
-		}
-	}
-	rec := s.beginPathAudit(a, f)
+	rec := s.beginPathAudit(requested(r, user), f)
 	rec.End(code, &metav1.Status{Status: metav1.StatusFailure, Message: message})
 }
 

@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -25,7 +26,7 @@ func (undecided) Authorize(_ context.Context, a *authz.Attributes) (authz.Decisi
 	switch {
 	case a.User.Name == "eve":
 		return authz.NoOpinion, "", errors.New("https://secret.example is away")
-	case a.Verb == "impersonate" && a.Name != "joe":
+	case strings.HasPrefix(a.Verb, "impersonate") && a.Name != "joe":
 		return authz.NoOpinion, "not him", nil
 	}
 	return authz.Allow, "because", nil
@@ -54,7 +55,7 @@ func TestRefusalsAndDecisionsAreRecorded(t *testing.T) {
 	}{
 		{"nobody", "", "", pods, "Authentication failed, no credentials provided", 401, "", ""},
 		{"wrong", "wrong-secret", "", "/metrics", "Authentication failed, attempted: bearer", 401, "", ""},
-		{"as another", "bob", "ann", pods, `users "ann" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope: not him`, 403, "", ""},
+		{"as another", "bob", "ann", pods, `pods "a" is forbidden: User "bob" cannot impersonate-on:user-info:get resource "pods" in API group "" in the namespace "ns": not him`, 403, "", ""},
 		{"allowed", "bob", "joe", "/version", "", 200, "allow", "because"},
 		{"allowed pod", "bob", "", pods, `pods "a" not found`, 404, "allow", "because"},
 		{"undecided", "eve", "", pods, "Internal error occurred: the request could not be authorized", 500, "", "internal error"},
@@ -92,6 +93,62 @@ func TestRefusalsAndDecisionsAreRecorded(t *testing.T) {
 		}
 		if (tc.name == "allowed") != (ev.ImpersonatedUser != nil) || tc.token != "" && tc.code != 401 && ev.User.Username != tc.token {
 			t.Errorf("%s: recorded user %+v as %+v", tc.name, ev.User, ev.ImpersonatedUser)
+		}
+	}
+}
+
+// granted allows bob what it names, and everyone else everything.
+type granted map[string]bool
+
+func (g granted) Authorize(_ context.Context, a *authz.Attributes) (authz.Decision, string, error) {
+	if a.User.Name != "bob" || g[a.Verb+" "+a.Group+"/"+a.Resource+"/"+a.Name] {
+		return authz.Allow, "", nil
+	}
+	return authz.NoOpinion, "", nil
+}
+
+// A constrained impersonation takes both of its permissions, and is recorded as
+// such; one that knows no bounds takes neither.
+func TestConstrainedImpersonation(t *testing.T) {
+	const (
+		whom = "impersonate:user-info authentication.k8s.io/users/joe"
+		what = "impersonate-on:user-info:get /pods/a"
+		all  = "impersonate /users/joe"
+	)
+	for name, tc := range map[string]struct {
+		may              granted
+		code             int
+		text, constraint string
+	}{
+		"nothing":       {granted{}, 403, `User \"bob\" cannot impersonate-on:user-info:get resource \"pods\" in API group \"\" in the namespace \"ns\"`, ""},
+		"only to be":    {granted{whom: true}, 403, `cannot impersonate-on:user-info:get`, ""},
+		"only to do":    {granted{what: true}, 403, `users.authentication.k8s.io \"joe\" is forbidden: User \"bob\" cannot impersonate:user-info resource \"users\"`, ""},
+		"for another":   {granted{whom: true, "impersonate-on:serviceaccount:get /pods/a": true}, 403, `cannot impersonate-on:user-info:get`, ""},
+		"both":          {granted{whom: true, what: true}, 404, `pods \"a\" not found`, "impersonate:user-info"},
+		"without bound": {granted{all: true}, 404, `pods \"a\" not found`, ""},
+		"everything":    {granted{all: true, whom: true, what: true}, 404, `pods \"a\" not found`, "impersonate:user-info"},
+	} {
+		w := newWorld(t, func(c *apiserver.Config) { c.Authz = tc.may })
+		res, body := w.http(http.MethodGet, "/api/v1/namespaces/ns/pods/a", "", "X-Test-User", "bob", "Impersonate-User", "joe")
+		if res.StatusCode != tc.code || !strings.Contains(body, tc.text) {
+			t.Errorf("%s: %d %s", name, res.StatusCode, body)
+		}
+		ev, got := w.events.last(), ""
+		if ev.AuthenticationMetadata != nil {
+			got = ev.AuthenticationMetadata.ImpersonationConstraint
+		}
+		if got != tc.constraint || ev.User.Username != "bob" || (ev.ImpersonatedUser != nil) != (tc.code == 404) {
+			t.Errorf("%s: recorded %+v", name, ev)
+		}
+		decision, mode := "denied", ""
+		if tc.code == 404 {
+			decision, mode = "allowed", strings.TrimPrefix(tc.constraint, "impersonate:")
+			if mode == "" {
+				mode = "legacy"
+			}
+		}
+		if _, text := w.http(http.MethodGet, "/metrics", ""); !strings.Contains(text, fmt.Sprintf("apiserver_impersonation_attempts_total{decision=%q,mode=%q} 1", decision, mode)) {
+			t.Errorf("%s: not counted as %s", name, decision)
 		}
 	}
 }

@@ -358,7 +358,7 @@ func TestImpersonation(t *testing.T) {
 		t.Error(resp.StatusCode, body)
 	}
 	resp, body = w.http("GET", "/version", "", "X-Test-User", "nobody", "Impersonate-User", "system:serviceaccount:ns:sa")
-	if resp.StatusCode != 403 || !strings.Contains(body, `serviceaccounts \"sa\" is forbidden: User \"nobody\" cannot impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"ns\"`) {
+	if resp.StatusCode != 403 || !strings.Contains(body, `forbidden: User \"nobody\" cannot impersonate-on:serviceaccount:get path \"/version\"`) {
 		t.Error(resp.StatusCode, body)
 	}
 }

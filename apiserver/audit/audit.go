@@ -164,8 +164,9 @@ func (r *Record) Lost() error {
 	return r.lost
 }
 
-// Impersonated notes on whose behalf the request is carried out.
-func (r *Record) Impersonated(u client.User) {
+// Impersonated notes on whose behalf the request is carried out, and the verb
+// of the constrained impersonation (KEP-5284) that allowed it; "" for any other.
+func (r *Record) Impersonated(u client.User, constraint string) {
 	if r == nil {
 		return
 	}
@@ -173,6 +174,9 @@ func (r *Record) Impersonated(u client.User) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ev.ImpersonatedUser = &info
+	if constraint != "" {
+		r.ev.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: constraint}
+	}
 }
 
 // Annotate adds an annotation; the first value of a key stays.

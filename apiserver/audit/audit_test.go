@@ -105,7 +105,7 @@ func TestStages(t *testing.T) {
 		User: client.User{Name: "u", Groups: []string{"watched"}, Extra: map[string][]string{"k": {"v"}}}})
 	rec.Annotate("a", "first")
 	rec.Annotate("a", "second")
-	rec.Impersonated(client.User{Name: "other"})
+	rec.Impersonated(client.User{Name: "other"}, "impersonate:user-info")
 	gvk := schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"}
 	rec.RequestObject(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", UID: "uid-1"}, Data: map[string]string{"x": "1"}}, gvk)
 	rec.ResponseObject(&corev1.ConfigMap{Data: map[string]string{"x": "2"}}, gvk)
@@ -121,7 +121,7 @@ func TestStages(t *testing.T) {
 	if first.Stage != auditv1.StageRequestReceived || first.ObjectRef.UID != "" || len(first.Annotations) != 0 || first.ResponseStatus != nil {
 		t.Errorf("the first event shows what came later: %+v", first)
 	}
-	if last.Stage != auditv1.StageResponseComplete || last.Annotations["a"] != "first" || last.ObjectRef.UID != "uid-1" || last.ImpersonatedUser.Username != "other" ||
+	if last.Stage != auditv1.StageResponseComplete || last.Annotations["a"] != "first" || last.ObjectRef.UID != "uid-1" || last.ImpersonatedUser.Username != "other" || last.AuthenticationMetadata.ImpersonationConstraint != "impersonate:user-info" ||
 		last.ResponseStatus.Code != 409 || last.ResponseStatus.Reason != metav1.StatusReasonConflict || last.StageTimestamp.Sub(last.RequestReceivedTimestamp.Time) != time.Second {
 		t.Errorf("got %+v", last)
 	}
@@ -177,7 +177,7 @@ func TestOffCostsNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 	log.Begin(req).Panicked()
-	log.Begin(req).Impersonated(client.User{})
+	log.Begin(req).Impersonated(client.User{}, "")
 	if log.Begin(req).WantsBodies() != 0 {
 		t.Error("wants bodies")
 	}
