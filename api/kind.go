@@ -246,9 +246,19 @@ type Action struct {
 	GVK    schema.GroupVersionKind // of the body
 	New    func() runtime.Object
 	Result schema.GroupVersionKind // of the answer, often metav1.Status
+	// Others are the further versions that the body may come in.
+	Others []Body
 	// Default and Validate check the body.
 	Default  func(in runtime.Object)
 	Validate func(in runtime.Object) field.ErrorList
+}
+
+// Body is a version of an action's body.
+type Body struct {
+	GVK schema.GroupVersionKind
+	New func() runtime.Object
+	// Convert makes of it what the action's own New makes.
+	Convert func(in runtime.Object) runtime.Object
 }
 
 // Connect is a streamed subresource.

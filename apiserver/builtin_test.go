@@ -19,7 +19,7 @@ import (
 )
 
 // builtinWorld is a world with every built-in kind.
-func builtinWorld(t testing.TB) *world {
+func builtinWorld(t testing.TB, change ...func(*apiserver.Config)) *world {
 	t.Helper()
 	e, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
 	if err != nil {
@@ -35,7 +35,8 @@ func builtinWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
-	return newWorld(t, func(c *apiserver.Config) { c.Table, c.Store = tab, st.Kind })
+	change = append([]func(*apiserver.Config){func(c *apiserver.Config) { c.Table, c.Store = tab, st.Kind }}, change...)
+	return newWorld(t, change...)
 }
 
 // TestEveryKindIsTracked: field management knows every stored kind.

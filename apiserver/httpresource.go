@@ -321,7 +321,9 @@ func (h *httpCall) loadObject() error {
 	into, want := h.newBody(), h.bodyKind()
 	strict, err := h.srv.codec.Decode(media, data, into, want)
 	if err != nil {
-		return err
+		if into, strict = h.otherBody(media, data); into == nil {
+			return err
+		}
 	}
 	h.req.Object = into
 	if prune := h.res.view.Prune; prune != nil && (h.sub == nil || h.sub.Object != nil) {
@@ -348,6 +350,21 @@ func (h *httpCall) loadObject() error {
 		}
 	}
 	return nil
+}
+
+// otherBody reads the body of an action in another version than its own; nil if
+// it is of none.
+func (h *httpCall) otherBody(media wire.Media, data []byte) (obj runtime.Object, strict error) {
+	if h.sub == nil || h.sub.Action == nil {
+		return nil, nil
+	}
+	for _, b := range h.sub.Action.Others {
+		in := b.New()
+		if strict, err := h.srv.codec.Decode(media, data, in, b.GVK); err == nil {
+			return b.Convert(in), strict
+		}
+	}
+	return nil, nil
 }
 
 // withUnknown adds the fields that a schema does not know to what strict

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -78,6 +79,13 @@ func podSubresources() map[string]api.Subresource {
 		}},
 		"eviction": {Verbs: []string{"create"}, Action: &api.Action{
 			GVK: policyv1.SchemeGroupVersion.WithKind("Eviction"), New: api.New[policyv1.Eviction](), Result: statusGVK,
+			Others: []api.Body{{
+				GVK: policyv1beta1.SchemeGroupVersion.WithKind("Eviction"), New: api.New[policyv1beta1.Eviction](),
+				Convert: func(in runtime.Object) runtime.Object {
+					e := in.(*policyv1beta1.Eviction)
+					return &policyv1.Eviction{ObjectMeta: e.ObjectMeta, DeleteOptions: e.DeleteOptions}
+				},
+			}},
 		}},
 		"log":         stream("PodLogOptions", []string{"get"}, []string{"GET"}),
 		"exec":        stream("PodExecOptions", getCreate, getPost),
