@@ -189,6 +189,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	if err != nil {
 		return fmt.Errorf("issuer discovery: %w", err)
 	}
+	cp.debugPages(paths)
 	ext := apiserver.Extensions{
 		Hooks: escalation.Hooks(cp.rbac, cp.auth), Actions: review.Actions(cp.auth), Connects: cp.connects(),
 	}
