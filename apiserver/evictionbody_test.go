@@ -22,18 +22,17 @@ func TestEvictionBodies(t *testing.T) {
 			return &client.Result{Created: true, Object: &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusCreated}}, nil
 		}}
 	})
-	for _, tc := range []struct {
-		contentType, body, refusal string
-	}{
+	for _, tc := range []struct{ contentType, body, refusal string }{
 		{asJSON, `{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":7}}`, ""},
 		{asJSON, `{"apiVersion":"policy/v1beta1","kind":"Eviction","metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":7}}`, ""},
 		{"application/yaml", "apiVersion: policy/v1beta1\nkind: Eviction\nmetadata: {name: p}\ndeleteOptions: {gracePeriodSeconds: 7}\n", ""},
 		{asJSON, `{"metadata":{"name":"p"},"deleteOptions":{"gracePeriodSeconds":7}}`, ""},
 		{asJSON, `{"apiVersion":"policy/v2","kind":"Eviction","metadata":{"name":"p"}}`, "policy/v2"},
 		{asJSON, `{"apiVersion":"policy/v1beta1","kind":"PodDisruptionBudget","metadata":{"name":"p"}}`, "policy/v1beta1"},
+		{asJSON, `{"apiVersion":"policy/v1beta1","kind":"Eviction","metadata":{"name":"p"},"more":1}`, `Eviction in version \"v1beta1\" cannot be handled as a Eviction: strict decoding error: unknown field \"more\"`},
 	} {
 		got = nil
-		res, answer := w.http(http.MethodPost, "/api/v1/namespaces/default/pods/p/eviction", tc.body, "Content-Type", tc.contentType)
+		res, answer := w.http(http.MethodPost, "/api/v1/namespaces/default/pods/p/eviction?fieldValidation=Strict", tc.body, "Content-Type", tc.contentType)
 		if tc.refusal != "" {
 			if res.StatusCode != http.StatusBadRequest || got != nil || !strings.Contains(answer, tc.refusal) {
 				t.Errorf("%s: %d %s", tc.body, res.StatusCode, answer)

@@ -321,7 +321,7 @@ func (h *httpCall) loadObject() error {
 	into, want := h.newBody(), h.bodyKind()
 	strict, err := h.srv.codec.Decode(media, data, into, want)
 	if err != nil {
-		if into, strict = h.otherBody(media, data); into == nil {
+		if into, want, strict = h.otherBody(media, data); into == nil {
 			return err
 		}
 	}
@@ -352,19 +352,19 @@ func (h *httpCall) loadObject() error {
 	return nil
 }
 
-// otherBody reads the body of an action in another version than its own; nil if
-// it is of none.
-func (h *httpCall) otherBody(media wire.Media, data []byte) (obj runtime.Object, strict error) {
+// otherBody reads the body of an action in another version than its own, which
+// is kind; obj is nil if it is of none.
+func (h *httpCall) otherBody(media wire.Media, data []byte) (obj runtime.Object, kind schema.GroupVersionKind, strict error) {
 	if h.sub == nil || h.sub.Action == nil {
-		return nil, nil
+		return nil, kind, nil
 	}
 	for _, b := range h.sub.Action.Others {
 		in := b.New()
 		if strict, err := h.srv.codec.Decode(media, data, in, b.GVK); err == nil {
-			return b.Convert(in), strict
+			return b.Convert(in), b.GVK, strict
 		}
 	}
-	return nil, nil
+	return nil, kind, nil
 }
 
 // withUnknown adds the fields that a schema does not know to what strict
