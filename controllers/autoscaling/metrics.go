@@ -53,7 +53,7 @@ func read[T any](o runtime.Object) (out T, err error) {
 	return out, err
 }
 
-// samples is what the selected pods use, by name.
+// samples is what the selected pods use, by name. That of none is an error.
 func (c *Controller) samples(ctx context.Context, namespace string, sel labels.Selector) (map[string]Sample, error) {
 	res, err := c.env.Client.Do(ctx, &client.Request{
 		Verb: client.List, Namespace: namespace, Options: client.Options{LabelSelector: sel},
@@ -73,6 +73,9 @@ func (c *Controller) samples(ctx context.Context, namespace string, sel labels.S
 			s.Usage[ct.Name] = ct.Usage
 		}
 		out[m.Metadata.Name] = s
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no metrics returned from resource metrics API")
 	}
 	return out, nil
 }

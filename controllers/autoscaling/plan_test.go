@@ -144,7 +144,8 @@ func TestResource(t *testing.T) {
 		{"unmeasured ones have the average against shrinking", average, []int64{10, 10, 10, -1}, "2 10m"},
 		{"starting ones argue against growth", target, []int64{200, -2}, "2 200m 100%"},
 		{"starting ones do not argue against shrinking", target, []int64{40, 40, -2}, "1 40m 20%"},
-		{"none measured", target, []int64{-1}, "no metrics returned from resource metrics API"},
+		{"none measured", target, []int64{-1}, "did not receive metrics for targeted pods (pods might be unready)"},
+		{"all starting", target, []int64{-2}, "did not receive metrics for targeted pods (pods might be unready)"},
 	} {
 		ps, samples := covered(tc.uses)
 		if got := answer(Resource(scaler(1, 10, nil), "cpu", "", tc.target, ps, samples, int32(len(ps)), now)); got != tc.want {
@@ -166,7 +167,7 @@ func TestPods(t *testing.T) {
 		{"unmeasured against growth", []int64{20, -1}, "2 20"},
 		{"unmeasured against shrinking", []int64{5, -1}, "2 5"},
 		{"pending against growth", []int64{20, -2}, "2 20"},
-		{"none", []int64{-1}, "no metrics returned matched known pods"},
+		{"none", []int64{-1}, "did not receive metrics for targeted pods (pods might be unready)"},
 	} {
 		values := map[string]int64{}
 		ps, _ := covered(tc.values)

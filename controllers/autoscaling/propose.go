@@ -54,7 +54,9 @@ func (c *Controller) resource(ctx context.Context, q *question, name corev1.Reso
 	}
 	samples, err := c.samples(ctx, q.hpa.Namespace, q.selector)
 	var value autoscalingv2.MetricValueStatus
-	if err == nil {
+	if err != nil {
+		err = fmt.Errorf("unable to get metrics for resource %s: %w", name, err)
+	} else {
 		p.Replicas, value, err = Resource(q.hpa, name, container, target, q.pods, samples, q.specified, q.now)
 	}
 	if err != nil {
@@ -62,7 +64,7 @@ func (c *Controller) resource(ctx context.Context, q *question, name corev1.Reso
 		if target.Type == autoscalingv2.UtilizationMetricType {
 			what = "utilization"
 		}
-		p.Err = fmt.Errorf("failed to get %s %s: unable to get metrics for resource %s: %w", name, what, name, err)
+		p.Err = fmt.Errorf("failed to get %s %s: %w", name, what, err)
 	}
 	return p, value
 }
@@ -71,11 +73,10 @@ func (c *Controller) perPod(ctx context.Context, q *question, m *autoscalingv2.P
 	p := Proposal{Name: "pods metric " + m.Metric.Name, Reason: "FailedGetPodsMetric", Lost: "failed to get pods metric value"}
 	values, err := c.podValues(ctx, q.hpa.Namespace, q.selector, m.Metric)
 	var value autoscalingv2.MetricValueStatus
-	if err == nil {
-		p.Replicas, value, err = Pods(q.hpa, m.Target, q.pods, values, q.specified)
-	}
 	if err != nil {
 		p.Err = fmt.Errorf("unable to get metric %s: %w", m.Metric.Name, err)
+	} else {
+		p.Replicas, value, p.Err = Pods(q.hpa, m.Target, q.pods, values, q.specified)
 	}
 	p.Status = autoscalingv2.MetricStatus{Type: autoscalingv2.PodsMetricSourceType, Pods: &autoscalingv2.PodsMetricStatus{Metric: m.Metric, Current: value}}
 	return p

@@ -27,6 +27,9 @@ const (
 	initialCPU       = 5 * time.Minute
 )
 
+// errNoneReady says that there are measures, but none that counts.
+var errNoneReady = errors.New("did not receive metrics for targeted pods (pods might be unready)")
+
 // Resource computes what a resource metric asks for, of all containers or of
 // the one named. samples are by pod name.
 func Resource(hpa *autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget,
@@ -52,7 +55,7 @@ func Resource(hpa *autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceNa
 		}
 	}
 	if t.measured.pods == 0 {
-		return 0, autoscalingv2.MetricValueStatus{}, errors.New("no metrics returned from resource metrics API")
+		return 0, autoscalingv2.MetricValueStatus{}, errNoneReady
 	}
 	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
 	if !byRequest {
@@ -114,7 +117,7 @@ func Pods(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.Metri
 		}
 	}
 	if t.measured.pods == 0 {
-		return 0, autoscalingv2.MetricValueStatus{}, errors.New("no metrics returned matched known pods")
+		return 0, autoscalingv2.MetricValueStatus{}, errNoneReady
 	}
 	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
 	if target.AverageValue == nil || target.AverageValue.MilliValue() <= 0 {
