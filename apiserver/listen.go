@@ -91,6 +91,15 @@ type listener struct {
 	net.Listener
 	srv  *Server
 	open atomic.Int64
+	once sync.Once
+	err  error // of closing it
+}
+
+// Close ends the listener; to do so again, as net/http does if it is told to
+// shut down before it has seen the first time, is no error.
+func (l *listener) Close() error {
+	l.once.Do(func() { l.err = l.Listener.Close() })
+	return l.err
 }
 
 // Accept waits for a connection.

@@ -168,7 +168,9 @@ func (h *History) versions() (map[string][]version, error) {
 // infer adds the changes that nobody saw, since all watchers had to begin anew,
 // but which there must have been: a deletion, if somebody deleted the version,
 // and afterwards it was created again or was absent in the end; a creation, if
-// what was absent was patched, and somebody who got no answer created it.
+// what was absent was patched, and somebody who got no answer created it; an
+// update, if somebody who got no answer made it of a version that was patched.
+// That one may as well not have been: it only can explain what needs it.
 func (h *History) infer(objects map[string][]version) {
 	type at struct {
 		key      string
@@ -177,6 +179,7 @@ func (h *History) infer(objects map[string][]version) {
 	deletes := map[at]bool{}
 	wrote, final := map[string]Kind{}, map[string]Op{}
 	lost := map[string][]Op{} // creations without answer
+	updates := map[at]Op{}    // without answer, the first of each version
 	for _, op := range h.Ops {
 		switch {
 		case op.Outcome > Unknown && op.Kind != Read:
@@ -186,6 +189,9 @@ func (h *History) infer(objects map[string][]version) {
 			wrote[op.Value] = op.Kind
 			if op.Kind == Create && op.Outcome == Unknown {
 				lost[op.Key] = append(lost[op.Key], op)
+			}
+			if first, ok := updates[at{op.Key, op.Prev}]; op.Kind == Update && op.Outcome == Unknown && (!ok || op.Start < first.Start) {
+				updates[at{op.Key, op.Prev}] = op
 			}
 		case op.Outcome != Unknown && op.End < never && op.Start >= final[op.Key].Start:
 			final[op.Key] = op
@@ -205,10 +211,16 @@ func (h *History) infer(objects map[string][]version) {
 				}
 			}
 			out = append(out, v)
+			next := i + 1
+			if op, ok := updates[at{key, v.revision}]; ok && next < len(versions) && !v.deleted && !versions[next].deleted &&
+				wrote[versions[next].value] == Patch && v.revision+1 < versions[next].revision && !h.watched(v.revision, versions[next].revision) &&
+				!slices.ContainsFunc(versions, func(v version) bool { return v.value == op.Value }) {
+				out = append(out, version{revision: v.revision + 1, value: op.Value, inferred: true})
+				continue
+			}
 			if v.deleted || !deletes[at{key, v.revision}] {
 				continue
 			}
-			next := i + 1
 			if next == len(versions) && final[key].Outcome == NotFound ||
 				next < len(versions) && !versions[next].deleted && wrote[versions[next].value] == Create {
 				out = append(out, version{revision: v.revision + 1, deleted: true, inferred: true})
@@ -216,6 +228,13 @@ func (h *History) infer(objects map[string][]version) {
 		}
 		objects[key] = out
 	}
+}
+
+// watched says that somebody watched all the while from one revision to another.
+func (h *History) watched(from, to int64) bool {
+	return slices.ContainsFunc(h.Streams, func(s Stream) bool {
+		return s.Start <= from && len(s.Events) > 0 && s.Events[len(s.Events)-1].Revision >= to
+	})
 }
 
 // check holds what a watcher saw against what there was to be seen.

@@ -56,6 +56,40 @@ func TestUnseenDeletion(t *testing.T) {
 	}
 }
 
+// A refusal may be for an update that nobody heard of, if nobody watched and a
+// patch came after it.
+func TestUnseenUpdate(t *testing.T) {
+	unseen := func() *History {
+		h := good()
+		h.Ops = append(h.Ops,
+			Op{Key: "a", Kind: Update, Prev: 8, Value: "a5", Outcome: Unknown, Start: 75 * ms, End: 82 * ms},
+			Op{Key: "a", Kind: Delete, Prev: 8, Outcome: Conflict, Start: 80 * ms, End: 82 * ms},
+			Op{Key: "a", Kind: Patch, Value: "a6", Revision: 11, Start: 90 * ms, End: 99 * ms})
+		return h
+	}
+	if err := unseen().Check(); err != nil {
+		t.Error(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		change func(*History)
+	}{
+		{"somebody watched", func(h *History) {
+			h.Streams[0].Events = append(h.Streams[0].Events, Event{Modified, "a", "a6", 11})
+		}},
+		{"it began afterwards", func(h *History) { h.Ops[13].Start = 83 * ms }},
+		{"it was of another version", func(h *History) { h.Ops[13].Prev = 7 }},
+		{"there is no revision for it", func(h *History) { h.Ops[15].Revision = 9 }},
+		{"an update came after it", func(h *History) { h.Ops[15].Kind, h.Ops[15].Prev = Update, 8 }},
+	} {
+		h := unseen()
+		tc.change(h)
+		if err := h.Check(); err == nil || !strings.Contains(err.Error(), "without a reason") {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
 // The checker accepts a good history and refuses each that is bad in one way.
 func TestChecker(t *testing.T) {
 	if err := good().Check(); err != nil {
