@@ -22,8 +22,9 @@ const (
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, most+most/4); return &b }}
 
 // Conn is c, on which writes return before what they write is sent, by a
-// goroutine that they start. An error in sending is that of the next write. A change of the deadline, and Close, wait until what
-// was written before has been sent, for a few seconds at most.
+// goroutine that they start. An error in sending is that of the next write. A
+// change of the deadline, and Close, wait until what was written before has
+// been sent, for a few seconds at most. c is the connection's from then on.
 func Conn(c net.Conn) net.Conn { return &conn{Conn: c, sending: make(chan struct{}, 1)} }
 
 type conn struct {
