@@ -70,7 +70,7 @@ func (c *Controller) wakeFor(o client.Object) {
 }
 
 func (c *Controller) podChanged(p, old *corev1.Pod) {
-	if p != nil && old != nil && facts(p) == facts(old) && maps.Equal(p.Labels, old.Labels) {
+	if p != nil && old != nil && pods.FactsOf(p) == pods.FactsOf(old) && maps.Equal(p.Labels, old.Labels) {
 		return
 	}
 	if old != nil && metav1.GetControllerOfNoCopy(old) != nil {
@@ -79,25 +79,6 @@ func (c *Controller) podChanged(p, old *corev1.Pod) {
 	if p != nil {
 		c.wakeFor(p)
 	}
-}
-
-type podFacts struct {
-	owner, node string
-	phase       corev1.PodPhase
-	deleting    bool
-	ready       bool
-	since       int64
-}
-
-func facts(p *corev1.Pod) podFacts {
-	f := podFacts{node: p.Spec.NodeName, phase: p.Status.Phase, deleting: p.DeletionTimestamp != nil, ready: pods.Ready(p)}
-	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
-		f.owner = string(ref.UID)
-	}
-	if f.ready {
-		f.since = pods.ReadySince(p).Unix()
-	}
-	return f
 }
 
 // nodeChanged wakes the sets for which a node begins or ceases to fit.

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Active pods count as replicas: not finished and not being deleted.
@@ -80,6 +81,29 @@ func ReadySince(p *corev1.Pod) metav1.Time {
 		return c.LastTransitionTime
 	}
 	return metav1.Time{}
+}
+
+// Facts is what a pod's owner decides by, apart from its labels: an owner need
+// not look at a pod again as long as they are equal.
+type Facts struct {
+	Owner    types.UID // of the controlling owner, "" for an orphan
+	Node     string
+	Phase    corev1.PodPhase
+	Deleting bool
+	Ready    bool
+	Since    int64 // when it became ready, in seconds since 1970
+}
+
+// FactsOf returns those of p, which is only read.
+func FactsOf(p *corev1.Pod) Facts {
+	f := Facts{Node: p.Spec.NodeName, Phase: p.Status.Phase, Deleting: p.DeletionTimestamp != nil, Ready: Ready(p)}
+	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
+		f.Owner = ref.UID
+	}
+	if f.Ready {
+		f.Since = ReadySince(p).Unix()
+	}
+	return f
 }
 
 // FromTemplate makes a pod of a template for owner, which becomes its

@@ -70,27 +70,8 @@ func (c *Controller) wakeFor(o client.Object) {
 	controllers.WakeOwner(c.loop, c.sets, client.StatefulSets.GVK(), func(s *appsv1.StatefulSet) *metav1.LabelSelector { return s.Spec.Selector }, o)
 }
 
-type podFacts struct {
-	owner    string
-	phase    corev1.PodPhase
-	deleting bool
-	ready    bool
-	since    int64
-}
-
-func facts(p *corev1.Pod) podFacts {
-	f := podFacts{phase: p.Status.Phase, deleting: p.DeletionTimestamp != nil, ready: pods.Ready(p)}
-	if ref := metav1.GetControllerOfNoCopy(p); ref != nil {
-		f.owner = string(ref.UID)
-	}
-	if f.ready {
-		f.since = pods.ReadySince(p).Unix()
-	}
-	return f
-}
-
 func (c *Controller) podChanged(p, old *corev1.Pod) {
-	if p != nil && old != nil && facts(p) == facts(old) && maps.Equal(p.Labels, old.Labels) {
+	if p != nil && old != nil && pods.FactsOf(p) == pods.FactsOf(old) && maps.Equal(p.Labels, old.Labels) {
 		return
 	}
 	if old != nil {
