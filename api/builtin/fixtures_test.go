@@ -18,7 +18,7 @@ import (
 )
 
 // fixtures finds the objects with every field set that k8s.io/api ships.
-func fixtures(t *testing.T) string {
+func fixtures(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/api").Output()
 	if err != nil {
@@ -27,7 +27,7 @@ func fixtures(t *testing.T) string {
 	return filepath.Join(strings.TrimSpace(string(out)), "testdata", "HEAD")
 }
 
-func fixture(t *testing.T, dir string, gvk schema.GroupVersionKind, suffix string) []byte {
+func fixture(t testing.TB, dir string, gvk schema.GroupVersionKind, suffix string) []byte {
 	t.Helper()
 	group := gvk.Group
 	if group == "" {

@@ -118,6 +118,10 @@ func try(ctx context.Context, c *http.Client, host string, r *storm.Request) (in
 		return resp.StatusCode, fmt.Errorf("half an answer: %w", err)
 	}
 	switch {
+	case r.Method == http.MethodHead && resp.StatusCode == http.StatusInternalServerError:
+		get := *r // the answer has no body that would say why: that of GET has
+		get.Method = http.MethodGet
+		return try(ctx, c, host, &get)
 	case resp.StatusCode == http.StatusInternalServerError && known(string(body)):
 		return resp.StatusCode, proper(resp, body)
 	case resp.StatusCode == http.StatusNotAcceptable && strings.HasPrefix(r.Path, "/openapi"):
