@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -38,11 +39,31 @@ func JSON(doc, patch []byte) ([]byte, error) {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
 			"The allowed maximum operations in a JSON patch is %d, got %d", MaxOperations, len(ops)))
 	}
-	out, err := ops.Apply(doc)
+	out, err := Operate(ops, doc)
 	if err != nil {
 		return nil, unprocessable(err)
 	}
 	return out, nil
+}
+
+// maxCopied bounds what the copy operations of a JSON patch may add to a
+// document, in bytes: each could double it, and a patch of 2 KB take all memory.
+const maxCopied = 3 << 20
+
+// bound tells the library, which keeps one bound for the whole process.
+var bound = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxCopied })
+
+// Operate carries out the operations on a JSON document, which stays as it is. It
+// is the way for every RFC 6902 patch, whoever made it. Errors are the library's,
+// which panics at some operations that lack their value.
+func Operate(ops jsonpatch.Patch, doc []byte) (out []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, fmt.Errorf("the patch cannot be applied: %v", p)
+		}
+	}()
+	bound()
+	return ops.Apply(doc)
 }
 
 // checkOperations holds the form of a JSON patch. Clients know upstream's words

@@ -2,6 +2,7 @@ package patch
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func doc(t testing.TB, s string) map[string]any {
@@ -111,6 +113,29 @@ func TestJSON(t *testing.T) {
 		if !ok || st.Status().Code != tt.code || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%v, want %d %s", err, tt.code, tt.want)
 		}
+	}
+}
+
+// An operation without its value ends no request in a panic.
+func TestNothingToTest(t *testing.T) {
+	if out, err := JSON([]byte(`{}`), []byte(`[{"op":"test","path":""}]`)); out != nil || apierrors.ReasonForError(err) != metav1.StatusReasonInvalid {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// Operations that copy the document into itself are stopped before it fills the
+// memory.
+func TestCopiesAreBounded(t *testing.T) {
+	var ops []string
+	for i := range 100 {
+		ops = append(ops, fmt.Sprintf(`{"op":"copy","from":"/data","path":"/data/%d"}`, i))
+	}
+	out, err := JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops, ",")+"]"))
+	if len(out) > 0 || apierrors.ReasonForError(err) != metav1.StatusReasonInvalid {
+		t.Errorf("%d bytes, %v", len(out), err)
+	}
+	if out, err = JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops[:10], ",")+"]")); err != nil || len(out) < 1024 {
+		t.Errorf("%d bytes, %v", len(out), err)
 	}
 }
 

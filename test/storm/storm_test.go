@@ -137,6 +137,7 @@ func try(ctx context.Context, c *http.Client, host string, r *storm.Request) (in
 // known says that upstream refuses the same request with a 500, too: asked and
 // compared, message for message.
 func known(body string) bool {
+	body = strings.Join(strings.Fields(body), " ") // YAML breaks lines
 	for _, text := range []string{
 		"failed to create typed patch object", // what is applied does not fit the schema
 		"failed to convert new object",        // or not the Go type

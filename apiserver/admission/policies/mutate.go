@@ -19,6 +19,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/match"
+	patching "github.com/coxswain/cox/apiserver/patch"
 )
 
 // Mutating is the plugin MutatingAdmissionPolicy.
@@ -285,7 +286,7 @@ func patch(w *match.Write, seen match.Seen, obj runtime.Object, out ref.Val) (ru
 	if err != nil {
 		return nil, err
 	}
-	if whole, err = decoded.Apply(whole); err != nil {
+	if whole, err = patching.Operate(decoded, whole); err != nil {
 		if errors.Is(err, jsonpatch.ErrTestFailed) {
 			return obj, nil // a test that fails leaves the object alone
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/match"
+	patching "github.com/coxswain/cox/apiserver/patch"
 )
 
 // Mutating is the plugin MutatingAdmissionWebhook.
@@ -187,17 +188,17 @@ func (m *Manager) mutateBy(ctx context.Context, h *hook, w *match.Write, seen ma
 	if len(res.Patch) == 0 {
 		return false, nil
 	}
-	patch, err := jsonpatch.DecodePatch(res.Patch)
+	ops, err := jsonpatch.DecodePatch(res.Patch)
 	if err != nil {
 		return false, &failure{h.Name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
 	}
-	if len(patch) == 0 {
+	if len(ops) == 0 {
 		return false, nil
 	}
 	if w.Object == nil {
 		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.Name))
 	}
-	text, err := patch.Apply(rev.Request.Object.Raw)
+	text, err := patching.Operate(ops, rev.Request.Object.Raw)
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
