@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -22,51 +21,6 @@ func imageCommand() *cobra.Command {
 	return cmd
 }
 
-// withRuntime runs f with a connection to this node's containerd.
-func withRuntime(cmd *cobra.Command, c *config, f func(ctx context.Context, rt *runtime.Runtime) error) error {
-	if err := c.load(cmd.Flags()); err != nil {
-		return err
-	}
-	if os.Geteuid() != 0 {
-		return errors.New("the node's images belong to root: run it with sudo")
-	}
-	if c.RuntimeEndpoint != "" {
-		return errors.New("this node uses another container runtime: import images with that runtime's own tool")
-	}
-	endpoint := c.runtimeConfig(slog.New(slog.DiscardHandler)).Endpoint()
-	if _, err := os.Stat(strings.TrimPrefix(endpoint, "unix://")); err != nil {
-		return fmt.Errorf("cluster %q does not run here: start it with `cox up`", c.Name)
-	}
-	return dialled(cmd.Context(), endpoint, f)
-}
-
-func dialled(ctx context.Context, endpoint string, f func(ctx context.Context, rt *runtime.Runtime) error) error {
-	rt, err := runtime.Dial(endpoint)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f(ctx, rt), rt.Close())
-}
-
-// feedMachines imports a file into the runtimes of the further nodes on this
-// machine that run.
-func (c *config) feedMachines(ctx context.Context, path, as string) error {
-	for _, m := range c.machines() {
-		socket := c.machineRuntime(m).Endpoint()
-		if !exists(strings.TrimPrefix(socket, "unix://")) {
-			continue
-		}
-		err := dialled(ctx, socket, func(ctx context.Context, rt *runtime.Runtime) error {
-			_, err := importFile(ctx, rt, path, as)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("node %s: %w", m.name, err)
-		}
-	}
-	return nil
-}
-
 // spool keeps standard input in a file, since every node reads it.
 func spool() (string, error) {
 	f, err := os.CreateTemp("", "cox-image-")
@@ -78,43 +32,55 @@ func spool() (string, error) {
 }
 
 func imageImport() *cobra.Command {
-	c := &config{}
+	var n imageNodes
 	var as string
 	cmd := &cobra.Command{
 		Use:   "import FILE...",
-		Short: "Import images from OCI or docker archives (- is standard input)",
+		Short: "Import images from OCI or docker archives (- is standard input) on every node of this machine",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
-				for _, path := range args {
-					if path == "-" && len(c.machines()) > 0 {
-						kept, err := spool()
-						if kept != "" {
-							defer os.Remove(kept)
-						}
-						if err != nil {
-							return fmt.Errorf("standard input: %w", err)
-						}
-						path = kept
-					}
-					names, err := importFile(ctx, rt, path, as)
-					if err == nil {
-						err = c.feedMachines(ctx, path, as)
-					}
-					if err != nil {
-						return fmt.Errorf("%s: %w", path, err)
-					}
-					for _, n := range names {
-						fmt.Fprintln(cmd.OutOrStdout(), n)
-					}
+			nodes, err := n.choose(cmd)
+			if err != nil {
+				return err
+			}
+			for _, path := range args {
+				names, err := n.importOn(cmd.Context(), nodes, path, as)
+				if err != nil {
+					return fmt.Errorf("%s: %w", path, err)
 				}
-				return nil
-			})
+				for _, name := range names {
+					fmt.Fprintln(cmd.OutOrStdout(), name)
+				}
+			}
+			return nil
 		},
 	}
-	c.clusterFlags(cmd.Flags())
+	n.register(cmd, everyNode)
 	cmd.Flags().StringVar(&as, "as", "", "name for an archive that names its image not or only by a tag")
 	return cmd
+}
+
+// importOn imports an archive on nodes and returns the images' names.
+func (n *imageNodes) importOn(ctx context.Context, nodes []nodeRuntime, path, as string) ([]string, error) {
+	if path == "-" && len(nodes) > 1 {
+		kept, err := spool()
+		if kept != "" {
+			defer os.Remove(kept)
+		}
+		if err != nil {
+			return nil, err
+		}
+		path = kept
+	}
+	var names []string
+	err := n.each(ctx, nodes, func(ctx context.Context, rt *runtime.Runtime) error {
+		got, err := importFile(ctx, rt, path, as)
+		if err == nil {
+			names = got // the same on every node
+		}
+		return err
+	})
+	return names, err
 }
 
 func importFile(ctx context.Context, rt *runtime.Runtime, path, as string) ([]string, error) {
@@ -131,11 +97,11 @@ func importFile(ctx context.Context, rt *runtime.Runtime, path, as string) ([]st
 }
 
 func imageList() *cobra.Command {
-	c := &config{}
+	var n imageNodes
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the node's images", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
+			return n.only(cmd, func(ctx context.Context, rt *runtime.Runtime) error {
 				list, err := images.List(ctx, rt.Conn())
 				if err != nil {
 					return err
@@ -159,26 +125,46 @@ func imageList() *cobra.Command {
 			})
 		},
 	}
-	c.clusterFlags(cmd.Flags())
+	n.register(cmd, ownNode)
 	return cmd
 }
 
 func imageRemove() *cobra.Command {
-	c := &config{}
+	var n imageNodes
 	cmd := &cobra.Command{
-		Use: "rm IMAGE...", Short: "Remove images by name or ID", Args: cobra.MinimumNArgs(1),
+		Use: "rm IMAGE...", Short: "Remove images by name or ID from every node of this machine", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
-				var problems []error
-				for _, name := range args {
-					if err := images.Remove(ctx, rt.Conn(), name); err != nil {
-						problems = append(problems, fmt.Errorf("%s: %w", name, err))
-					}
-				}
-				return errors.Join(problems...)
-			})
+			nodes, err := n.choose(cmd)
+			if err != nil {
+				return err
+			}
+			var problems []error
+			for _, name := range args {
+				problems = append(problems, n.removeOn(cmd.Context(), nodes, name))
+			}
+			return errors.Join(problems...)
 		},
 	}
-	c.clusterFlags(cmd.Flags())
+	n.register(cmd, everyNode)
 	return cmd
+}
+
+// removeOn removes an image from those of the nodes that have it: one of them
+// has to.
+func (n *imageNodes) removeOn(ctx context.Context, nodes []nodeRuntime, name string) error {
+	there := false
+	var missing error
+	err := n.each(ctx, nodes, func(ctx context.Context, rt *runtime.Runtime) error {
+		err := images.Remove(ctx, rt.Conn(), name)
+		if errors.Is(err, images.ErrNotFound) {
+			missing = err
+			return nil
+		}
+		there = true
+		return err
+	})
+	if !there && err == nil {
+		return missing
+	}
+	return err
 }

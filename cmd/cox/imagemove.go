@@ -22,7 +22,7 @@ import (
 const pullReport = 2 * time.Second
 
 func imagePull() *cobra.Command {
-	c := &config{}
+	var n imageNodes
 	var user string
 	var secret bool
 	cmd := &cobra.Command{
@@ -41,7 +41,7 @@ func imagePull() *cobra.Command {
 				}
 				auth = &runtimeapi.AuthConfig{Username: user, Password: strings.TrimRight(line, "\r\n")}
 			}
-			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
+			return n.only(cmd, func(ctx context.Context, rt *runtime.Runtime) error {
 				for _, name := range args {
 					full, err := images.Pull(ctx, rt.Conn(), name, auth, pullReport, func(done, total int64) {
 						fmt.Fprintf(cmd.ErrOrStderr(), "%s: %.1f of %.1f MB\n", name, float64(done)/1e6, float64(total)/1e6)
@@ -55,21 +55,21 @@ func imagePull() *cobra.Command {
 			})
 		},
 	}
-	c.clusterFlags(cmd.Flags())
+	n.register(cmd, ownNode)
 	cmd.Flags().StringVar(&user, "username", "", "user at the registry")
 	cmd.Flags().BoolVar(&secret, "password-stdin", false, "read the user's password from standard input")
 	return cmd
 }
 
 func imageExport() *cobra.Command {
-	c := &config{}
+	var n imageNodes
 	var to string
 	cmd := &cobra.Command{
 		Use:   "export IMAGE...",
 		Short: "Write images to an archive that cox image import, docker load and the like read",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withRuntime(cmd, c, func(ctx context.Context, rt *runtime.Runtime) error {
+			return n.only(cmd, func(ctx context.Context, rt *runtime.Runtime) error {
 				if to == "-" {
 					return images.Export(ctx, rt.Conn(), cmd.OutOrStdout(), args...)
 				}
@@ -77,7 +77,7 @@ func imageExport() *cobra.Command {
 			})
 		},
 	}
-	c.clusterFlags(cmd.Flags())
+	n.register(cmd, ownNode)
 	cmd.Flags().StringVarP(&to, "output", "o", "", "the archive (- is standard output)")
 	if err := cmd.MarkFlagRequired("output"); err != nil {
 		panic(err) // the flag is right above

@@ -118,6 +118,7 @@ func TestTwoNodes(t *testing.T) {
 		t.Errorf("exec on the second node: %v %s", err, out)
 	}
 
+	t.Run("images", func(t *testing.T) { imagesOfNodes(t, c, first, second) })
 	t.Run("without cox", func(t *testing.T) {
 		killServer(t, c)
 		killAgent(t, c)
