@@ -157,6 +157,9 @@ func overlayWorks(dir string) bool {
 	return unix.Unmount(merged, 0) == nil
 }
 
+// Garbage is collected two seconds after something was deleted, and is not
+// looked for otherwise: by default the collector wakes four times a second to
+// see whether there is any, and collects as often while there is.
 // The statistics periods are long because nobody needs CRI's samples: CPU
 // rates are computed from the counters by who asks for them. Layers are kept
 // compressed only until they are unpacked.
@@ -173,7 +176,9 @@ address = {{q .TTRPC}}
 socket_dir = {{q .ShimSockets}}
 [plugins.'io.containerd.gc.v1.scheduler']
 startup_delay = '10s'
-schedule_delay = '1s'
+deletion_threshold = 1
+schedule_delay = '2s'
+pause_threshold = 0.0001
 [plugins.'io.containerd.metadata.v1.bolt']
 content_sharing_policy = 'shared'
 

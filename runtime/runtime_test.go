@@ -348,6 +348,43 @@ func TestKilledContainerdComesBackUnderItsContainers(t *testing.T) {
 	}
 }
 
+// TestDeletedFilesAreCollected removes a pod: what its container wrote leaves the
+// disk soon, though nothing looks for garbage while nothing is deleted.
+func TestDeletedFilesAreCollected(t *testing.T) {
+	cfg := runtimetest.Config(t)
+	r, err := runtime.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	runtimetest.Import(t, r)
+	cri, _ := r.CRI()
+	p := runPod(t, r, hostPod("one", t.TempDir(), cfg.CgroupRoot))
+	p.run("writes", "sh", "-c", "echo here > /left; exec sleep 1000")
+	left := func() []string {
+		found, err := filepath.Glob(filepath.Join(cfg.Root, "containerd/io.containerd.snapshotter.v1.*/snapshots/*/fs/left"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	until := func(what string, done func() bool) {
+		for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %q", what, left())
+			}
+		}
+	}
+	until("the container did not write", func() bool { return len(left()) == 1 })
+	if _, err := cri.StopPodSandbox(t.Context(), &runtimeapi.StopPodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cri.RemovePodSandbox(t.Context(), &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id}); err != nil {
+		t.Fatal(err)
+	}
+	until("a minute after the pod its files are still there", func() bool { return len(left()) == 0 })
+}
+
 func TestTwoRuntimesSideBySide(t *testing.T) {
 	var rs []*runtime.Runtime
 	var cfgs []runtime.Config

@@ -160,6 +160,7 @@ func (s *Server) config(cfg Config) (config.ServerConfig, error) {
 // open builds the server. etcd reports what it cannot live with by ending
 // the process or panicking; the goroutine below is where that lands instead.
 func (s *Server) open(cfg config.ServerConfig) error {
+	quieten()
 	type result struct {
 		srv *etcdserver.EtcdServer
 		err error

@@ -34,6 +34,36 @@ func closed(t *testing.T, s *Server) {
 	}
 }
 
+// TestPast starts watches in the past: they catch up, and etcd has the variable
+// that says how soon.
+func TestPast(t *testing.T) {
+	s := start(t, t.TempDir())
+	defer closed(t, s)
+	if watchResyncPeriod != resync {
+		t.Errorf("etcd looks for watches of the past every %v, want %v", watchResyncPeriod, resync)
+	}
+	first, err := s.Put(t.Context(), "a", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Put(t.Context(), "a", "2"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var values []string
+	err = s.Follow(ctx, first.Header.Revision-1, func(events []*clientv3.Event) {
+		for _, e := range events {
+			values = append(values, string(e.Kv.Value))
+		}
+		if len(values) == 2 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || strings.Join(values, " ") != "1 2" {
+		t.Errorf("followed %q, %v", values, err)
+	}
+}
+
 // TestStart makes a data directory as upstream lays it out, and finds its
 // data again. Nothing is logged on the way.
 func TestStart(t *testing.T) {
