@@ -15,6 +15,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	storagemigrationv1beta1 "k8s.io/api/storagemigration/v1beta1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -63,9 +64,12 @@ var (
 	ServiceCIDRs               = Kind[*networkingv1.ServiceCIDR]{schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "servicecidrs"}, "ServiceCIDR", false, func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} }, func() runtime.Object { return &networkingv1.ServiceCIDRList{} }}
 	StorageClasses             = Kind[*storagev1.StorageClass]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "storageclasses"}, "StorageClass", false, func() *storagev1.StorageClass { return &storagev1.StorageClass{} }, func() runtime.Object { return &storagev1.StorageClassList{} }}
 	VolumeAttributesClasses    = Kind[*storagev1.VolumeAttributesClass]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "volumeattributesclasses"}, "VolumeAttributesClass", false, func() *storagev1.VolumeAttributesClass { return &storagev1.VolumeAttributesClass{} }, func() runtime.Object { return &storagev1.VolumeAttributesClassList{} }}
-	CSIDrivers                 = Kind[*storagev1.CSIDriver]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csidrivers"}, "CSIDriver", false, func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} }, func() runtime.Object { return &storagev1.CSIDriverList{} }}
-	CSINodes                   = Kind[*storagev1.CSINode]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csinodes"}, "CSINode", false, func() *storagev1.CSINode { return &storagev1.CSINode{} }, func() runtime.Object { return &storagev1.CSINodeList{} }}
-	CSIStorageCapacities       = Kind[*storagev1.CSIStorageCapacity]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csistoragecapacities"}, "CSIStorageCapacity", true, func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} }, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }}
-	VolumeAttachments          = Kind[*storagev1.VolumeAttachment]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "volumeattachments"}, "VolumeAttachment", false, func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} }, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }}
-	HorizontalPodAutoscalers   = Kind[*autoscalingv2.HorizontalPodAutoscaler]{schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}, "HorizontalPodAutoscaler", true, func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} }, func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} }}
+	StorageVersionMigrations   = Kind[*storagemigrationv1beta1.StorageVersionMigration]{schema.GroupVersionResource{Group: "storagemigration.k8s.io", Version: "v1beta1", Resource: "storageversionmigrations"}, "StorageVersionMigration", false, func() *storagemigrationv1beta1.StorageVersionMigration {
+		return &storagemigrationv1beta1.StorageVersionMigration{}
+	}, func() runtime.Object { return &storagemigrationv1beta1.StorageVersionMigrationList{} }}
+	CSIDrivers               = Kind[*storagev1.CSIDriver]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csidrivers"}, "CSIDriver", false, func() *storagev1.CSIDriver { return &storagev1.CSIDriver{} }, func() runtime.Object { return &storagev1.CSIDriverList{} }}
+	CSINodes                 = Kind[*storagev1.CSINode]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csinodes"}, "CSINode", false, func() *storagev1.CSINode { return &storagev1.CSINode{} }, func() runtime.Object { return &storagev1.CSINodeList{} }}
+	CSIStorageCapacities     = Kind[*storagev1.CSIStorageCapacity]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "csistoragecapacities"}, "CSIStorageCapacity", true, func() *storagev1.CSIStorageCapacity { return &storagev1.CSIStorageCapacity{} }, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }}
+	VolumeAttachments        = Kind[*storagev1.VolumeAttachment]{schema.GroupVersionResource{Group: "storage.k8s.io", Version: "v1", Resource: "volumeattachments"}, "VolumeAttachment", false, func() *storagev1.VolumeAttachment { return &storagev1.VolumeAttachment{} }, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }}
+	HorizontalPodAutoscalers = Kind[*autoscalingv2.HorizontalPodAutoscaler]{schema.GroupVersionResource{Group: "autoscaling", Version: "v2", Resource: "horizontalpodautoscalers"}, "HorizontalPodAutoscaler", true, func() *autoscalingv2.HorizontalPodAutoscaler { return &autoscalingv2.HorizontalPodAutoscaler{} }, func() runtime.Object { return &autoscalingv2.HorizontalPodAutoscalerList{} }}
 )

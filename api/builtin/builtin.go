@@ -4,6 +4,9 @@ package builtin
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	admissionregistrationv1beta1 "k8s.io/api/admissionregistration/v1beta1"
@@ -26,6 +29,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	storagemigrationv1beta1 "k8s.io/api/storagemigration/v1beta1"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -55,16 +59,36 @@ import (
 	"github.com/coxswain/cox/api/resource"
 	"github.com/coxswain/cox/api/scheduling"
 	"github.com/coxswain/cox/api/storage"
+	"github.com/coxswain/cox/api/storagemigration"
 )
 
-// New returns the table of every built-in kind and the scheme of their types,
-// made anew by each call. It errs only if two rows claim the same resource.
-func New() (*api.Table, error) {
+// New returns the table of every built-in kind that is served by default, and
+// of those group versions of Optional that it is asked for, with the scheme of
+// their types, made anew by each call. It errs only if two rows claim the same
+// resource.
+func New(optional ...schema.GroupVersion) (*api.Table, error) {
 	scheme, err := Scheme()
 	if err != nil {
 		return nil, err
 	}
-	return api.NewTable(scheme, kinds())
+	all := kinds()
+	for _, gv := range Optional() {
+		if slices.Contains(optional, gv) {
+			all = append(all, optionalKinds[gv]()...)
+		}
+	}
+	return api.NewTable(scheme, all)
+}
+
+// optionalKinds are the rows of the group versions that 1.36 has, but serves
+// only where it is told to.
+var optionalKinds = map[schema.GroupVersion]func() []*api.Kind{
+	storagemigrationv1beta1.SchemeGroupVersion: storagemigration.Kinds,
+}
+
+// Optional lists the group versions that are not served by default.
+func Optional() []schema.GroupVersion {
+	return slices.SortedFunc(maps.Keys(optionalKinds), func(a, b schema.GroupVersion) int { return strings.Compare(a.String(), b.String()) })
 }
 
 // kinds lists every row, in the order in which discovery shows the groups.
@@ -94,7 +118,7 @@ func Scheme() (*runtime.Scheme, error) {
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, resourcev1.AddToScheme, schedulingv1.AddToScheme,
-		storagev1.AddToScheme, extv1.AddToScheme, apiregistrationv1.AddToScheme, admissionregistrationv1.AddToScheme,
+		storagev1.AddToScheme, storagemigrationv1beta1.AddToScheme, extv1.AddToScheme, apiregistrationv1.AddToScheme, admissionregistrationv1.AddToScheme,
 		admissionregistrationv1beta1.AddToScheme, metricsv1beta1.AddToScheme, metav1.AddMetaToScheme,
 	} {
 		if err := add(s); err != nil {

@@ -41,9 +41,13 @@ func (d *documents) changed() {
 // OpenAPI serves the OpenAPI documents of built-in and custom kinds.
 func (m *Manager) OpenAPI() http.Handler { return openapi.HandlerWith(m.docs) }
 
-// OpenAPIWith is OpenAPI with what other servers publish.
-func (m *Manager) OpenAPIWith(elsewhere openapi.Elsewhere) http.Handler {
-	return openapi.HandlerWith(openapi.Join(m.docs, elsewhere))
+// OpenAPIWith is OpenAPI with what others publish.
+func (m *Manager) OpenAPIWith(elsewhere ...openapi.Elsewhere) http.Handler {
+	var all openapi.Extra = m.docs
+	for _, e := range elsewhere {
+		all = openapi.Join(all, e)
+	}
+	return openapi.HandlerWith(all)
 }
 
 // Document is the OpenAPI document of a group version of custom or built-in

@@ -44,22 +44,27 @@ func HandlerWith(extra Extra) http.Handler {
 func Document(path string) ([]byte, error) { return jsonOrBinary(path, ".json.gz") }
 
 func jsonOrBinary(path, suffix string) ([]byte, error) {
-	for _, d := range index {
+	for _, d := range slices.Concat(index, optionalIndex) {
 		if d.path != path {
 			continue
 		}
-		f, err := documents.Open("zz_documents/" + d.file + suffix)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			return nil, err
-		}
-		return io.ReadAll(z)
+		return read(d, suffix)
 	}
 	return nil, fmt.Errorf("there is no OpenAPI document %s", path)
+}
+
+// read decompresses a document's file.
+func read(d indexed, suffix string) ([]byte, error) {
+	f, err := documents.Open("zz_documents/" + d.file + suffix)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }
 
 // serveExtra answers what the extra documents have a part in; false leaves the

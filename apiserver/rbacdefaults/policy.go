@@ -30,8 +30,9 @@ const (
 )
 
 // Default returns the default policy, made anew: the caller may change it.
+// gates are the feature gates that are on although they are off by default.
 // The aggregated roles are still empty (see Aggregate).
-func Default() (*Policy, error) { return parse(policyText) }
+func Default(gates ...string) (*Policy, error) { return parse(policyText, gates...) }
 
 // Aggregate fills the roles that gather others, in the order in which the
 // aggregation controller does it: by the name of the role joined, every rule
@@ -85,7 +86,7 @@ func sameRule(a, b *rbacv1.PolicyRule) bool {
 }
 
 // parse reads the form that the head of policy.txt describes.
-func parse(text string) (*Policy, error) {
+func parse(text string, gates ...string) (*Policy, error) {
 	p := &Policy{}
 	var rules *[]rbacv1.PolicyRule
 	n := 0
@@ -99,7 +100,14 @@ func parse(text string) (*Policy, error) {
 		if line[0] == ' ' {
 			err = addRule(rules, words)
 		} else {
-			rules, err = p.addObject(words[0], words[1:])
+			to := p
+			if last := len(words) - 1; strings.HasPrefix(words[last], "gate:") {
+				if !slices.Contains(gates, strings.TrimPrefix(words[last], "gate:")) {
+					to = &Policy{} // read, and forgotten
+				}
+				words = words[:last]
+			}
+			rules, err = to.addObject(words[0], words[1:])
 		}
 		if err != nil {
 			return nil, fmt.Errorf("policy line %d: %w", n, err)

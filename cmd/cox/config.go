@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -44,6 +45,7 @@ type config struct {
 	loops controllerConfig
 	// election are the times of the components' leases.
 	election electionConfig
+	features features
 	audit    auditConfig
 
 	admission admissionConfig
@@ -148,6 +150,8 @@ func (c *config) serverFlags(fs *pflag.FlagSet) {
 	c.auth.flags(fs)
 	c.loops.flags(fs)
 	c.election.flags(fs)
+	c.features.gateFlag(fs)
+	c.features.serveFlag(fs)
 
 	fs.StringVar(&c.ClusterCIDR, "cluster-cidr", "10.42.0.0/16", "range of the pods' addresses")
 	fs.StringVar(&c.ServiceCIDR, "service-cidr", "10.43.0.0/16", "range of the Services' addresses")
@@ -273,7 +277,7 @@ func (c *config) complete() error {
 		if err := c.loops.complete(); err != nil {
 			return err
 		}
-		if err := c.election.complete(); err != nil {
+		if err := errors.Join(c.election.complete(), c.features.complete()); err != nil {
 			return err
 		}
 	}

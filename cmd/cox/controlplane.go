@@ -35,6 +35,7 @@ import (
 	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/apiserver/encryption"
 	"github.com/coxswain/cox/apiserver/flow"
+	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/peers"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
 	"github.com/coxswain/cox/apiserver/services"
@@ -113,7 +114,7 @@ var masters = client.User{Name: "system:apiserver", Groups: []string{"system:mas
 // openStore starts the embedded etcd or connects to the external one.
 func (cp *controlPlane) openStore(ctx context.Context) error {
 	c := cp.cfg
-	table, err := builtin.New()
+	table, err := builtin.New(c.features.served...)
 	if err != nil {
 		return fmt.Errorf("table of kinds: %w", err)
 	}
@@ -169,7 +170,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	if err != nil {
 		return err
 	}
-	policy, err := rbacdefaults.Default()
+	policy, err := rbacdefaults.Default(c.features.on...)
 	if err != nil {
 		return fmt.Errorf("default roles: %w", err)
 	}
@@ -215,7 +216,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
-	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(cp.agg) })
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.served), cp.agg) })
 	measures := cp.metrics()
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,
@@ -296,7 +297,7 @@ func (cp *controlPlane) listen() error {
 // bootstrap writes what a cluster has from its first second.
 func (cp *controlPlane) bootstrap(ctx context.Context) error {
 	c := cp.cfg
-	policy, err := rbacdefaults.Default()
+	policy, err := rbacdefaults.Default(c.features.on...)
 	if err != nil {
 		return err
 	}

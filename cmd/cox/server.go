@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -294,12 +295,13 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 			Metrics: s.metrics, Counts: s.counts,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
-			RootCA:       bundle.CA.PEM(),
-			Mint:         cp.mint,
-			Tokens:       door,
-			Signing:      signing,
-			ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
-			Log:          s.log.With("component", "controller-manager"),
+			RootCA:         bundle.CA.PEM(),
+			Mint:           cp.mint,
+			Tokens:         door,
+			Signing:        signing,
+			ClusterCIDRs:   []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
+			MigrateStorage: slices.Contains(s.cfg.features.served, client.StorageVersionMigrations.GroupVersion()),
+			Log:            s.log.With("component", "controller-manager"),
 		}
 		s.cfg.loops.put(&m)
 		return manager.Run(ctx, m)

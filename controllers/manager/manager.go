@@ -49,6 +49,7 @@ import (
 	"github.com/coxswain/cox/controllers/serviceaccounttoken"
 	"github.com/coxswain/cox/controllers/servicecidr"
 	"github.com/coxswain/cox/controllers/statefulset"
+	"github.com/coxswain/cox/controllers/storagemigration"
 	"github.com/coxswain/cox/controllers/tainteviction"
 	"github.com/coxswain/cox/controllers/volumebinder"
 	"github.com/coxswain/cox/controllers/volumeexpand"
@@ -100,6 +101,9 @@ type Config struct {
 	// of its own accord may go unused before it is marked, and later deleted; 0
 	// is a year.
 	UnusedTokens time.Duration
+	// MigrateStorage says that StorageVersionMigrations, which 1.36 does not
+	// serve by default, are served and are to be carried out.
+	MigrateStorage bool
 	// Metrics measure the controllers' loops and Counts what they do; nil
 	// does neither.
 	Metrics *client.Metrics
@@ -219,6 +223,11 @@ func parts(cfg *Config) ([]part, error) {
 			return garbagecollector.New(env, cfg.Discovery, cfg.ResourcesChanged)
 		})}, part{"resourcequota-controller", "resourcequota-controller", as(func(env controllers.Env) (*resourcequota.Controller, error) {
 			return resourcequota.New(env, cfg.Discovery)
+		})})
+	}
+	if cfg.MigrateStorage && cfg.Discovery != nil {
+		out = append(out, part{"storage-version-migrator-controller", "storage-version-migrator-controller", as(func(env controllers.Env) (*storagemigration.Controller, error) {
+			return storagemigration.New(env, cfg.Discovery)
 		})})
 	}
 	return out, nil

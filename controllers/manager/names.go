@@ -49,6 +49,7 @@ var names = []name{
 	{"serviceaccount-controller", "serviceaccount", ""},
 	{"serviceaccount-token-controller", "serviceaccount-token", "serviceaccount-token"},
 	{"statefulset-controller", "statefulset", "statefulset"},
+	{"storage-version-migrator-controller", "", ""},
 	{"taint-eviction-controller", "", ""},
 	{"token-cleaner-controller", "tokencleaner", ""},
 	{"ttl-controller", "ttl", ""},
@@ -69,7 +70,6 @@ var absent = []struct{ long, short, why string }{
 	{"podcertificaterequest-cleaner-controller", "", "behind a feature gate that is off in 1.36"},
 	{"podgroup-protection-controller", "", "behind a feature gate that is off in 1.36"},
 	{"resourcepoolstatusrequest-controller", "", "behind a feature gate that is off in 1.36"},
-	{"storage-version-migrator-controller", "", "behind a feature gate that is off in 1.36"},
 	{"storageversion-garbage-collector-controller", "storage-version-gc", "behind a feature gate that is off in 1.36"},
 }
 
