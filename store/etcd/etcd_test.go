@@ -34,13 +34,16 @@ func closed(t *testing.T, s *Server) {
 	}
 }
 
-// TestPast starts watches in the past: they catch up, and etcd has the variable
-// that says how soon.
+// TestPast starts watches in the past: they catch up, and etcd has the
+// variables that say how soon, and when a watch is one.
 func TestPast(t *testing.T) {
 	s := start(t, t.TempDir())
 	defer closed(t, s)
 	if watchResyncPeriod != resync {
 		t.Errorf("etcd looks for watches of the past every %v, want %v", watchResyncPeriod, resync)
+	}
+	if chanBufLen != lag {
+		t.Errorf("a watch may lag %d writes behind, want %d", chanBufLen, lag)
 	}
 	first, err := s.Put(t.Context(), "a", "1")
 	if err != nil {
