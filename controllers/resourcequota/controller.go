@@ -184,12 +184,12 @@ func (c *Controller) resolve(ctx context.Context, gr schema.GroupResource) (sche
 	return schema.GroupVersionResource{}, err
 }
 
-// handler wakes the quotas of a namespace when something in it has gone or
-// has become smaller; what is made, admission has charged.
+// handler wakes the quotas of a namespace when something in it has gone, has
+// become smaller or is in other scopes now; what is made, admission has charged.
 func (c *Controller) handler(gr schema.GroupResource) cache.ResourceEventHandler {
 	return cache.ResourceEventHandlerFuncs{
 		UpdateFunc: func(old, o any) {
-			if shrank(gr, o, old, c.env.Clock.Now()) {
+			if shrank(gr, o, old, c.env.Clock.Now()) || moved(o, old) {
 				c.givenBack(gr, o, old)
 			}
 		},

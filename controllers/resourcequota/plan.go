@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/api/quota"
 )
@@ -67,6 +68,18 @@ func shrank(gr schema.GroupResource, obj, old any, now time.Time) bool {
 		if is := after[name]; is.Cmp(was) < 0 {
 			return true
 		}
+	}
+	return false
+}
+
+// moved says that a change of an object may have taken it from some quotas to
+// others: of what scopes look at, this is what can change.
+func moved(obj, old any) bool {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return !ptr.Equal(o.Spec.ActiveDeadlineSeconds, old.(*corev1.Pod).Spec.ActiveDeadlineSeconds)
+	case *corev1.PersistentVolumeClaim:
+		return !ptr.Equal(o.Spec.VolumeAttributesClassName, old.(*corev1.PersistentVolumeClaim).Spec.VolumeAttributesClassName)
 	}
 	return false
 }

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/api/quota"
 )
@@ -40,6 +41,31 @@ func TestStatus(t *testing.T) {
 	gr := schema.GroupResource{Resource: "pods"}
 	if !shrank(gr, done, pod, time.Now()) || shrank(gr, pod, pod, time.Now()) || shrank(gr, pod, done, time.Now()) {
 		t.Error("a pod gives back its share when it ends, and only then")
+	}
+}
+
+// A pod that gets a deadline leaves the quotas of those without.
+func TestMoved(t *testing.T) {
+	q := &corev1.ResourceQuota{}
+	q.Spec.Scopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeNotTerminating}
+	endless, ending := &corev1.Pod{}, &corev1.Pod{Spec: corev1.PodSpec{ActiveDeadlineSeconds: ptr.To[int64](30)}}
+	gr := schema.GroupResource{Resource: "pods"}
+	if !moved(ending, endless) || moved(ending, ending) || moved(endless, endless) {
+		t.Error("only a new deadline moves a pod")
+	}
+	if n := freed(q, gr, ending, endless, time.Now())["pods"]; n.Value() != 1 {
+		t.Errorf("%v pods are given back", n.Value())
+	}
+	for _, tc := range []struct {
+		now, old *string
+		want     bool
+	}{{ptr.To("a"), ptr.To("b"), true}, {ptr.To("a"), nil, true}, {ptr.To("a"), ptr.To("a"), false}} {
+		claim := func(class *string) *corev1.PersistentVolumeClaim {
+			return &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: class}}
+		}
+		if got := moved(claim(tc.now), claim(tc.old)); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
 	}
 }
 
