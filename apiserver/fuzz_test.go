@@ -1,11 +1,15 @@
 package apiserver_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/apiserver"
@@ -77,6 +81,52 @@ func FuzzRequest(f *testing.F) {
 			var s struct{ Kind string }
 			if err := json.Unmarshal(rec.Body.Bytes(), &s); err != nil || s.Kind != "Status" {
 				t.Errorf("%d: no Status: %s", rec.Code, rec.Body.String())
+			}
+		}
+	})
+}
+
+// FuzzWatch asks for watches with any parameters. Each is refused with a Status
+// or ends, with nothing but events before.
+func FuzzWatch(f *testing.F) {
+	w := newWorld(f, quiet)
+	for _, q := range []string{
+		"", "resourceVersion=0", "resourceVersion=1&allowWatchBookmarks=true", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=1",
+		"sendInitialEvents=false&resourceVersion=5", "resourceVersionMatch=Exact&resourceVersion=3", "labelSelector=a&fieldSelector=metadata.name%3Dx", "resourceVersion=99999999999&timeoutSeconds=0",
+		"limit=1&continue=x", "timeoutSeconds=-1", "resourceVersion=x",
+	} {
+		f.Add(q, "application/json")
+		f.Add(q, "application/json;as=Table;v=v1;g=meta.k8s.io")
+		f.Add(q, "application/vnd.kubernetes.protobuf;stream=watch")
+	}
+	w.serveAny(httptest.NewRequest("POST", cmPath, strings.NewReader(`{"metadata":{"name":"x","labels":{"a":"b"}}}`)), asJSON)
+	f.Fuzz(func(t *testing.T, query, accept string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Millisecond)
+		defer cancel()
+		r := httptest.NewRequest("GET", cmPath, nil).WithContext(ctx)
+		r.URL.RawQuery = query + "&watch=1"
+		r.Header.Set("Accept", accept)
+		rec := w.serveAny(r, "")
+		body := rec.Body.Bytes()
+		if rec.Code >= 500 && rec.Code != http.StatusGatewayTimeout && !upstreams(string(body)) {
+			t.Errorf("%q: %d %s", query, rec.Code, body)
+		}
+		if !strings.HasPrefix(rec.Header().Get("Content-Type"), asJSON) {
+			return
+		}
+		for dec := json.NewDecoder(bytes.NewReader(body)); ; {
+			var e struct {
+				Kind, Type string
+				Object     json.RawMessage
+			}
+			if err := dec.Decode(&e); err != nil {
+				if err != io.EOF {
+					t.Errorf("%q: %v in %s", query, err, body)
+				}
+				return
+			}
+			if rec.Code == http.StatusOK && (e.Type == "" || len(e.Object) == 0) || rec.Code >= 400 && e.Kind != "Status" {
+				t.Errorf("%q: %d %s", query, rec.Code, body)
 			}
 		}
 	})

@@ -216,6 +216,38 @@ func TestLongAnswersAreCut(t *testing.T) {
 	}
 }
 
+// FuzzMessage: any message is answered or dropped, and every answer can be sent.
+func FuzzMessage(f *testing.F) {
+	z := zone{domain: "cluster.local.", cluster: testWorld()}
+	log := slog.New(slog.DiscardHandler)
+	s := &Server{cfg: Config{Log: log}, zone: z, forward: newForwarder(filepath.Join(f.TempDir(), "none"), nil, log)}
+	for _, name := range []string{"web.default.svc.cluster.local.", "db.default.svc.cluster.local.", "in.default.svc.cluster.local.", "9.0.43.10.in-addr.arpa."} {
+		m := new(dns.Msg).SetQuestion(name, dns.TypeANY)
+		m.SetEdns0(1232, true)
+		b, err := m.Pack()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		req := new(dns.Msg)
+		if req.Unpack(b) != nil || len(req.Question) != 1 {
+			return
+		}
+		if _, reverse := fromReverse(strings.ToLower(req.Question[0].Name)); !dns.IsSubDomain("cluster.local.", req.Question[0].Name) || req.Question[0].Qclass != dns.ClassINET || reverse {
+			return // for the outside
+		}
+		m := s.resolve(req)
+		if m.Id != req.Id || !m.Response {
+			t.Errorf("%v answers %v", m, req)
+		}
+		if _, err := m.Pack(); err != nil {
+			t.Errorf("%v: %v", m, err)
+		}
+	})
+}
+
 func FuzzLookup(f *testing.F) {
 	z := zone{domain: "cluster.local.", cluster: testWorld()}
 	f.Add("_http._tcp.web.default.svc.cluster.local.", uint16(dns.TypeSRV))

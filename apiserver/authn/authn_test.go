@@ -54,7 +54,7 @@ type world struct {
 
 const issuerURL = "https://kubernetes.default.svc.cluster.local"
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{now: time.Now()}
 	clock := func() time.Time { return w.now }

@@ -24,7 +24,7 @@ import (
 
 // bench is a manager with a webhook that a test answers for.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	door   *doortest.Door
 	m      *Manager
 	server *httptest.Server
@@ -34,7 +34,7 @@ type bench struct {
 	notes  map[string]string
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	table, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
