@@ -3,10 +3,12 @@ package kubelet_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/coxswain/cox/client"
@@ -93,4 +95,47 @@ func TestNodePressure(t *testing.T) {
 	if !os.IsNotExist(err) {
 		t.Errorf("link of a log that is gone: %v", err)
 	}
+}
+
+// TestInodePressure: a pod that takes the last inodes of the node's file system
+// is evicted, not the one beside it, and when its files are gone the node takes
+// pods again.
+func TestInodePressure(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	root := filepath.Join(w.dir, "kubelet")
+	w.must(unix.Mount("tmpfs", root, "tmpfs", 0, "nr_inodes=600"))
+	w.must(unix.Mount("", root, "", unix.MS_SHARED, ""))
+	w.change = func(c *kubelet.Config) {
+		c.Eviction = kubelet.Eviction{
+			Thresholds: []kubelet.Threshold{{Signal: kubelet.SignalNodeInodes, Limit: kubelet.Amount{Quantity: 200}}}, Transition: time.Second,
+		}
+	}
+	w.startKubelet()
+	w.pod(shell("beside", waits, "", "terminationGracePeriodSeconds: 1"))
+	w.until("beside", "ready", isReady)
+	w.pod(shell("hog", "i=0; while [ $i -lt 400 ]; do i=$((i+1)); : > /data/$i; done; sleep 1000",
+		"volumeMounts: [{name: data, mountPath: /data}]", "terminationGracePeriodSeconds: 1\nvolumes: [{name: data, emptyDir: {}}]"))
+	p := w.until("hog", "evicted", wasEvicted)
+	if !strings.HasPrefix(p.Status.Message, "The node was low on resource: inodes. Threshold quantity: 200, available: ") {
+		t.Errorf("message %q", p.Status.Message)
+	}
+	w.delete("hog", 1)
+	w.until("hog", "gone", gone)
+	w.eventually("the node is short of nothing", func() bool {
+		n, err := client.Nodes.In(w.root, "").Get(t.Context(), nodeName)
+		w.must(err)
+		return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeDiskPressure && c.Status == corev1.ConditionFalse && c.Reason == "KubeletHasNoDiskPressure"
+		})
+	})
+	w.pod(shell("late", waits, "", "terminationGracePeriodSeconds: 1"))
+	w.honest("late")
+	w.honest("beside")
+	for _, name := range []string{"beside", "late"} {
+		w.delete(name, 1)
+		w.until(name, "gone", gone)
+	}
+	w.stop()
+	w.must(unix.Unmount(root, unix.MNT_DETACH))
 }

@@ -11,21 +11,22 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coxswain/cox/internal/cgroup"
 )
 
 // noLeaks waits until nothing is left of any pod, wherever pods leave traces:
-// runtime, mounts, addresses, links, cgroups, processes, folders.
+// runtime (which may be coming back), mounts, addresses, links, cgroups,
+// processes, folders.
 func (w *world) noLeaks() {
 	w.t.Helper()
 	var left []string
-	for range 400 {
+	for deadline := time.Now().Add(w.patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if left = w.traces(); len(left) == 0 {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	w.t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
 }
@@ -37,14 +38,14 @@ func (w *world) traces() []string {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	cri, _ := w.rt.CRI()
-	sandboxes, err := cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
+	sandboxes, err := cri.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		add("sandboxes: %v", err)
 	}
 	for _, s := range sandboxes.GetItems() {
 		add("sandbox of %s: %s", s.GetMetadata().GetName(), s.State)
 	}
-	containers, err := cri.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
+	containers, err := cri.ListContainers(ctx, &runtimeapi.ListContainersRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		add("containers: %v", err)
 	}
