@@ -144,7 +144,7 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 		LogPath: logPath,
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{
-			Resources:       containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers),
+			Resources:       k.resources(pod, c),
 			SecurityContext: security,
 		},
 	}
@@ -158,10 +158,6 @@ func (k *Kubelet) containerConfig(ctx context.Context, w *worker, pod *corev1.Po
 		return nil, err
 	}
 	k.claimConfig(pod, c, cfg)
-	if k.cgroups.Mode() == "v2" && k.node.machine.Swap > 0 {
-		n := swapLimit(pod, c, &k.cfg.Containers, k.node.machine.Memory, k.node.machine.Swap)
-		cfg.Linux.Resources.Unified = map[string]string{"memory.swap.max": strconv.FormatInt(n, 10)}
-	}
 	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
 		cfg.StopSignal = runtimeapi.Signal(runtimeapi.Signal_value[string(*l.StopSignal)])
 	}

@@ -151,7 +151,7 @@ func (k *Kubelet) shareCPUs() {
 			if _, own := k.exclusive.CPUs(pod.UID, c.name()); own {
 				continue
 			}
-			r := containerResources(pod, spec, k.capacityMemory(), k.oom, &k.cfg.Containers)
+			r := k.resources(pod, spec)
 			r.CpusetCpus = set.String()
 			_, err := k.cfg.Runtime.UpdateContainerResources(k.ctx, &runtimeapi.UpdateContainerResourcesRequest{ContainerId: c.Id, Linux: r})
 			if err != nil && !isGone(err) {

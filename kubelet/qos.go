@@ -124,6 +124,25 @@ func all(pod *corev1.Pod, name corev1.ResourceName) bool {
 	return true
 }
 
+// resources is what a container may use on this machine, as CRI has it.
+func (k *Kubelet) resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.LinuxContainerResources {
+	r := containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers)
+	if m := &k.node.machine; m.Swap > 0 {
+		limitSwap(r, k.cgroups.Mode() == "v2", swapLimit(pod, c, &k.cfg.Containers, m.Memory, m.Swap))
+	}
+	return r
+}
+
+// limitSwap lets a container have so many bytes of swap. With cgroups v1 none
+// has any, and only a limit of its memory can say so: KEP-2400 wants v2.
+func limitSwap(r *runtimeapi.LinuxContainerResources, v2 bool, swap int64) {
+	if v2 {
+		r.Unified = map[string]string{"memory.swap.max": strconv.FormatInt(swap, 10)}
+		return
+	}
+	r.MemorySwapLimitInBytes = r.MemoryLimitInBytes
+}
+
 // containerResources is what one container's cgroup gets.
 func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oom oomLimits, rules *Containers) *runtimeapi.LinuxContainerResources {
 	req, limit := c.Resources.Requests, c.Resources.Limits

@@ -187,7 +187,7 @@ func (w *worker) resize(a *resizeAction) {
 }
 
 func (k *Kubelet) resizeContainer(ctx context.Context, pod *corev1.Pod, id string, c *corev1.Container) error {
-	r := containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers)
+	r := k.resources(pod, c)
 	if r.MemoryLimitInBytes > 0 {
 		// Cgroups v2 would kill the container rather than refuse.
 		st, err := k.cfg.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})

@@ -2,10 +2,12 @@ package kubelet
 
 import (
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/ptr"
 )
 
@@ -107,8 +109,18 @@ func TestSwapLimit(t *testing.T) {
 		"best effort":        {podOf("p", 0, ""), Containers{Swap: true}, 0},
 		"critical":           {podOf("p", 2_000_000_000, "1Gi"), Containers{Swap: true}, 0},
 	} {
-		if got := swapLimit(c.pod, &c.pod.Spec.Containers[0], &c.rules, 4*gi, 2*gi); got != c.want {
+		got := swapLimit(c.pod, &c.pod.Spec.Containers[0], &c.rules, 4*gi, 2*gi)
+		if got != c.want {
 			t.Errorf("%s: %d", name, got)
+		}
+		var r runtimeapi.LinuxContainerResources
+		if limitSwap(&r, true, got); r.Unified["memory.swap.max"] != strconv.FormatInt(c.want, 10) || r.MemorySwapLimitInBytes != 0 {
+			t.Errorf("%s, cgroups v2: %+v", name, &r)
+		}
+		// With cgroups v1 nobody gets any: memory and swap have one limit together.
+		r = runtimeapi.LinuxContainerResources{MemoryLimitInBytes: gi}
+		if limitSwap(&r, false, got); r.MemorySwapLimitInBytes != gi || r.Unified != nil {
+			t.Errorf("%s, cgroups v1: %+v", name, &r)
 		}
 	}
 }

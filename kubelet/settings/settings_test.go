@@ -123,6 +123,28 @@ preloadedImagesVerificationAllowlist: [registry.io/*]
 	}
 }
 
+// TestSwap: pods get swap only if the configuration says so.
+func TestSwap(t *testing.T) {
+	for text, want := range map[string]bool{
+		"": false, "memorySwap: {}\n": false, "memorySwap: {swapBehavior: NoSwap}\n": false, "memorySwap: {swapBehavior: LimitedSwap}\n": true,
+	} {
+		s, err := files(t, head+text, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c kubelet.Config
+		if err := s.Apply(&c); err != nil {
+			t.Fatal(err)
+		}
+		if c.Containers.Swap != want {
+			t.Errorf("%q: swap %v, want %v", text, c.Containers.Swap, want)
+		}
+	}
+	if _, err := files(t, head+"memorySwap: {swapBehavior: UnlimitedSwap}\n", nil); err == nil {
+		t.Error("UnlimitedSwap is taken")
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"maxPods: -1":                                  "maxPods",
