@@ -11,15 +11,48 @@ import (
 )
 
 const (
-	// most is how much waits at most; whoever writes more sends it.
-	most = 16 << 10
+	// most is how much waits at most; whoever writes more sends it. It is what
+	// the kernel sends at once over loopback: a system call and a segment's way
+	// through the network stack cost about as much as copying that many bytes.
+	most = 64 << 10
+	// few is what waits as a rule.
+	few = 16 << 10
 	// patience is how long sending may take when the connection's deadline
 	// changes or it is closed.
 	patience = 2 * time.Second
 )
 
-// buffers are those of connections on which something waits to be sent.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, most+most/4); return &b }}
+// What waits to be sent on connections is in small buffers, and in large ones
+// where it is much.
+var (
+	small = sync.Pool{New: func() any { b := make([]byte, 0, few+few/4); return &b }}
+	large = sync.Pool{New: func() any { b := make([]byte, 0, most+few+few/4); return &b }}
+)
+
+// room returns b, or a larger buffer with what b holds, if n more bytes need
+// it. One of the pool's own size is not exceeded but by who writes more than a
+// TLS record.
+func room(b *[]byte, n int) *[]byte {
+	if len(*b)+n <= cap(*b) || cap(*b) > few+few/4 {
+		return b
+	}
+	l := large.Get().(*[]byte)
+	*l = append((*l)[:0], *b...)
+	recycle(b)
+	return l
+}
+
+// recycle gives a buffer to others.
+func recycle(b *[]byte) {
+	switch {
+	case cap(*b) <= few+few/4:
+		*b = (*b)[:0]
+		small.Put(b)
+	case cap(*b) <= 2*most:
+		*b = (*b)[:0]
+		large.Put(b)
+	}
+}
 
 // Conn is c, on which writes return before what they write is sent, by a
 // goroutine that they start. An error in sending is that of the next write. A
@@ -52,8 +85,9 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	begun := c.waiting != nil
 	if !begun {
-		c.waiting = buffers.Get().(*[]byte)
+		c.waiting = small.Get().(*[]byte)
 	}
+	c.waiting = room(c.waiting, len(p))
 	*c.waiting = append(*c.waiting, p...)
 	full := len(*c.waiting) >= most
 	c.mu.Unlock()
@@ -104,10 +138,7 @@ func (c *conn) drain() error {
 	c.mu.Unlock()
 	_, err := c.Conn.Write(*b)
 	c.sent(err)
-	if cap(*b) <= 4*most {
-		*b = (*b)[:0]
-		buffers.Put(b)
-	}
+	recycle(b)
 	return err
 }
 

@@ -86,7 +86,7 @@ func TestBound(t *testing.T) {
 		c := Conn(under)
 		written := 0
 		go func() {
-			for range 100 {
+			for range 500 {
 				if _, err := c.Write(make([]byte, 1<<10)); err != nil {
 					t.Error(err)
 				}
@@ -99,7 +99,7 @@ func TestBound(t *testing.T) {
 		}
 		close(under.hold)
 		synctest.Wait()
-		if under.got.Len() != 100<<10 {
+		if under.got.Len() != 500<<10 {
 			t.Errorf("%d bytes sent", under.got.Len())
 		}
 	})
@@ -176,7 +176,23 @@ func TestStuck(t *testing.T) {
 	}
 }
 
-func pair(t *testing.T) (there, here net.Conn) {
+// BenchmarkRecords sends a megabyte in pieces of a TLS record's size.
+func BenchmarkRecords(b *testing.B) {
+	there, here := pair(b)
+	go func() { _, _ = io.Copy(io.Discard, there) }()
+	c := Conn(here)
+	record := make([]byte, 16<<10+31)
+	b.SetBytes(64 * int64(len(record)))
+	for b.Loop() {
+		for range 64 {
+			if _, err := c.Write(record); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+func pair(t testing.TB) (there, here net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
