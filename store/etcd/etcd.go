@@ -135,7 +135,10 @@ func (s *Server) config(cfg Config) (config.ServerConfig, error) {
 		MaxWALFiles:            5,
 
 		// What is acknowledged is in the log; the database may follow later.
+		// Under many writes it follows sooner: what it has not taken is in
+		// memory several times over, as values, in buffers and in pages.
 		BackendBatchInterval: 2 * time.Second,
+		BackendBatchLimit:    2000,
 		QuotaBackendBytes:    cfg.QuotaBytes,
 
 		MaxTxnOps:                   1024,
