@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"net/http"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,7 +47,42 @@ func (h *httpCall) write(a *answer) error {
 	}
 	h.turn.Release() // how fast the client reads is not for others to wait for
 	wire.Respond(h.w, h.r, a.code(h.req), h.accept.Media.String(), pieces, wire.Pretty(h.r, h.accept))
+	h.listing.recycle()
 	return nil
+}
+
+// listing is the memory that a list's answer is put together in; lists use it
+// one after the other, so that large ones do not make as much garbage.
+type listing struct {
+	items  []wire.Body
+	rooms  []byte // of the items' resourceVersions
+	pieces [][]byte
+}
+
+// room is what a resourceVersion takes at most (see store.Entry's Message).
+const room = 24
+
+var listings = sync.Pool{New: func() any { return new(listing) }}
+
+// newListing has room for n items. It is the caller's until it is recycled.
+func newListing(n int) *listing {
+	l := listings.Get().(*listing)
+	if cap(l.items) < n {
+		*l = listing{make([]wire.Body, 0, n), make([]byte, 0, room*n), make([][]byte, 0, wire.ListPieces(n))}
+	}
+	return l
+}
+
+// recycle gives the memory to others: nothing made of it is in use any more.
+// l may be nil.
+func (l *listing) recycle() {
+	if l == nil || cap(l.items) > 1<<16 {
+		return
+	}
+	clear(l.items) // they keep objects' bytes
+	clear(l.pieces)
+	l.items, l.rooms, l.pieces = l.items[:0], l.rooms[:0], l.pieces[:0]
+	listings.Put(l)
 }
 
 func (h *httpCall) pieces(a *answer) ([][]byte, error) {
@@ -76,13 +112,13 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 	case h.accept.As == "Table":
 		return h.tablePieces(metav1.ListMeta{ResourceVersion: accessor(a.entry.Object).GetResourceVersion()}, []*store.Entry{a.entry})
 	case h.accept.As != "":
-		body, err := h.res.metaBody(m, a.entry)
+		body, err := h.res.metaBody(m, a.entry, nil)
 		if err != nil {
 			return nil, err
 		}
 		return partialHead(h.accept.Version, "").Message(m, body)
 	}
-	body, err := h.res.body(m, a.entry)
+	body, err := h.res.body(m, a.entry, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -144,15 +180,19 @@ func (h *httpCall) listPieces(l *store.List) ([][]byte, error) {
 	if h.accept.As != "" {
 		encode, head, typed = h.res.metaBody, partialHead(h.accept.Version, "List"), partialHead(h.accept.Version, "")
 	}
-	items := make([]wire.Body, len(l.Entries))
-	for i, e := range l.Entries {
-		b, err := encode(h.accept.Media, e)
+	m := newListing(len(l.Entries))
+	h.listing = m
+	for _, e := range l.Entries {
+		b, err := encode(h.accept.Media, e, m.rooms)
 		if err != nil {
 			return nil, err
 		}
-		items[i] = b
+		m.rooms = m.rooms[:len(m.rooms)+len(b.Tail)]
+		m.items = append(m.items, b)
 	}
-	return head.List(h.accept.Media, &meta, items, typed)
+	var err error
+	m.pieces, err = head.List(m.pieces, h.accept.Media, &meta, m.items, typed)
+	return m.pieces, err
 }
 
 // itemPieces shows a list that an action has made.
@@ -191,13 +231,13 @@ func (h *httpCall) tableBody(meta metav1.ListMeta, entries []*store.Entry, bare 
 		rows[i].Hub = shown[i]
 		switch include {
 		case metav1.IncludeMetadata:
-			b, err := h.res.metaBody(wire.JSON, e)
+			b, err := h.res.metaBody(wire.JSON, e, nil)
 			if err != nil {
 				return nil, err
 			}
 			rows[i].Object = json.RawMessage(partialHead(h.accept.Version, "").JSON(b.Bytes))
 		case metav1.IncludeObject:
-			b, err := h.res.body(wire.JSON, e)
+			b, err := h.res.body(wire.JSON, e, nil)
 			if err != nil {
 				return nil, err
 			}

@@ -30,6 +30,8 @@ type httpCall struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	accept wire.Accept
+
+	listing *listing // of a list's answer; nil: there is none
 }
 
 // serveResource answers a request for a resource.

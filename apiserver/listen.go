@@ -191,21 +191,55 @@ const patience = time.Minute
 
 // stickiness ends a stream whose client does not read. Its methods are called
 // by the stream's goroutine.
+//
+// The timer, once set, runs on while writes come and go: to set and stop it for
+// each would cost more than to look now and then whether one is stuck.
 type stickiness struct {
 	stuck stuck
 	timer *time.Timer
+
+	mu    sync.Mutex
+	since time.Time // when the present write began; zero: there is none
+	armed bool      // the timer will look
 }
 
-// begin is called before a write and a flush, end after.
+// begin is called before a write and a flush, end after; it returns the time.
 func (s *stickiness) begin() {
-	if s.timer == nil {
-		s.timer = time.AfterFunc(patience, s.stuck.end)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = time.Now()
+	switch {
+	case s.armed:
 		return
+	case s.timer == nil:
+		s.timer = time.AfterFunc(patience, s.look)
+	default:
+		s.timer.Reset(patience)
 	}
-	s.timer.Reset(patience)
+	s.armed = true
 }
 
-func (s *stickiness) end() { s.timer.Stop() }
+func (s *stickiness) end() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.since = time.Time{}
+	return time.Now()
+}
+
+// look ends the stream if a write has taken longer than patience.
+func (s *stickiness) look() {
+	s.mu.Lock()
+	s.armed = !s.since.IsZero()
+	left := patience - time.Since(s.since)
+	if s.armed && left > 0 {
+		s.timer.Reset(left)
+	}
+	stuck := s.armed && left <= 0
+	s.mu.Unlock()
+	if stuck {
+		s.stuck.end()
+	}
+}
 
 // finish is called before the request's end.
 func (s *stickiness) finish() {

@@ -121,8 +121,8 @@ func newResource(s *Server, k *kind, v *api.View) *resource {
 		gv = k.Hub.GroupVersion()
 	}
 	for m, name := range [3]string{"json", "json", "protobuf"} {
-		r.formats[m] = store.Format{Media: name, Version: gv}
-		r.metaFormats[m] = store.Format{Media: name + "-metadata"}
+		r.formats[m] = store.NewFormat(name, gv)
+		r.metaFormats[m] = store.NewFormat(name+"-metadata", schema.GroupVersion{})
 	}
 	return r
 }
@@ -213,10 +213,11 @@ func accessor(obj runtime.Object) metav1.Object {
 }
 
 // body is an entry in the view's type, encoded once per revision and format.
-// What was stored in that form is not encoded at all.
-func (r *resource) body(m wire.Media, e *store.Entry) (wire.Body, error) {
+// What was stored in that form is not encoded at all; its resourceVersion is
+// appended to room, which may be nil and is the body's from then on.
+func (r *resource) body(m wire.Media, e *store.Entry, room []byte) (wire.Body, error) {
 	if m == wire.Protobuf && r.view.FromHub == nil {
-		if stored, rev, ok := e.Message(); ok {
+		if stored, rev, ok := e.Message(room); ok {
 			return wire.Body{Bytes: stored, Tail: rev}, nil
 		}
 	}
@@ -232,8 +233,8 @@ func (r *resource) encode(m wire.Media, hub runtime.Object) ([]byte, error) {
 	return r.srv.codec.Body(m, obj)
 }
 
-// metaBody encodes an entry's metadata as PartialObjectMetadata.
-func (r *resource) metaBody(m wire.Media, e *store.Entry) (wire.Body, error) {
+// metaBody encodes an entry's metadata as PartialObjectMetadata, in body's form.
+func (r *resource) metaBody(m wire.Media, e *store.Entry, _ []byte) (wire.Body, error) {
 	b, err := e.Encoded(r.metaFormats[m], func() ([]byte, error) {
 		return r.srv.codec.Body(m, partial(e.Object))
 	})

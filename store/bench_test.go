@@ -121,6 +121,21 @@ func BenchmarkList5000(b *testing.B) {
 			}
 		})
 	}
+	l, err := i.List(b.Context(), "", store.ListOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("messages", func(b *testing.B) { // as a list's answer is made of
+		b.ReportAllocs()
+		var room [24]byte
+		for b.Loop() {
+			for _, e := range l.Entries {
+				if _, _, ok := e.Message(room[:0]); !ok {
+					b.Fatal(e.Key)
+				}
+			}
+		}
+	})
 }
 
 // BenchmarkFanOut writes with many watchers: of everything, and each of a

@@ -57,7 +57,7 @@ func TestShared(t *testing.T) {
 	encoded := 0
 	encode := func() ([]byte, error) { encoded++; return []byte("{}"), nil }
 	for range 3 {
-		if _, err := e.Encoded(store.Format{Media: "json"}, encode); err != nil {
+		if _, err := e.Encoded(store.NewFormat("json", schema.GroupVersion{}), encode); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -200,23 +200,26 @@ func (c *codec) sum(data []byte) uint64 {
 	return maphash.Bytes(c.seed, data) | 1
 }
 
-// splice splits an object in the protobuf envelope into its message, which is
-// shared, and what sets its resourceVersion when it follows: a second, partial
-// metadata field, which protobuf readers merge into the first. ok is false when
-// stored is not in the envelope.
-func splice(stored []byte, revision int64) (message, tail []byte, ok bool) {
+// message finds the message of an object in the protobuf envelope. ok is false
+// when stored is not in the envelope.
+func message(stored []byte) (m []byte, ok bool) {
 	if !bytes.HasPrefix(stored, envelope) {
-		return nil, nil, false
+		return nil, false
 	}
-	if message, ok = rawField(stored[len(envelope):]); !ok {
-		return nil, nil, false
-	}
+	return rawField(stored[len(envelope):])
+}
+
+// appendRevision appends to dst what sets an object's resourceVersion when it
+// follows its message: a second, partial metadata field, which protobuf readers
+// merge into the first.
+func appendRevision(dst []byte, revision int64) []byte {
 	// metadata = 1, a message; in it resourceVersion = 6, a string.
-	tail = make([]byte, 4, 24)
-	tail = strconv.AppendInt(tail, revision, 10)
-	n := byte(len(tail) - 4)
-	tail[0], tail[1], tail[2], tail[3] = 0x0a, n+2, 0x32, n
-	return message, tail, true
+	at := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	dst = strconv.AppendInt(dst, revision, 10)
+	n := byte(len(dst) - at - 4)
+	dst[at], dst[at+1], dst[at+2], dst[at+3] = 0x0a, n+2, 0x32, n
+	return dst
 }
 
 // rawField finds field 2 of a runtime.Unknown.

@@ -34,14 +34,18 @@ type encodings struct {
 type encoding struct {
 	format Format
 	bytes  []byte
-	used   bool // since the bound last looked
+	// bytes[at:at+size] is the message, where they are what is stored in the
+	// protobuf envelope: looked up once, since a list would wait for the memory
+	// that it is in.
+	at, size uint32
+	used     bool // since the bound last looked
 }
 
 func (c *encodings) get(f Format, encode func() ([]byte, error)) ([]byte, error) {
 	c.mu.Lock()
-	if b := c.find(f); b != nil {
+	if x := c.find(f); x != nil {
 		c.mu.Unlock()
-		return b, nil
+		return x.bytes, nil
 	}
 	// Encoding under the lock makes the other watchers of the object wait
 	// for the bytes instead of making them again.
@@ -60,27 +64,47 @@ func (c *encodings) get(f Format, encode func() ([]byte, error)) ([]byte, error)
 func (c *encodings) peek(f Format) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.find(f)
+	if x := c.find(f); x != nil {
+		return x.bytes
+	}
+	return nil
 }
 
-// put keeps bytes that were made anyway.
-func (c *encodings) put(f Format, b []byte) {
+// message returns the message in what is stored, if that is at hand and has
+// one.
+func (c *encodings) message() ([]byte, bool) {
 	c.mu.Lock()
-	found := c.find(f) != nil
+	defer c.mu.Unlock()
+	x := c.find(formatStored)
+	if x == nil || x.size == 0 {
+		return nil, false
+	}
+	return x.bytes[x.at : x.at+x.size], true
+}
+
+// store keeps what is stored, which was made anyway.
+func (c *encodings) store(b []byte) {
+	x := encoding{format: formatStored, bytes: b}
+	if m, ok := message(b); ok {
+		x.at, x.size = uint32(cap(b)-cap(m)), uint32(len(m))
+	}
+	c.mu.Lock()
+	found := c.find(formatStored) != nil
 	if !found {
-		c.list = append(c.list, encoding{format: f, bytes: b})
+		c.list = append(c.list, x)
 	}
 	c.mu.Unlock()
 	if !found {
-		c.bound.added(slot{c, f, len(b)})
+		c.bound.added(slot{c, formatStored, len(b)})
 	}
 }
 
-func (c *encodings) find(f Format) []byte {
+// find is called under c.mu; nil is none.
+func (c *encodings) find(f Format) *encoding {
 	for i := range c.list {
 		if c.list[i].format == f {
 			c.list[i].used = true
-			return c.list[i].bytes
+			return &c.list[i]
 		}
 	}
 	return nil

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"unique"
+
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -29,10 +31,19 @@ type Entry struct {
 }
 
 // Format names one encoding of an object: a wire format in one served
-// version. Table rows and metadata-only forms have formats of their own.
-type Format struct {
-	Media   string // "json", "protobuf", "watch-json", ...
-	Version schema.GroupVersion
+// version. Table rows and metadata-only forms have formats of their own. It is
+// compared for every object of a list, hence a handle.
+type Format struct{ name unique.Handle[formatName] }
+
+type formatName struct {
+	media   string
+	version schema.GroupVersion
+}
+
+// NewFormat returns the format of a media ("json", "protobuf") in a version. It
+// equals every other one made of the same.
+func NewFormat(media string, version schema.GroupVersion) Format {
+	return Format{unique.Make(formatName{media, version})}
 }
 
 // Encoded returns the entry in a format, calling encode only if no one has
@@ -43,7 +54,7 @@ func (e *Entry) Encoded(f Format, encode func() ([]byte, error)) ([]byte, error)
 }
 
 // formatStored is the encoding as stored, before any transformer.
-var formatStored = Format{Media: "stored"}
+var formatStored = NewFormat("stored", schema.GroupVersion{})
 
 // Stored returns the object's bytes as they were stored (after decryption:
 // the protobuf envelope, or JSON), without a resourceVersion, if this process
@@ -53,8 +64,13 @@ func (e *Entry) Stored() []byte { return e.encodings.peek(formatStored) }
 
 // Message returns the object's protobuf message in the hub version in two
 // parts, to be read one after the other, without encoding anything: the stored
-// message, and a field that sets the resourceVersion. ok is false when Stored
-// has nothing, or nothing in protobuf. Both are read only.
-func (e *Entry) Message() (stored, revision []byte, ok bool) {
-	return splice(e.Stored(), e.Revision)
+// message, which is read only, and a field that sets the resourceVersion, which
+// is appended to room (nil will do; it takes up to 24 bytes). ok is false when
+// Stored has nothing, or nothing in protobuf.
+func (e *Entry) Message(room []byte) (stored, revision []byte, ok bool) {
+	stored, ok = e.encodings.message()
+	if !ok {
+		return nil, nil, false
+	}
+	return stored, appendRevision(room, e.Revision)[len(room):], true
 }

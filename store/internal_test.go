@@ -7,6 +7,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/coxswain/cox/store/etcd"
 )
@@ -65,10 +66,10 @@ func TestEncodingsBound(t *testing.T) {
 	entries := make([]*Entry, 200)
 	for n := range entries {
 		entries[n] = &Entry{encodings: encodings{bound: b}}
-		if _, err := entries[n].Encoded(Format{Media: "json"}, func() ([]byte, error) { return make([]byte, size), nil }); err != nil {
+		if _, err := entries[n].Encoded(NewFormat("json", schema.GroupVersion{}), func() ([]byte, error) { return make([]byte, size), nil }); err != nil {
 			t.Fatal(err)
 		}
-		entries[0].encodings.peek(Format{Media: "json"}) // asked for all the time
+		entries[0].encodings.peek(NewFormat("json", schema.GroupVersion{})) // asked for all the time
 	}
 	kept := 0
 	for _, e := range entries {
@@ -79,10 +80,10 @@ func TestEncodingsBound(t *testing.T) {
 	if kept > size*room || kept != int(b.used) {
 		t.Errorf("%d bytes are kept, %d counted, %d allowed", kept, b.used, size*room)
 	}
-	if entries[0].encodings.peek(Format{Media: "json"}) == nil {
+	if entries[0].encodings.peek(NewFormat("json", schema.GroupVersion{})) == nil {
 		t.Error("the one in use was dropped")
 	}
-	if entries[len(entries)-1].encodings.peek(Format{Media: "json"}) == nil {
+	if entries[len(entries)-1].encodings.peek(NewFormat("json", schema.GroupVersion{})) == nil {
 		t.Error("the newest was dropped")
 	}
 }
@@ -179,12 +180,16 @@ func FuzzContinueToken(f *testing.F) {
 	})
 }
 
-func FuzzSplice(f *testing.F) {
+func FuzzMessage(f *testing.F) {
 	f.Add([]byte("k8s\x00\x0a\x00\x12\x00\x1a\x00\x22\x00"), int64(5))
 	f.Add([]byte(`{"kind":"Pod"}`), int64(1))
 	f.Fuzz(func(t *testing.T, b []byte, rev int64) {
-		if m, tail, ok := splice(b, rev); ok && (len(m) > len(b) || int(tail[1]) != len(tail)-2) {
-			t.Error(m, tail)
+		if m, ok := message(b); ok && (len(m) > len(b) || cap(m) > cap(b)) {
+			t.Error(m)
+		}
+		room := make([]byte, 0, 24)
+		if tail := appendRevision(room, rev); int(tail[1]) != len(tail)-2 || cap(tail) != cap(room) {
+			t.Error(tail)
 		}
 	})
 }

@@ -97,7 +97,7 @@ func TestMessage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		stored, rev, ok := e.Message()
+		stored, rev, ok := e.Message(nil)
 		if !ok || !bytes.Contains(e.Stored(), stored) {
 			t.Fatal("the bytes just written are not at hand")
 		}

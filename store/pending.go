@@ -40,13 +40,13 @@ func (w *write) resolve(revision int64) *Entry {
 			Key: w.key, Object: w.obj, Revision: revision, sum: w.sum, size: int32(len(w.plain)),
 			encodings: encodings{bound: w.bound},
 		}
-		w.entry.encodings.put(formatStored, w.plain)
+		w.entry.encodings.store(w.plain)
 	}
 	if w.entry.Revision == revision {
 		return w.entry
 	}
 	e := w.entry.at(revision)
-	e.encodings.put(formatStored, w.plain)
+	e.encodings.store(w.plain)
 	return e
 }
 

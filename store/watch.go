@@ -12,7 +12,7 @@ import (
 
 // buffer is how many events a watcher may lag behind before it has to read
 // them from the ring.
-const buffer = 16
+const buffer = 32
 
 // watcher is one open watch on a cache.
 //

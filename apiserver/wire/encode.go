@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -161,11 +162,16 @@ func (h *Head) JSON(body []byte) []byte {
 	return h.appendJSON(make([]byte, 0, len(h.json)+1+len(body)), body)
 }
 
+// ListPieces is how many pieces a list of n items has at most.
+func ListPieces(n int) int { return 4*n + 2 }
+
 // List puts a list together from the bodies of its items, without copying
-// them. typed names the kind in each JSON item (nil: items go without).
-func (h *Head) List(m Media, meta *metav1.ListMeta, items []Body, typed *Head) ([][]byte, error) {
+// them, and appends its pieces to out, whose memory is used if it suffices.
+// typed names the kind in each JSON item (nil: items go without).
+func (h *Head) List(out [][]byte, m Media, meta *metav1.ListMeta, items []Body, typed *Head) ([][]byte, error) {
+	out = slices.Grow(out, ListPieces(len(items)))
 	if m == Protobuf {
-		return h.protoList(meta, items)
+		return h.protoList(out, meta, items)
 	}
 	mb, err := json.Marshal(meta)
 	if err != nil {
@@ -185,7 +191,6 @@ func (h *Head) List(m Media, meta *metav1.ListMeta, items []Body, typed *Head) (
 		head = append(head, mb...)
 	}
 	head = append(head, `,"items":[`...)
-	out := make([][]byte, 0, 4*len(items)+2)
 	out = append(out, head)
 	for i, it := range items {
 		if i > 0 {
@@ -205,7 +210,7 @@ func (h *Head) List(m Media, meta *metav1.ListMeta, items []Body, typed *Head) (
 	return out, nil
 }
 
-func (h *Head) protoList(meta *metav1.ListMeta, items []Body) ([][]byte, error) {
+func (h *Head) protoList(out [][]byte, meta *metav1.ListMeta, items []Body) ([][]byte, error) {
 	mb, err := meta.Marshal()
 	if err != nil {
 		return nil, err
@@ -220,7 +225,6 @@ func (h *Head) protoList(meta *metav1.ListMeta, items []Body) ([][]byte, error) 
 	head = append(head, h.proto...)
 	head = appendFieldHead(head, 2, size)
 	head = append(head, metaField...)
-	out := make([][]byte, 0, 3*len(items)+2)
 	out = append(out, head)
 	heads := make([]byte, 0, 4*len(items))
 	for _, it := range items {

@@ -51,7 +51,13 @@ func Respond(w http.ResponseWriter, r *http.Request, code int, contentType strin
 	_ = writePieces(w, pieces) // a failed write means that the client is gone
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
+// buffers are what answers are gathered in before they are written: each write
+// to an HTTP/2 stream waits until its connection has taken all of it, which
+// costs several changes of goroutines.
+var (
+	small = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
+	large = sync.Pool{New: func() any { b := make([]byte, 0, 256<<10); return &b }}
+)
 
 // writePieces gathers small pieces, so that a list of many small items does
 // not become as many small writes.
@@ -59,6 +65,10 @@ func writePieces(w io.Writer, pieces [][]byte) error {
 	if len(pieces) == 1 {
 		_, err := w.Write(pieces[0])
 		return err
+	}
+	buffers := &small
+	if Size(pieces) > 64<<10 {
+		buffers = &large
 	}
 	bp := buffers.Get().(*[]byte)
 	buf := (*bp)[:0]

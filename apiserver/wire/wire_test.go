@@ -98,7 +98,7 @@ func TestEmptyBodies(t *testing.T) {
 	if got := string(h.JSON([]byte("{}"))); got != `{"kind":"ConfigMap","apiVersion":"v1"}` {
 		t.Error(got)
 	}
-	pieces, err := h.List(JSON, &metav1.ListMeta{ResourceVersion: "1"}, nil, nil)
+	pieces, err := h.List(nil, JSON, &metav1.ListMeta{ResourceVersion: "1"}, nil, nil)
 	if err != nil || !json.Valid(join(pieces)) || !strings.Contains(string(join(pieces)), `"items":[]`) {
 		t.Error(err, string(join(pieces)))
 	}
