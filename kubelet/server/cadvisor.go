@@ -42,7 +42,7 @@ func subjectLabels(container, id, image, name, namespace, pod string) []string {
 // the names that cAdvisor gave them. Nothing is collected in between.
 func (s *Server) cadvisorMetrics(w http.ResponseWriter, _ *http.Request) {
 	if s.cfg.Groups == nil {
-		http.Error(w, "no cgroups are known", http.StatusNotFound)
+		refuse(w, "no cgroups are known", http.StatusNotFound)
 		return
 	}
 	s.cadvisor.mu.Lock()

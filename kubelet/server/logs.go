@@ -22,18 +22,18 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	opts, err := logOptions(q, time.Now())
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		refuse(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
 	namespace, pod, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	if _, ok := s.cfg.Node.Pod(namespace, pod, ""); !ok {
-		http.Error(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
+		refuse(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
 		return
 	}
 	previous, _ := strconv.ParseBool(q.Get("previous"))
 	c, err := s.cfg.Node.Container(namespace, pod, "", container, previous)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		refuse(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
@@ -50,10 +50,10 @@ func (s *Server) containerLogs(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil, ctx.Err() != nil:
 	case errors.Is(err, os.ErrNotExist):
-		http.Error(w, fmt.Sprintf("the log of container %q in pod %q is gone", container, pod), http.StatusInternalServerError)
+		refuse(w, fmt.Sprintf("the log of container %q in pod %q is gone", container, pod), http.StatusInternalServerError)
 	default:
 		s.log.Warn("cannot read a container's log", "pod", namespace+"/"+pod, "container", container, "err", err)
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -190,12 +191,25 @@ func (s *Server) debugRoutes(m *http.ServeMux) {
 	}
 }
 
+// refuse answers with a message and a status code. Nothing follows the
+// message, as with upstream's kubelet: the API server makes it that of a
+// Status, which kubectl prints.
+func refuse(w http.ResponseWriter, message string, code int) {
+	h := w.Header()
+	h.Del("Content-Length") // of an answer that was meant to be another one
+	h.Del("Content-Encoding")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, message) // whoever asked may be gone
+}
+
 // ServeHTTP authenticates, authorizes and answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler {
 			s.log.Error("a request panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			http.Error(w, "internal error", http.StatusInternalServerError)
+			refuse(w, "internal error", http.StatusInternalServerError)
 		}
 	}()
 	user, err := s.auth.authenticate(r)
@@ -203,22 +217,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if !errors.Is(err, errNoCredential) {
 			s.log.Warn("a request could not be authenticated", "from", r.RemoteAddr, "err", err)
 		}
-		http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		refuse(w, "Unauthorized", http.StatusUnauthorized)
 		return
 	}
 	// A cleaned path only: what is authorized must be what is served.
 	if strings.Contains(r.URL.Path, "//") || strings.Contains(r.URL.Path, "/../") || strings.HasSuffix(r.URL.Path, "/..") {
-		http.Error(w, "the path is not clean", http.StatusBadRequest)
+		refuse(w, "the path is not clean", http.StatusBadRequest)
 		return
 	}
 	if err := s.authz.check(r, user); err != nil {
 		var denied *deniedError
 		if errors.As(err, &denied) {
-			http.Error(w, err.Error(), http.StatusForbidden)
+			refuse(w, err.Error(), http.StatusForbidden)
 			return
 		}
 		s.log.Error("a request could not be authorized", "user", user.Name, "err", err)
-		http.Error(w, "Authorization error: "+err.Error(), http.StatusInternalServerError)
+		refuse(w, "Authorization error: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	s.mux.ServeHTTP(w, r)
@@ -285,7 +299,7 @@ func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.healthy(); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -313,7 +327,7 @@ func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
 		State: &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
 	}})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, Items: []corev1.Pod{}}
@@ -348,18 +362,18 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 	namespace, pod, container := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	ref, err := s.cfg.Node.Container(namespace, pod, "", container, false)
 	if err != nil || s.cfg.CheckpointDir == "" {
-		http.Error(w, fmt.Sprintf("container %q of pod %q not found", container, pod), http.StatusNotFound)
+		refuse(w, fmt.Sprintf("container %q of pod %q not found", container, pod), http.StatusNotFound)
 		return
 	}
 	var timeout int64
 	if t := r.URL.Query().Get("timeout"); t != "" {
 		if timeout, err = strconv.ParseInt(t, 10, 64); err != nil {
-			http.Error(w, "parsing timeout: "+err.Error(), http.StatusInternalServerError)
+			refuse(w, "parsing timeout: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 	}
 	if err := os.MkdirAll(s.cfg.CheckpointDir, 0o700); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	// The names are a pod's: without separators.
@@ -370,7 +384,7 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 		if status.Code(err) == codes.Unimplemented {
 			code = http.StatusNotFound
 		}
-		http.Error(w, fmt.Sprintf("checkpointing of %s/%s/%s failed (%v)", namespace, pod, container, err), code)
+		refuse(w, fmt.Sprintf("checkpointing of %s/%s/%s failed (%v)", namespace, pod, container, err), code)
 		return
 	}
 	writeJSON(w, map[string][]string{"items": {path}})
@@ -381,7 +395,7 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 	root, err := os.OpenRoot(s.cfg.SystemLogs)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
+		refuse(w, err.Error(), http.StatusNotFound)
 		return
 	}
 	defer root.Close()
@@ -391,7 +405,7 @@ func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 func writeJSON(w http.ResponseWriter, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -87,7 +87,7 @@ func (s *Server) summary(w http.ResponseWriter, r *http.Request) {
 	onlyCPUAndMemory, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory"))
 	sum, err := s.collect(r.Context(), onlyCPUAndMemory)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	writeJSON(w, sum)

@@ -47,16 +47,16 @@ const noStreams = "you must specify at least 1 of stdin, stdout, stderr"
 func (s *Server) runningContainer(w http.ResponseWriter, r *http.Request) (id string, ok bool) {
 	namespace, pod, name := r.PathValue("namespace"), r.PathValue("pod"), r.PathValue("container")
 	if _, found := s.cfg.Node.Pod(namespace, pod, r.PathValue("uid")); !found {
-		http.Error(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
+		refuse(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
 		return "", false
 	}
 	c, err := s.cfg.Node.Container(namespace, pod, r.PathValue("uid"), name, false)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
+		refuse(w, err.Error(), http.StatusNotFound)
 		return "", false
 	}
 	if !c.Running {
-		http.Error(w, fmt.Sprintf("container %q in pod %q is not running", name, pod), http.StatusInternalServerError)
+		refuse(w, fmt.Sprintf("container %q in pod %q is not running", name, pod), http.StatusInternalServerError)
 		return "", false
 	}
 	return c.ID, true
@@ -65,7 +65,7 @@ func (s *Server) runningContainer(w http.ResponseWriter, r *http.Request) (id st
 func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 	o := streamOptionsOf(r.URL.Query())
 	if !o.any() {
-		http.Error(w, noStreams, http.StatusBadRequest)
+		refuse(w, noStreams, http.StatusBadRequest)
 		return
 	}
 	id, ok := s.runningContainer(w, r)
@@ -76,7 +76,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 		ContainerId: id, Cmd: o.command, Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty,
 	})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	s.remoteCommand(w, r, res.Url, o)
@@ -85,7 +85,7 @@ func (s *Server) exec(w http.ResponseWriter, r *http.Request) {
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 	o := streamOptionsOf(r.URL.Query())
 	if !o.any() {
-		http.Error(w, noStreams, http.StatusBadRequest)
+		refuse(w, noStreams, http.StatusBadRequest)
 		return
 	}
 	id, ok := s.runningContainer(w, r)
@@ -96,7 +96,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 		ContainerId: id, Stdin: o.stdin, Stdout: o.stdout, Stderr: o.stderr, Tty: o.tty,
 	})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	s.remoteCommand(w, r, res.Url, o)
@@ -107,7 +107,7 @@ func (s *Server) attach(w http.ResponseWriter, r *http.Request) {
 func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, to string, o streamOptions) {
 	u, err := url.Parse(to)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	if wsstream.IsWebSocketRequest(r) {
@@ -120,31 +120,31 @@ func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, to string
 func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	namespace, pod := r.PathValue("namespace"), r.PathValue("pod")
 	if _, ok := s.cfg.Node.Pod(namespace, pod, r.PathValue("uid")); !ok {
-		http.Error(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
+		refuse(w, fmt.Sprintf("pod %q does not exist", pod), http.StatusNotFound)
 		return
 	}
 	id, _, err := s.cfg.Node.Sandbox(namespace, pod, r.PathValue("uid"))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	req := &runtimeapi.PortForwardRequest{PodSandboxId: id}
 	for _, p := range append(r.URL.Query()["port"], r.URL.Query()["ports"]...) {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
-			http.Error(w, fmt.Sprintf("port %q must be a number from 1 to 65535", p), http.StatusBadRequest)
+			refuse(w, fmt.Sprintf("port %q must be a number from 1 to 65535", p), http.StatusBadRequest)
 			return
 		}
 		req.Port = append(req.Port, int32(n))
 	}
 	res, err := s.cfg.Runtime.PortForward(r.Context(), req)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	u, err := url.Parse(res.Url)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
@@ -167,7 +167,7 @@ func (s *Server) passThrough(w http.ResponseWriter, r *http.Request, to *url.URL
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() == nil {
-				http.Error(w, "the container runtime's streaming server: "+err.Error(), http.StatusInternalServerError)
+				refuse(w, "the container runtime's streaming server: "+err.Error(), http.StatusInternalServerError)
 			}
 		},
 	}
@@ -186,7 +186,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request) {
 	}
 	res, err := s.cfg.Runtime.ExecSync(r.Context(), &runtimeapi.ExecSyncRequest{ContainerId: id, Cmd: cmd})
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	out := append(res.Stdout, res.Stderr...)

@@ -282,7 +282,7 @@ func TestLogsAndStatistics(t *testing.T) {
 	if code, body := c.get(t, "/runningpods/"); code != 200 || !strings.Contains(body, `"name":"web"`) {
 		t.Errorf("running pods: %d %s", code, body)
 	}
-	if code, body := c.get(t, "/containerLogs/default/web/other"); code != 400 || !strings.Contains(body, "is waiting to start") {
+	if code, body := c.get(t, "/containerLogs/default/web/other"); code != 400 || !strings.HasSuffix(body, "is waiting to start: ContainerCreating") {
 		t.Errorf("log of a waiting container: %d %s", code, body)
 	}
 

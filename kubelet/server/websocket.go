@@ -40,7 +40,7 @@ func (s *Server) translateCommand(w http.ResponseWriter, r *http.Request, to *ur
 	// Made before the upgrade: what fails here can still be told as HTTP.
 	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: to.Host}, http.MethodPost, to)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+		refuse(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	kind := func(on bool, k wsstream.ChannelType) wsstream.ChannelType {
@@ -166,7 +166,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, to *url.URL) {
 	}
 	backend, err := dialSPDY(r.Context(), to, strings.TrimPrefix(protocol, prefix))
 	if err != nil {
-		http.Error(w, "the container runtime's streaming server: "+err.Error(), http.StatusInternalServerError)
+		refuse(w, "the container runtime's streaming server: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
 	defer backend.Close()
