@@ -146,7 +146,8 @@ func retentionOf(set *appsv1.StatefulSet, condemned bool) retention {
 
 // ownersOf returns the owner references that a claim should have and whether
 // they differ from those it has. References of others stay, and a claim that
-// another controller manages is left alone. pod is nil when there is none.
+// another controller manages is left alone; the owner's own reference that has
+// lost its controller flag gets it back. pod is nil when there is none.
 func ownersOf(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim, podName string, pod *corev1.Pod, r retention) ([]metav1.OwnerReference, bool) {
 	var want *metav1.OwnerReference
 	switch {
@@ -162,7 +163,7 @@ func ownersOf(set *appsv1.StatefulSet, c *corev1.PersistentVolumeClaim, podName 
 	for _, ref := range c.OwnerReferences {
 		ours := ref.Kind == client.StatefulSets.Kind && ref.Name == set.Name || ref.Kind == client.Pods.Kind && ref.Name == podName
 		switch {
-		case want != nil && ref.UID == want.UID:
+		case want != nil && ref.UID == want.UID && ref.Controller != nil && *ref.Controller:
 			found = true
 		case ours:
 			continue

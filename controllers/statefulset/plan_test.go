@@ -180,6 +180,8 @@ func TestRetention(t *testing.T) {
 	}
 	ofSet := metav1.OwnerReference{Kind: "StatefulSet", Name: "web", UID: "set", Controller: ptr.To(true)}
 	ofPod := metav1.OwnerReference{Kind: "Pod", Name: "web-0", UID: p.UID, Controller: ptr.To(true)}
+	asOwner := metav1.OwnerReference{Kind: "StatefulSet", Name: "web", UID: "set"}
+	ofUser := metav1.OwnerReference{Kind: "ConfigMap", Name: "u", UID: "user"}
 	ofOther := metav1.OwnerReference{Kind: "Other", Name: "o", UID: "o", Controller: ptr.To(true)}
 	for _, tc := range []struct {
 		name            string
@@ -197,13 +199,21 @@ func TestRetention(t *testing.T) {
 		{"and back", "Delete", "Delete", false, claim(ofPod), "set"},
 		{"scaled up again", "Retain", "Delete", false, claim(ofPod), ""},
 		{"policy taken back", "Retain", "Retain", false, claim(ofSet), ""},
+		{"no longer its controller", "Delete", "Retain", false, claim(asOwner), "set"},
+		{"beside an owner that controls nothing", "Delete", "Retain", false, claim(ofUser, asOwner), "user? set"},
+		{"no longer its controller, and to be kept", "Retain", "Retain", false, claim(asOwner), ""},
+		{"no longer its controller, which is another", "Delete", "Retain", false, claim(asOwner, ofOther), "same"},
 		{"another's", "Delete", "Delete", true, claim(ofOther), "same"},
 	} {
 		s := withClaims(tc.deleted, tc.scaled)
 		refs, change := ownersOf(s, tc.claim, "web-0", p, retentionOf(s, tc.condemned))
 		var uids []string
 		for _, r := range refs {
-			uids = append(uids, string(r.UID))
+			uid := string(r.UID)
+			if r.Controller == nil || !*r.Controller {
+				uid += "?"
+			}
+			uids = append(uids, uid)
 		}
 		got := strings.Join(uids, " ")
 		if !change {
