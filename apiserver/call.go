@@ -36,6 +36,8 @@ type call struct {
 	// name is what authorization is asked about: the request's name, or that
 	// of a metadata.name selector.
 	name string
+	// collected: the object is deleted as one of a collection.
+	collected bool
 	// manager is the field manager of requests that name none.
 	manager string
 	// load decodes the body once the request is authorized; nil at the local

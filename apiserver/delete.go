@@ -48,7 +48,9 @@ func (c *call) deleteNamed(ctx context.Context, name string) (*answer, error) {
 			return nil, err
 		}
 		a := t.attributes(admission.Delete, nil, cur.Object)
-		a.Name = name
+		if a.Name = name; c.collected {
+			a.Name = "" // nobody named it
+		}
 		if err := t.admit(a); err != nil {
 			return nil, err
 		}
@@ -297,7 +299,7 @@ func (c *call) deleteListed(ctx context.Context, e *store.Entry) (err error) {
 		pre.UID = &uid
 		req.Options.Preconditions = &pre
 	}
-	one.req, one.warnings = &req, nil
+	one.req, one.warnings, one.collected = &req, nil, true
 	_, err = one.deleteNamed(ctx, req.Name)
 	if apierrors.IsNotFound(err) || (ours && apierrors.IsConflict(err)) {
 		return nil

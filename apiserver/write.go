@@ -133,18 +133,7 @@ func (t *transaction) refused(a *admission.Attributes, err error) error {
 	if errors.As(err, &st) {
 		return err
 	}
-	name := a.Name
-	if name == "" && a.Object != nil {
-		if m, ok := a.Object.(metav1.Object); ok {
-			if name = m.GetName(); name == "" {
-				name = m.GetGenerateName()
-			}
-		}
-	}
-	if name == "" {
-		name = "Unknown"
-	}
-	return apierrors.NewForbidden(a.Resource.GroupResource(), name, err)
+	return apierrors.NewForbidden(a.Resource.GroupResource(), a.ShownName(), err)
 }
 
 // invalid is the 422 for a list of field errors, or nil.

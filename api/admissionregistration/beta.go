@@ -78,7 +78,7 @@ func (v version[V, PV]) stored(k *api.Kind, newHub, newHubList func() runtime.Ob
 	}}
 	k.Hub, k.New, k.NewList = hub, newHub, newHubList
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       func(o runtime.Object) { v.change(o, func(p PV) { s.Default(p) }) },
 		PrepareCreate: func(o runtime.Object) { v.change(o, func(p PV) { s.PrepareCreate(p) }) },
 		PrepareUpdate: func(o, old runtime.Object) { v.change(o, func(p PV) { s.PrepareUpdate(p, v.v1(old)) }) },

@@ -3,6 +3,7 @@ package admissionregistration
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/google/cel-go/cel"
@@ -16,13 +17,18 @@ import (
 
 const maxConditions = 64
 
-// scopes says what the expressions of an object may name.
-type scopes struct{ match, params, mutation bool }
+// scopes says what the expressions of an object may name: params, anything but
+// authorizer (quiet), variables even without any, and the types of mutations.
+type scopes struct{ params, quiet, variables, mutation bool }
 
 // env makes the environment; what is stored already is held to what an older
 // server accepted.
 func (s scopes) env(stored bool) *expression.Env {
-	return expression.New(expression.Scope{Match: s.match, Params: s.params, Authorizer: true, Mutation: s.mutation, Stored: stored})
+	return expression.New(s.scope(stored))
+}
+
+func (s scopes) scope(stored bool) expression.Scope {
+	return expression.Scope{Params: s.params, Authorizer: !s.quiet, Variables: s.variables, Mutation: s.mutation, Stored: stored}
 }
 
 // compiles refuses an expression that does not compile.
@@ -51,19 +57,19 @@ func validateConditions(list []admissionv1.MatchCondition, sc scopes, stored map
 	if len(list) > maxConditions {
 		errs = append(errs, field.TooMany(path, len(list), maxConditions))
 	}
-	sc.match = true // conditions know no variables
+	sc.variables = false // conditions know none
 	fresh, old := sc.env(false), sc.env(true)
 	seen := map[string]bool{}
 	for i := range list {
 		c, at := &list[i], path.Index(i)
-		if strings.TrimSpace(c.Expression) == "" {
+		if text := strings.TrimSpace(c.Expression); text == "" {
 			errs = append(errs, field.Required(at.Child("expression"), ""))
 		} else {
 			env := fresh
 			if stored[c.Expression] {
 				env = old
 			}
-			errs = append(errs, compiles(env, c.Expression, at.Child("expression"), expression.Bool)...)
+			errs = append(errs, compiles(env, text, at.Child("expression"), expression.Bool)...)
 		}
 		if c.Name == "" {
 			errs = append(errs, field.Required(at.Child("name"), ""))
@@ -80,6 +86,11 @@ func validateConditions(list []admissionv1.MatchCondition, sc scopes, stored map
 
 var identifier = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
 
+// reserved are the words that CEL's grammar keeps to itself (language
+// definition, "Syntax").
+var reserved = []string{"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function",
+	"if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"}
+
 // validateVariables also returns the environment of what follows, in which
 // the variables are known.
 func validateVariables(list []admissionv1.Variable, sc scopes, stored map[string]bool, path *field.Path) (*expression.Env, field.ErrorList) {
@@ -91,7 +102,7 @@ func validateVariables(list []admissionv1.Variable, sc scopes, stored map[string
 		v, at := &list[i], path.Index(i)
 		if v.Name == "" {
 			errs = append(errs, field.Required(at.Child("name"), "name is not specified"))
-		} else if !identifier.MatchString(v.Name) {
+		} else if !identifier.MatchString(v.Name) || slices.Contains(reserved, v.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "must be a valid CEL identifier"))
 		}
 		if strings.TrimSpace(v.Expression) == "" {
@@ -100,9 +111,11 @@ func validateVariables(list []admissionv1.Variable, sc scopes, stored map[string
 		}
 		p, more := compile(env, v.Expression, at.Child("expression"))
 		errs = append(errs, more...)
+		var t *cel.Type
 		if p != nil {
-			env.AddVariable(v.Name, p.Type)
+			t = p.Type
 		}
+		env.AddVariable(v.Name, t)
 	}
 	return env, errs
 }

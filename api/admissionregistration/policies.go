@@ -17,7 +17,7 @@ func validatingPolicyKind() *api.Kind {
 	k := row("ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicy")
 	k.New, k.NewList = api.New[admissionv1.ValidatingAdmissionPolicy](), api.New[admissionv1.ValidatingAdmissionPolicyList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(defaultValidatingPolicy),
 		PrepareCreate: policyParts.PrepareCreate, PrepareUpdate: policyParts.PrepareUpdate,
 		Validate: api.Check(func(p *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
@@ -28,7 +28,8 @@ func validatingPolicyKind() *api.Kind {
 		}),
 	}
 	k.Subresources = map[string]api.Subresource{"status": {Object: &api.Strategy{
-		Default: api.On(defaultValidatingPolicy), PrepareUpdate: policyParts.PrepareStatus,
+		ForbidUnconditionalUpdate: true,
+		Default:                   api.On(defaultValidatingPolicy), PrepareUpdate: policyParts.PrepareStatus,
 		ValidateUpdate: api.Check2(func(p, _ *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
 			return validateStatus(&p.Status)
 		}),
@@ -48,7 +49,7 @@ func validatingBindingKind() *api.Kind {
 	k := row("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybinding")
 	k.New, k.NewList = api.New[admissionv1.ValidatingAdmissionPolicyBinding](), api.New[admissionv1.ValidatingAdmissionPolicyBindingList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(func(b *admissionv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) }),
 		PrepareCreate: api.On(func(b *admissionv1.ValidatingAdmissionPolicyBinding) { b.Generation = 1 }),
 		PrepareUpdate: api.On2(func(b, old *admissionv1.ValidatingAdmissionPolicyBinding) {
@@ -70,7 +71,7 @@ func mutatingPolicyKind() *api.Kind {
 	k := row("MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicy")
 	k.New, k.NewList = api.New[admissionv1.MutatingAdmissionPolicy](), api.New[admissionv1.MutatingAdmissionPolicyList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(defaultMutatingPolicy),
 		PrepareCreate: api.On(func(p *admissionv1.MutatingAdmissionPolicy) { p.Generation = 1 }),
 		PrepareUpdate: api.On2(func(p, old *admissionv1.MutatingAdmissionPolicy) {
@@ -96,7 +97,7 @@ func mutatingBindingKind() *api.Kind {
 	k := row("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings", "mutatingadmissionpolicybinding")
 	k.New, k.NewList = api.New[admissionv1.MutatingAdmissionPolicyBinding](), api.New[admissionv1.MutatingAdmissionPolicyBindingList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(func(b *admissionv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) }),
 		PrepareCreate: api.On(func(b *admissionv1.MutatingAdmissionPolicyBinding) { b.Generation = 1 }),
 		PrepareUpdate: api.On2(func(b, old *admissionv1.MutatingAdmissionPolicyBinding) {

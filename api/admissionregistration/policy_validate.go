@@ -28,7 +28,7 @@ func validateValidatingPolicy(p, old *admissionv1.ValidatingAdmissionPolicy) fie
 	if old != nil {
 		stored = validatingExpressions(&old.Spec)
 	}
-	sc := scopes{params: s.ParamKind != nil}
+	sc := scopes{params: s.ParamKind != nil, variables: len(s.Variables) > 0}
 	errs := validateHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
 	errs = append(errs, validateConditions(s.MatchConditions, sc, stored, path.Child("matchConditions"))...)
 	env, more := validateVariables(s.Variables, sc, stored, path.Child("variables"))
@@ -38,8 +38,10 @@ func validateValidatingPolicy(p, old *admissionv1.ValidatingAdmissionPolicy) fie
 		errs = append(errs, field.Required(path.Child("validations"), text), field.Required(path.Child("auditAnnotations"), text))
 		return errs
 	}
+	sc.quiet = true
+	messages := env.Within(sc.scope(len(stored) > 0))
 	for i := range s.Validations {
-		errs = append(errs, validateValidation(&s.Validations[i], env, path.Child("validations").Index(i))...)
+		errs = append(errs, validateValidation(&s.Validations[i], env, messages, path.Child("validations").Index(i))...)
 	}
 	return append(errs, validateAnnotations(p.Name, s.AuditAnnotations, env, path.Child("auditAnnotations"))...)
 }
@@ -75,7 +77,7 @@ func validateParamKind(k *admissionv1.ParamKind, path *field.Path) field.ErrorLi
 		if gv.Group != "" {
 			errs = append(errs, check.Subdomain(gv.Group, path.Child("apiVersion"))...)
 		}
-		errs = append(errs, check.Each(path.Child("apiVersion"), k.APIVersion, validation.IsDNS1035Label(gv.Version))...)
+		errs = append(errs, check.Each(path.Child("apiVersion"), gv.Version, validation.IsDNS1035Label(gv.Version))...)
 	}
 	if k.Kind == "" {
 		return append(errs, field.Required(path.Child("kind"), ""))
@@ -90,7 +92,7 @@ var reasons = []metav1.StatusReason{
 	metav1.StatusReasonForbidden, metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge,
 }
 
-func validateValidation(v *admissionv1.Validation, env *expression.Env, path *field.Path) field.ErrorList {
+func validateValidation(v *admissionv1.Validation, env, messages *expression.Env, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	text := strings.TrimSpace(v.Expression)
 	if text == "" {
@@ -101,7 +103,7 @@ func validateValidation(v *admissionv1.Validation, env *expression.Env, path *fi
 	if m := strings.TrimSpace(v.MessageExpression); v.MessageExpression != "" && m == "" {
 		errs = append(errs, field.Invalid(path.Child("messageExpression"), v.MessageExpression, "must be non-empty if specified"))
 	} else if m != "" {
-		errs = append(errs, compiles(env, v.MessageExpression, path.Child("messageExpression"), expression.String)...)
+		errs = append(errs, compiles(messages, v.MessageExpression, path.Child("messageExpression"), expression.String)...)
 	}
 	msg := strings.TrimSpace(v.Message)
 	switch {
@@ -134,9 +136,12 @@ func validateAnnotations(policy string, list []admissionv1.AuditAnnotation, env 
 		case text == "":
 			errs = append(errs, field.Required(at.Child("valueExpression"), "valueExpression is not specified"))
 		case len(text) > maxValueExpression:
-			errs = append(errs, field.Required(at.Child("valueExpression"), "must not exceed 5kb in length"))
+			errs = append(errs, field.Required(at.Child("valueExpression"), "must not exceed 5120 bytes in length"))
 		default:
-			errs = append(errs, compiles(env, a.ValueExpression, at.Child("valueExpression"), expression.String, expression.Null)...)
+			for _, err := range compiles(env, text, at.Child("valueExpression"), expression.String, expression.Null) {
+				err.BadValue = a.ValueExpression
+				errs = append(errs, err)
+			}
 		}
 		if seen[a.Key] {
 			errs = append(errs, field.Duplicate(at.Child("key"), a.Key))
@@ -230,7 +235,7 @@ func validateMutatingPolicy(p, old *admissionv1.MutatingAdmissionPolicy) field.E
 	if old != nil {
 		stored = mutatingExpressions(&old.Spec)
 	}
-	sc := scopes{params: s.ParamKind != nil, mutation: true}
+	sc := scopes{params: s.ParamKind != nil, variables: true}
 	errs := validateHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
 	errs = append(errs, changeable(s.MatchConstraints, path.Child("matchConstraints"))...)
 	errs = append(errs, validateConditions(s.MatchConditions, sc, stored, path.Child("matchConditions"))...)
@@ -239,6 +244,8 @@ func validateMutatingPolicy(p, old *admissionv1.MutatingAdmissionPolicy) field.E
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(path.Child("mutations"), "mutations must contain at least one item"))
 	}
+	sc.mutation = true
+	env = env.Within(sc.scope(len(stored) > 0))
 	for i := range s.Mutations {
 		errs = append(errs, validateMutation(&s.Mutations[i], env, path.Child("mutations").Index(i))...)
 	}
@@ -283,7 +290,7 @@ func validateMutation(m *admissionv1.Mutation, env *expression.Env, path *field.
 
 // mutates refuses an expression that makes no change of the kind asked for.
 func mutates(env *expression.Env, text string, path *field.Path, want *cel.Type) field.ErrorList {
-	if strings.TrimSpace(text) == "" {
+	if text = strings.TrimSpace(text); text == "" {
 		return field.ErrorList{field.Required(path, "")}
 	}
 	return compiles(env, text, path, want)

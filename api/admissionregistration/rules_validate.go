@@ -21,6 +21,16 @@ func lonely(values []string, what string, path *field.Path) field.ErrorList {
 
 func validateRule(r *admissionv1.RuleWithOperations, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	at := path.Child("operations")
+	if len(r.Operations) == 0 {
+		errs = append(errs, field.Required(at, ""))
+	}
+	if len(r.Operations) > 1 && slices.Contains(r.Operations, admissionv1.OperationAll) {
+		errs = append(errs, field.Invalid(at, r.Operations, "if '*' is present, must not specify other operations"))
+	}
+	for i, op := range r.Operations {
+		errs = append(errs, check.OneOf(op, at.Index(i), admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Delete, admissionv1.Update)...)
+	}
 	if len(r.APIGroups) == 0 {
 		errs = append(errs, field.Required(path.Child("apiGroups"), ""))
 	}
@@ -37,16 +47,6 @@ func validateRule(r *admissionv1.RuleWithOperations, path *field.Path) field.Err
 	errs = append(errs, validateResources(r.Resources, path.Child("resources"))...)
 	if r.Scope != nil {
 		errs = append(errs, check.OneOf(*r.Scope, path.Child("scope"), admissionv1.AllScopes, admissionv1.ClusterScope, admissionv1.NamespacedScope)...)
-	}
-	at := path.Child("operations")
-	if len(r.Operations) == 0 {
-		errs = append(errs, field.Required(at, ""))
-	}
-	if len(r.Operations) > 1 && slices.Contains(r.Operations, admissionv1.OperationAll) {
-		errs = append(errs, field.Invalid(at, r.Operations, "if '*' is present, must not specify other operations"))
-	}
-	for i, op := range r.Operations {
-		errs = append(errs, check.OneOf(op, at.Index(i), admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Delete, admissionv1.Update)...)
 	}
 	return errs
 }

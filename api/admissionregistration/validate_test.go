@@ -105,7 +105,27 @@ func TestPolicies(t *testing.T) {
 			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1"}}
 			s.Validations[0].Expression = "variables.a == 'x'"
 		}, "found no matching overload"},
-		{"unknown variable", func(s *spec) { s.Validations[0].Expression = "variables.z" }, "undefined field 'z'"},
+		{"unknown variable", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1"}}
+			s.Validations[0].Expression = "variables.z"
+		}, "undefined field 'z'"},
+		{"no variables", func(s *spec) { s.Validations[0].Expression = "variables.z" }, "undeclared reference to 'variables'"},
+		{"variable that does not compile", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "1 +"}, {Name: "b", Expression: "variables.a"}}
+			s.Validations[0].Expression = "variables.b"
+		}, "Syntax error"},
+		{"variable that could be anything", func(s *spec) {
+			s.Variables = []admissionv1.Variable{{Name: "a", Expression: "[authorizer]"}}
+			s.Validations[0].Expression = "variables.a"
+		}, "must evaluate to bool but got list(dyn)"},
+		{"reserved word", func(s *spec) { s.Variables = []admissionv1.Variable{{Name: "namespace", Expression: "1"}} }, "must be a valid CEL identifier"},
+		{"no known type", func(s *spec) { s.Validations[0].Expression = "object.x" }, "must evaluate to bool but got dyn"},
+		{"message that asks", func(s *spec) { s.Validations[0].MessageExpression = "authorizer.path('/x').check('get').reason()" }, "undeclared reference to 'authorizer'"},
+		{"spaces around a condition", func(s *spec) {
+			s.MatchConditions = []admissionv1.MatchCondition{{Name: "c", Expression: " 1 "}}
+		}, `Invalid value: "1": must evaluate to bool`},
+		{"version of params", func(s *spec) { s.ParamKind = &admissionv1.ParamKind{APIVersion: "g/V1!", Kind: "K"} }, `spec.paramKind.apiVersion: Invalid value: "V1!"`},
+		{"empty rule", func(s *spec) { s.MatchConstraints.ResourceRules = []admissionv1.NamedRuleWithOperations{{}} }, "resourceRules[0].operations: Required value"},
 		{"variable's name", func(s *spec) { s.Variables = []admissionv1.Variable{{Name: "a-b", Expression: "1"}} }, "must be a valid CEL identifier"},
 		{"params without kind", func(s *spec) { s.Validations[0].Expression = "params.x" }, "undeclared reference to 'params'"},
 		{"params", func(s *spec) {
@@ -147,6 +167,8 @@ func TestMutatingPolicies(t *testing.T) {
 		{"neither", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch}, rule, "spec.mutations[0].jsonPatch: Required value: must be specified when patchType is JSONPatch"},
 		{"empty", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch("")}, rule, "spec.mutations[0].jsonPatch.expression: Required value"},
 		{"another type", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch("'x'")}, rule, "must evaluate to list(JSONPatch) but got string"},
+		{"no known type", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch(" object ")}, rule, `Invalid value: "object": must evaluate to list(JSONPatch) but got dyn`},
+		{"unknown variable", admissionv1.Mutation{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: patch("variables.x")}, rule, "undefined field 'x'"},
 		{"nothing to change", apply, deletes, `spec.matchConstraints.resourceRules.operations: Unsupported value: "DELETE": supported values: "*", "CONNECT", "CREATE", "UPDATE"`},
 	}
 	for _, c := range cases {
@@ -185,5 +207,22 @@ func TestBindings(t *testing.T) {
 		if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want)) {
 			t.Errorf("%s: got %v, want %q", c.name, errs, c.want)
 		}
+	}
+}
+
+// Only mutations may make objects and patches.
+func TestMutationTypes(t *testing.T) {
+	p := &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+		Variables:       []admissionv1.Variable{{Name: "v", Expression: "Object{}"}},
+		MatchConditions: []admissionv1.MatchCondition{{Name: "c", Expression: "JSONPatch{} == JSONPatch{}"}},
+	}}
+	var got []string
+	for _, err := range validateMutatingPolicy(p, nil) {
+		if strings.Contains(err.Detail, "undeclared reference") {
+			got = append(got, err.Field)
+		}
+	}
+	if want := "spec.matchConditions[0].expression spec.variables[0].expression"; strings.Join(got, " ") != want {
+		t.Errorf("undeclared in %v, want %s", got, want)
 	}
 }

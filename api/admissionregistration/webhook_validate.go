@@ -88,7 +88,7 @@ func validateWebhook(w *admissionv1.MutatingWebhook, stored map[string]bool, pat
 	errs = append(errs, selector(w.NamespaceSelector, path.Child("namespaceSelector"))...)
 	errs = append(errs, selector(w.ObjectSelector, path.Child("objectSelector"))...)
 	errs = append(errs, validateClient(&w.ClientConfig, path.Child("clientConfig"))...)
-	return append(errs, validateConditions(w.MatchConditions, scopes{match: true}, stored, path.Child("matchConditions"))...)
+	return append(errs, validateConditions(w.MatchConditions, scopes{}, stored, path.Child("matchConditions"))...)
 }
 
 func reinvocation(p admissionv1.ReinvocationPolicyType, path *field.Path) field.ErrorList {

@@ -17,7 +17,7 @@ func mutatingWebhookKind() *api.Kind {
 	k := row("MutatingWebhookConfiguration", "mutatingwebhookconfigurations", "mutatingwebhookconfiguration")
 	k.New, k.NewList = api.New[admissionv1.MutatingWebhookConfiguration](), api.New[admissionv1.MutatingWebhookConfigurationList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(defaultMutating),
 		PrepareCreate: api.On(func(c *admissionv1.MutatingWebhookConfiguration) { c.Generation = 1 }),
 		PrepareUpdate: api.On2(func(c, old *admissionv1.MutatingWebhookConfiguration) {
@@ -41,7 +41,7 @@ func validatingWebhookKind() *api.Kind {
 	k := row("ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfiguration")
 	k.New, k.NewList = api.New[admissionv1.ValidatingWebhookConfiguration](), api.New[admissionv1.ValidatingWebhookConfigurationList]()
 	k.Strategy = api.Strategy{
-		AnyFinalizer:  true,
+		AnyFinalizer: true, ForbidUnconditionalUpdate: true,
 		Default:       api.On(defaultValidating),
 		PrepareCreate: api.On(func(c *admissionv1.ValidatingWebhookConfiguration) { c.Generation = 1 }),
 		PrepareUpdate: api.On2(func(c, old *admissionv1.ValidatingWebhookConfiguration) {

@@ -29,7 +29,8 @@ func apiServiceKind() *api.Kind {
 		// Its schema is not among client-go's; conditions are the only list.
 		Schema: func() (managedfields.TypeConverter, error) { return managedfields.NewDeducedTypeConverter(), nil },
 		Strategy: api.Strategy{
-			AnyFinalizer: true,
+			ForbidUnconditionalUpdate: true,
+			AnyFinalizer:              true,
 			Default: api.On(func(s *apiregistrationv1.APIService) {
 				if r := s.Spec.Service; r != nil {
 					api.DefaultPtr(&r.Port, 443)
@@ -52,6 +53,7 @@ func apiServiceKind() *api.Kind {
 			ValidateName: func(string, bool) []string { return nil }, // "v1." is one
 		},
 		Subresources: map[string]api.Subresource{"status": {Untabled: true, Object: &api.Strategy{
+			ForbidUnconditionalUpdate: true,
 			PrepareUpdate: api.On2(func(s, old *apiregistrationv1.APIService) {
 				s.Spec, s.Labels, s.Annotations, s.Finalizers, s.OwnerReferences = *old.Spec.DeepCopy(), old.Labels, old.Annotations, old.Finalizers, old.OwnerReferences
 			}),

@@ -63,7 +63,10 @@ func daemonSetKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
-				PrepareUpdate:  daemonSetParts.PrepareStatus,
+				PrepareUpdate: func(o, prev runtime.Object) {
+					daemonSetParts.PrepareStatus(o, prev)
+					setTemplateGeneration(o.(*appsv1.DaemonSet), templateGenerationOf(prev.(*appsv1.DaemonSet)))
+				},
 				ValidateUpdate: api.Check2(validateDaemonSetStatus),
 			}},
 		},

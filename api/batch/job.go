@@ -47,15 +47,13 @@ func jobKind() *api.Kind {
 				jobParts.PrepareCreate(o)
 				podspec.DropDisabled(&j.Spec.Template.Spec, nil)
 				generateSelector(j)
-				if len(j.Labels) == 0 { // as readers of upstream's jobs see them
-					j.Labels = maps.Clone(j.Spec.Template.Labels)
-				}
+				defaultLabels(j)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				podspec.DropDisabled(&o.(*batchv1.Job).Spec.Template.Spec, &prev.(*batchv1.Job).Spec.Template.Spec)
 				jobParts.PrepareUpdate(o, prev)
 			},
-			Validate:       api.Check(validateJob),
+			Validate:       api.Check(func(j *batchv1.Job) field.ErrorList { return validateJob(j, nil) }),
 			ValidateUpdate: api.Check2(validateJobUpdate),
 			Warnings: func(o, prev runtime.Object) []string {
 				j := o.(*batchv1.Job)
@@ -68,7 +66,10 @@ func jobKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
-				PrepareUpdate:  jobParts.PrepareStatus,
+				PrepareUpdate: func(o, prev runtime.Object) {
+					jobParts.PrepareStatus(o, prev)
+					defaultLabels(o.(*batchv1.Job))
+				},
 				ValidateUpdate: api.Check2(validateJobStatus),
 			}},
 		},
@@ -154,9 +155,7 @@ func defaultJob(j *batchv1.Job) {
 		api.DefaultPtr(&s.BackoffLimit, math.MaxInt32)
 	}
 	api.DefaultPtr(&s.BackoffLimit, 6)
-	if len(j.Labels) == 0 && len(s.Template.Labels) > 0 {
-		j.Labels = maps.Clone(s.Template.Labels)
-	}
+	defaultLabels(j)
 	api.DefaultPtr(&s.CompletionMode, batchv1.NonIndexedCompletion)
 	api.DefaultPtr(&s.Suspend, false)
 	api.DefaultPtr(&s.ManualSelector, false)
@@ -166,6 +165,14 @@ func defaultJob(j *batchv1.Job) {
 	api.DefaultPtr(&s.PodReplacementPolicy, batchv1.TerminatingOrFailed)
 	defaultFailurePolicy(s.PodFailurePolicy)
 	podspec.DefaultTemplate(&s.Template)
+}
+
+// defaultLabels gives a job without labels those of its template, also where
+// they are the server's: so readers of upstream's jobs see them.
+func defaultLabels(j *batchv1.Job) {
+	if len(j.Labels) == 0 && len(j.Spec.Template.Labels) > 0 {
+		j.Labels = maps.Clone(j.Spec.Template.Labels)
+	}
 }
 
 func defaultFailurePolicy(p *batchv1.PodFailurePolicy) {

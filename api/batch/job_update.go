@@ -11,10 +11,13 @@ import (
 )
 
 // validateJobUpdate checks a changed job. A job's pods are made from its
-// template as it was, so that hardly anything may change once it has started.
+// template as it was, so that hardly anything may change once it has started. It
+// is judged as a job and as a change, so that what is wrong with it as a job is
+// said twice, as it is upstream.
 func validateJobUpdate(j, old *batchv1.Job) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateSpec(&j.Spec, &old.Spec, path)
+	errs := validateJob(j, old)
+	errs = append(errs, validateSpec(&j.Spec, &old.Spec, path)...)
 	errs = append(errs, validateSelector(&j.Spec, &old.Spec, path)...)
 	errs = append(errs, validateCompletionsUpdate(&j.Spec, &old.Spec, path)...)
 	errs = append(errs, check.Immutable(j.Spec.Selector, old.Spec.Selector, path.Child("selector"))...)

@@ -31,10 +31,14 @@ const (
 )
 
 // validateJob checks a new job.
-func validateJob(j *batchv1.Job) field.ErrorList {
-	errs := validateGeneratedSelector(j)
-	errs = append(errs, validateSpec(&j.Spec, nil, field.NewPath("spec"))...)
-	errs = append(errs, validateSelector(&j.Spec, nil, field.NewPath("spec"))...)
+func validateJob(j, old *batchv1.Job) field.ErrorList {
+	var oldSpec *batchv1.JobSpec
+	if old != nil {
+		oldSpec = &old.Spec
+	}
+	errs := validateGeneratedSelector(j, old)
+	errs = append(errs, validateSpec(&j.Spec, oldSpec, field.NewPath("spec"))...)
+	errs = append(errs, validateSelector(&j.Spec, oldSpec, field.NewPath("spec"))...)
 	if m, n := j.Spec.CompletionMode, j.Spec.Completions; m != nil && *m == batchv1.IndexedCompletion && n != nil && *n > 0 {
 		// The last index gives the longest host name.
 		host := fmt.Sprintf("%s-%d", j.Name, *n-1)
@@ -46,8 +50,9 @@ func validateJob(j *batchv1.Job) field.ErrorList {
 }
 
 // validateGeneratedSelector checks that labels and selector are those that the
-// server generates, where it does.
-func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
+// server generates, where it does. A job that was made before the labels had a
+// domain (1.27) need not have them with one.
+func validateGeneratedSelector(j, old *batchv1.Job) field.ErrorList {
 	if m := j.Spec.ManualSelector; m != nil && *m || j.Spec.Selector == nil {
 		return nil
 	}
@@ -59,7 +64,11 @@ func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
 		batchv1.JobNameLabel: j.Name, batchv1.ControllerUidLabel: string(j.UID),
 		legacyNameLabel: j.Name, legacyUIDLabel: string(j.UID),
 	}
-	for _, key := range []string{batchv1.ControllerUidLabel, batchv1.JobNameLabel, legacyUIDLabel, legacyNameLabel} {
+	keys := []string{legacyUIDLabel, legacyNameLabel, batchv1.ControllerUidLabel, batchv1.JobNameLabel}
+	if old != nil && old.Spec.Template.Labels[batchv1.JobNameLabel] == "" {
+		keys = keys[:2]
+	}
+	for _, key := range keys {
 		at := field.NewPath("spec", "template", "metadata", "labels").Key(key)
 		switch got, ok := j.Spec.Template.Labels[key]; {
 		case !ok:
@@ -74,6 +83,10 @@ func validateGeneratedSelector(j *batchv1.Job) field.ErrorList {
 	return errs
 }
 
+func notMatching(s *batchv1.JobSpec, path *field.Path) *field.Error {
+	return field.Invalid(path.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`")
+}
+
 // validateSelector checks the selector against the template.
 func validateSelector(s, old *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	var oldSelector *metav1.LabelSelector
@@ -81,11 +94,12 @@ func validateSelector(s, old *batchv1.JobSpec, path *field.Path) field.ErrorList
 		oldSelector = old.Selector
 	}
 	if s.Selector == nil {
-		return field.ErrorList{field.Required(path.Child("selector"), "")}
+		// What has no selector matches nothing.
+		return field.ErrorList{field.Required(path.Child("selector"), ""), notMatching(s, path)}
 	}
 	errs := check.LabelSelector(s.Selector, oldSelector, path.Child("selector"))
 	if parsed, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && !parsed.Matches(labels.Set(s.Template.Labels)) {
-		errs = append(errs, field.Invalid(path.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
+		errs = append(errs, notMatching(s, path))
 	}
 	return errs
 }

@@ -17,7 +17,8 @@ type Variable struct {
 }
 
 // Declared starts an environment in which nothing but the variables is known:
-// that of configuration files, whose expressions see no object.
+// that of configuration files, whose expressions see no object. What claims are is
+// found out when they are read, so a result of no known type passes.
 func Declared(vars ...Variable) (*Env, error) {
 	o := environment.VersionedOptions{IntroducedVersion: introduced}
 	for _, v := range vars {
@@ -30,7 +31,7 @@ func Declared(vars ...Variable) (*Env, error) {
 	if err != nil {
 		return nil, fmt.Errorf("environment of expressions: %w", err)
 	}
-	return &Env{env: set.NewExpressionsEnv()}, nil
+	return &Env{env: set.NewExpressionsEnv(), loose: true}, nil
 }
 
 // Selects says whether an expression looks at a field of a variable, in

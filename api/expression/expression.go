@@ -30,10 +30,10 @@ type Scope struct {
 	// Params offers params, Authorizer authorizer and
 	// authorizer.requestResource.
 	Params, Authorizer bool
+	// Variables makes "variables" known even if there are none.
+	Variables bool
 	// Mutation offers the types Object and JSONPatch.
 	Mutation bool
-	// Match leaves out variables, which match conditions do not know.
-	Match bool
 	// Stored compiles as 1.36 compiles what an older server has accepted.
 	Stored bool
 	// Object and ParamsObject are the types of object, oldObject and params;
@@ -47,6 +47,7 @@ type Env struct {
 	scope Scope
 	vars  *apiservercel.DeclType
 	env   *cel.Env // nil after a variable was added
+	loose bool     // a result of no known type passes for the one asked for
 }
 
 // Program is a compiled expression. It is safe for concurrent use.
@@ -79,11 +80,40 @@ func New(s Scope) *Env {
 	return &Env{scope: s, vars: apiservercel.NewObjectType("kubernetes.variables", map[string]*apiservercel.DeclField{})}
 }
 
-// AddVariable makes "variables.name" known with the type of its expression.
+// Within starts an environment of another scope that knows the same variables.
+// Variables are added before.
+func (e *Env) Within(s Scope) *Env { return &Env{scope: s, vars: e.vars} }
+
+// AddVariable makes "variables.name" known with the type of its expression, as
+// far as variables have types; nil is that of an expression which does not
+// compile.
 func (e *Env) AddVariable(name string, t *cel.Type) {
+	t = variableType(t)
 	decl := apiservercel.NewSimpleTypeWithMinSize(t.String(), t, nil, 0)
 	e.vars.Fields[name] = apiservercel.NewDeclField(name, decl, true, nil, nil)
 	e.env = nil
+}
+
+// variableType is the type that a variable shows: what is no plain value, list
+// or map could be anything.
+func variableType(t *cel.Type) *cel.Type {
+	if t == nil {
+		return cel.DynType
+	}
+	switch t.Kind() {
+	case types.ListKind:
+		return cel.ListType(variableType(t.Parameters()[0]))
+	case types.MapKind:
+		return cel.MapType(variableType(t.Parameters()[0]), variableType(t.Parameters()[1]))
+	case types.NullTypeKind, types.AnyKind:
+		return t
+	case types.BoolKind, types.BytesKind, types.DoubleKind, types.DurationKind, types.IntKind,
+		types.StringKind, types.TimestampKind, types.UintKind:
+		if !t.IsAssignableType(cel.NullType) { // else it is a wrapper, which may be null
+			return t
+		}
+	}
+	return cel.DynType
 }
 
 // VariablesType is the type of the map in which the values of variables are
@@ -111,7 +141,7 @@ func (e *Env) build() (*cel.Env, error) {
 		cel.Variable("request", req.CelType()),
 	}
 	decls, opts = append(decls, ns), append(opts, cel.Variable("namespaceObject", ns.CelType()))
-	if !e.scope.Match {
+	if e.scope.Variables || len(e.vars.Fields) > 0 {
 		decls, opts = append(decls, e.vars), append(opts, cel.Variable("variables", e.vars.CelType()))
 	}
 	if e.scope.Params {
@@ -156,7 +186,7 @@ func (e *Env) Compile(source string, want ...*cel.Type) (*Program, error) {
 	if issues != nil && issues.Err() != nil {
 		return nil, &Error{"compilation failed: " + issues.String()}
 	}
-	if err := hasType(ast.OutputType(), want); err != nil {
+	if err := e.hasType(ast.OutputType(), want); err != nil {
 		return nil, err
 	}
 	prg, err := env.Program(ast,
@@ -170,13 +200,13 @@ func (e *Env) Compile(source string, want ...*cel.Type) (*Program, error) {
 	return &Program{Source: source, Type: ast.OutputType(), prg: prg}, nil
 }
 
-func hasType(got *cel.Type, want []*cel.Type) error {
+func (e *Env) hasType(got *cel.Type, want []*cel.Type) error {
 	if len(want) == 0 {
 		return nil
 	}
 	names := make([]string, len(want))
 	for i, w := range want {
-		if got.IsExactType(w) || got.IsExactType(cel.AnyType) || got.IsExactType(cel.DynType) {
+		if got.IsExactType(w) || e.loose && got.IsExactType(cel.DynType) {
 			return nil
 		}
 		names[i] = w.String()

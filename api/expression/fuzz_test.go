@@ -22,7 +22,7 @@ func FuzzExpression(f *testing.F) {
 		}
 	}
 	var envs []*expression.Env
-	for _, s := range []expression.Scope{{Params: true}, {Match: true}, {Mutation: true}} {
+	for _, s := range []expression.Scope{{Params: true}, {Authorizer: true}, {Mutation: true}} {
 		envs = append(envs, expression.New(s))
 	}
 	f.Fuzz(func(t *testing.T, source, text string, mode uint8) {

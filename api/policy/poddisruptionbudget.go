@@ -34,8 +34,9 @@ func podDisruptionBudgetKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
-				PrepareUpdate:  podDisruptionBudgetParts.PrepareStatus,
-				ValidateUpdate: api.Check2(validateBudgetStatus),
+				ForbidUnconditionalUpdate: true,
+				PrepareUpdate:             podDisruptionBudgetParts.PrepareStatus,
+				ValidateUpdate:            api.Check2(validateBudgetStatus),
 			}},
 		},
 		Columns: []metav1.TableColumnDefinition{

@@ -25,8 +25,9 @@ func csiNodeKind() *api.Kind {
 		New: api.New[storagev1.CSINode](), NewList: api.New[storagev1.CSINodeList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			Validate:       api.Check(validateCSINode),
-			ValidateUpdate: api.Check2(validateCSINodeUpdate),
+			ForbidUnconditionalUpdate: true,
+			Validate:                  api.Check(validateCSINode),
+			ValidateUpdate:            api.Check2(validateCSINodeUpdate),
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

@@ -25,7 +25,8 @@ func csiStorageCapacityKind() *api.Kind {
 		New: api.New[storagev1.CSIStorageCapacity](), NewList: api.New[storagev1.CSIStorageCapacityList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			Validate: api.Check(func(c *storagev1.CSIStorageCapacity) field.ErrorList { return validateCapacity(c, nil) }),
+			ForbidUnconditionalUpdate: true,
+			Validate:                  api.Check(func(c *storagev1.CSIStorageCapacity) field.ErrorList { return validateCapacity(c, nil) }),
 			ValidateUpdate: api.Check2(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 				errs := validateCapacity(c, old)
 				errs = append(errs, check.Immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))...)

@@ -29,6 +29,7 @@ func volumeAttachmentKind() *api.Kind {
 		New: api.New[storagev1.VolumeAttachment](), NewList: api.New[storagev1.VolumeAttachmentList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			ForbidUnconditionalUpdate: true,
 			Default: api.On(func(a *storagev1.VolumeAttachment) {
 				if s := a.Spec.Source.InlineVolumeSpec; s != nil {
 					podspec.RoundUp(s.Capacity)
@@ -46,6 +47,7 @@ func volumeAttachmentKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
+				ForbidUnconditionalUpdate: true,
 				PrepareUpdate: func(o, prev runtime.Object) {
 					a, old := o.(*storagev1.VolumeAttachment), prev.(*storagev1.VolumeAttachment)
 					old.Spec.DeepCopyInto(&a.Spec)

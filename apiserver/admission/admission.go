@@ -5,6 +5,7 @@ package admission
 import (
 	"context"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -30,7 +31,7 @@ type Attributes struct {
 	Resource    schema.GroupVersionResource // as requested
 	Subresource string
 	Namespace   string
-	Name        string // may be "" on create with generateName
+	Name        string // may be "" on create with generateName; is on delete of a collection
 	DryRun      bool
 	Options     *client.Options
 	// Object is the new object in its hub type (nil on delete). Admit may
@@ -58,6 +59,24 @@ func (a *Attributes) Remember(plugin string, v any) {
 		a.Memo = map[string]any{}
 	}
 	a.Memo[plugin] = v
+}
+
+// ShownName is the object's name as refusals have it; one that is yet to be
+// made up is shown as its prefix, and "Unknown" if there is none, as where a
+// collection is deleted.
+func (a *Attributes) ShownName() string {
+	if a.Name != "" {
+		return a.Name
+	}
+	if o, ok := a.Object.(metav1.Object); ok {
+		if o.GetName() != "" {
+			return o.GetName()
+		}
+		if o.GetGenerateName() != "" {
+			return o.GetGenerateName()
+		}
+	}
+	return "Unknown"
 }
 
 // Plugin is one admission plugin. Admit runs in the mutating phase, Validate

@@ -51,6 +51,6 @@ func (g *Gate) Wait(ctx context.Context, a *Attributes) error {
 	case <-g.open:
 		return nil
 	case <-ctx.Done():
-		return apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errNotReady)
+		return apierrors.NewForbidden(a.Resource.GroupResource(), a.ShownName(), errNotReady)
 	}
 }

@@ -44,6 +44,6 @@ func adminAccess(d deps) *plugin {
 		if ns.Labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
 			return nil
 		}
-		return apierrors.NewInvalid(a.Kind.GroupKind(), nameOf(a), errs)
+		return apierrors.NewInvalid(a.Kind.GroupKind(), a.ShownName(), errs)
 	}}
 }

@@ -117,7 +117,7 @@ var (
 
 // forbidden is the refusal of a write with a reason.
 func forbidden(a *admission.Attributes, why error) error {
-	return apierrors.NewForbidden(a.Resource.GroupResource(), nameOf(a), why)
+	return apierrors.NewForbidden(a.Resource.GroupResource(), a.ShownName(), why)
 }
 
 func forbid(a *admission.Attributes, why string) error { return forbidden(a, errors.New(why)) }
@@ -126,23 +126,6 @@ func forbid(a *admission.Attributes, why string) error { return forbidden(a, err
 // reason: 500 and the text.
 func unreasoned(text string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: text}}
-}
-
-// nameOf is the object's name; one that is yet to be made up is shown as its
-// prefix and "Unknown" if there is none.
-func nameOf(a *admission.Attributes) string {
-	if a.Name != "" {
-		return a.Name
-	}
-	if o, ok := a.Object.(client.Object); ok {
-		if o.GetName() != "" {
-			return o.GetName()
-		}
-		if o.GetGenerateName() != "" {
-			return o.GetGenerateName()
-		}
-	}
-	return "Unknown"
 }
 
 // atHand asks for any state that the server has, which costs a map lookup.

@@ -6,16 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
 	"google.golang.org/protobuf/types/known/structpb"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	celmutation "k8s.io/apiserver/pkg/cel/mutation"
 	"k8s.io/apiserver/pkg/cel/mutation/dynamic"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/match"
@@ -81,16 +85,40 @@ func (m *Manager) mutate(ctx context.Context, a *admission.Attributes) error {
 	return nil
 }
 
-// refuse is what a policy that cannot be carried out means for a write.
+// unreadable is what a patch made that is no object of the kind. No failure
+// policy looks past it.
+type unreadable struct{ error }
+
+// unbound is why a binding cannot be carried out.
+type unbound struct{ error }
+
+// refuse is what a policy that cannot be carried out means for a write: with a
+// binding for that binding, without for the policy as such.
 func refuse(p *policy, b *binding, a *admission.Attributes, err error) error {
-	if p.ignores {
+	var u unreadable
+	switch {
+	case errors.As(err, &u):
+		return apierrors.NewInternalError(u.error)
+	case p.ignores:
 		return nil
+	case b == nil:
+		return refusedBy(a, fmt.Sprintf("policy %q denied request: failed to configure policy: %v", p.name, err), metav1.StatusReasonForbidden)
 	}
-	where := fmt.Sprintf("policy '%s'", p.name)
-	if b != nil {
-		where += fmt.Sprintf(" with binding '%s'", b.name)
+	reason := metav1.StatusReasonInvalid
+	if errors.As(err, new(unbound)) {
+		reason = metav1.StatusReasonForbidden
 	}
-	return refusal(a, fmt.Sprintf("%s denied request: %v", where, err), "")
+	return refusedBy(a, fmt.Sprintf("policy '%s' with binding '%s' denied request: %v", p.name, b.name, err), reason)
+}
+
+// refusedBy is the Status of a mutating policy's no, whose code is that of
+// Forbidden for whatever reason.
+func refusedBy(a *admission.Attributes, message string, reason metav1.StatusReason) error {
+	out := apierrors.NewForbidden(a.Resource.GroupResource(), a.ShownName(), errors.New(message))
+	s := &out.ErrStatus
+	s.Message, s.Reason = message, reason
+	s.Details.Causes = []metav1.StatusCause{{Message: message}}
+	return out
 }
 
 // change carries one policy out with all its bindings and parameters.
@@ -99,8 +127,8 @@ func (m *Manager) change(ctx context.Context, p *policy, w *match.Write, r *roun
 	if p.constraints != nil {
 		seen, ok, err = p.constraints.match(ctx, w)
 	}
-	if err == nil && p.err != nil && (ok || p.constraints == nil) {
-		err = p.err
+	if err == nil && (ok || p.constraints == nil) {
+		err = m.fault(p)
 	}
 	if err != nil {
 		return refuse(p, nil, w.Attributes, err)
@@ -119,7 +147,7 @@ func (m *Manager) change(ctx context.Context, p *policy, w *match.Write, r *roun
 			params, err = m.params(ctx, p, b, w)
 		}
 		if err != nil {
-			if err = refuse(p, b, w.Attributes, fmt.Errorf("failed to configure binding: %w", err)); err != nil {
+			if err = refuse(p, b, w.Attributes, unbound{fmt.Errorf("failed to configure binding: %w", err)}); err != nil {
 				return err
 			}
 			continue
@@ -209,6 +237,19 @@ func (m *Manager) merge(w *match.Write, seen match.Seen, obj runtime.Object, out
 	}
 	change := &unstructured.Unstructured{Object: native.(map[string]any)}
 	change.SetGroupVersionKind(seen.Kind)
+	result, err := m.apply(seen, obj, change)
+	if err != nil {
+		return nil, fmt.Errorf("error applying patch: %w", err)
+	}
+	text, err := json.Marshal(result)
+	if err != nil {
+		return nil, err
+	}
+	return decode(w, seen, obj, text)
+}
+
+// apply merges change into obj by the schema of their kind.
+func (m *Manager) apply(seen match.Seen, obj runtime.Object, change *unstructured.Unstructured) (runtime.Object, error) {
 	schema, err := m.cfg.Types(seen.Resource)
 	if err != nil {
 		return nil, err
@@ -221,6 +262,9 @@ func (m *Manager) merge(w *match.Write, seen match.Seen, obj runtime.Object, out
 	if err != nil {
 		return nil, fmt.Errorf("failed to convert patch object to typed object: %w", err)
 	}
+	if whole := atomics(want.Schema(), want.TypeRef(), change.Object, ""); len(whole) > 0 {
+		return nil, fmt.Errorf("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: %s", strings.Join(whole, ", "))
+	}
 	merged, err := was.Merge(want)
 	if err != nil {
 		return nil, fmt.Errorf("failed to merge patch: %w", err)
@@ -229,17 +273,23 @@ func (m *Manager) merge(w *match.Write, seen match.Seen, obj runtime.Object, out
 	if err != nil {
 		return nil, fmt.Errorf("failed to convert typed object to object: %w", err)
 	}
-	text, err := json.Marshal(result)
-	if err != nil {
-		return nil, err
-	}
-	return decode(w, seen, obj, text)
+	return result, nil
 }
 
+// decode reads what a policy made. As from a client that wants to be told,
+// nothing unknown is let pass.
 func decode(w *match.Write, seen match.Seen, like runtime.Object, text []byte) (runtime.Object, error) {
 	obj := w.Empty(seen, like)
-	if err := json.Unmarshal(text, obj); err != nil {
-		return nil, err
+	strict, err := kjson.UnmarshalStrict(text, obj)
+	if err != nil {
+		return nil, unreadable{err}
+	}
+	if len(strict) > 0 {
+		return nil, unreadable{runtime.NewStrictDecodingError(strict)}
+	}
+	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk != seen.Kind && !gvk.Empty() {
+		// The name of the registry is upstream's, which its clients are shown.
+		return nil, unreadable{runtime.NewNotRegisteredErrForKind("pkg/api/legacyscheme/scheme.go:30", gvk)}
 	}
 	return obj, nil
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/expression"
 	"github.com/coxswain/cox/apiserver/admission/match"
 	"github.com/coxswain/cox/client"
@@ -21,23 +22,23 @@ import (
 // for a policy without parameters, none if the binding is then not to be
 // carried out.
 func (m *Manager) params(ctx context.Context, p *policy, b *binding, w *match.Write) ([]any, error) {
-	if p.param == nil {
+	if p.param == nil || b.param == nil {
 		return []any{nil}, nil
 	}
-	if b.param == nil {
-		return []any{nil}, nil
-	}
-	gvk := schema.FromAPIVersionAndKind(p.param.APIVersion, p.param.Kind)
-	served, ok := m.cfg.ServedKind(gvk)
-	if !ok {
-		return nil, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
+	gvk, served, err := m.paramKind(p)
+	if err != nil {
+		return nil, err
 	}
 	namespace := ""
 	switch {
 	case served.Namespaced && b.param.Namespace != "":
 		namespace = b.param.Namespace
 	case served.Namespaced:
-		if namespace = w.Namespace; namespace == "" || w.Resource.Resource == "namespaces" && w.Resource.Group == "" {
+		// A namespace lies in itself, as far as parameters go.
+		if namespace = w.Namespace; w.Resource.Resource == "namespaces" && w.Resource.Group == "" {
+			namespace = w.Name
+		}
+		if namespace == "" {
 			return nil, errors.New("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
 		}
 	case b.param.Namespace != "":
@@ -61,6 +62,25 @@ func (m *Manager) params(ctx context.Context, p *policy, b *binding, w *match.Wr
 		}
 	}
 	return out, nil
+}
+
+// paramKind finds what a policy's parameters are.
+func (m *Manager) paramKind(p *policy) (schema.GroupVersionKind, api.Served, error) {
+	gvk := schema.FromAPIVersionAndKind(p.param.APIVersion, p.param.Kind)
+	served, ok := m.cfg.ServedKind(gvk)
+	if !ok {
+		return gvk, served, fmt.Errorf("failed to find resource referenced by paramKind: '%v'", gvk)
+	}
+	return gvk, served, nil
+}
+
+// fault is why a policy as such cannot be carried out; nil if it can.
+func (m *Manager) fault(p *policy) error {
+	if p.err != nil || p.param == nil {
+		return p.err
+	}
+	_, _, err := m.paramKind(p)
+	return err
 }
 
 func (m *Manager) read(ctx context.Context, gvr schema.GroupVersionResource, namespace string, b *binding) ([]runtime.Object, error) {

@@ -222,7 +222,13 @@ func TestMutating(t *testing.T) {
 		{"defaults", []admissionv1.Mutation{apply(`Object{spec: Object.spec{containers: [Object.spec.containers{name: "side", image: "x"}]}}`)}, "",
 			func(p *corev1.Pod) bool { return p.Spec.Containers[1].TerminationMessagePath != "" }},
 		{"wrong type", []admissionv1.Mutation{apply(`Object{spec: Object.wrong{containers: []}}`)}, "policy 'pol' with binding 'bind' denied request: type mismatch", nil},
-		{"wrong path", []admissionv1.Mutation{jsonPatch(`[JSONPatch{op: "remove", path: "/spec/none"}]`)}, "denied request", nil},
+		{"wrong path", []admissionv1.Mutation{jsonPatch(`[JSONPatch{op: "remove", path: "/spec/none"}]`)}, "policy 'pol' with binding 'bind' denied request: JSON Patch: error in remove", nil},
+		{"not in the schema", []admissionv1.Mutation{apply(`Object{nope: 1}`)}, "denied request: error applying patch: failed to convert patch object to typed object: .nope: field not declared in schema", nil},
+		{"atomic", []admissionv1.Mutation{apply(`Object{spec: Object.spec{containers: [Object.spec.containers{name: "c", args: ["x"]}], tolerations: [Object.spec.tolerations{key: "x"}]}}`)},
+			"error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: .spec.containers[0].args, .spec.tolerations", nil},
+		{"unknown field", []admissionv1.Mutation{jsonPatch(`[JSONPatch{op: "add", path: "/spec/nope", value: 1}]`)}, `Internal error occurred: strict decoding error: unknown field "spec.nope"`, nil},
+		{"wrong value", []admissionv1.Mutation{jsonPatch(`[JSONPatch{op: "add", path: "/spec/nodeName", value: 1}]`)}, "Internal error occurred: json: cannot unmarshal number into Go struct field PodSpec.spec.nodeName of type string", nil},
+		{"another kind", []admissionv1.Mutation{jsonPatch(`[JSONPatch{op: "replace", path: "/kind", value: "zz"}]`)}, `Internal error occurred: no kind "zz" is registered for version "v1"`, nil},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

@@ -131,12 +131,13 @@ func newPolicy(o client.Object) *policy {
 	switch p := o.(type) {
 	case *admissionv1.ValidatingAdmissionPolicy:
 		s := &p.Spec
-		out := compileHead(o, s.ParamKind, s.FailurePolicy, s.MatchConstraints, s.MatchConditions, s.Variables, false)
+		out := compileHead(o, s.ParamKind, s.FailurePolicy, s.MatchConstraints, s.MatchConditions, s.Variables)
+		messages := out.env.Within(expression.Scope{Params: s.ParamKind != nil, Stored: true})
 		for i := range s.Validations {
 			v := &s.Validations[i]
-			c := validation{check: out.compile(v.Expression, expression.Bool), text: v.Message}
+			c := validation{check: out.compile(out.env, v.Expression, expression.Bool), text: v.Message}
 			if v.MessageExpression != "" {
-				c.message = out.compile(v.MessageExpression, expression.String)
+				c.message = out.compile(messages, v.MessageExpression, expression.String)
 			}
 			if v.Reason != nil {
 				c.reason = *v.Reason
@@ -145,19 +146,20 @@ func newPolicy(o client.Object) *policy {
 		}
 		for i := range s.AuditAnnotations {
 			a := &s.AuditAnnotations[i]
-			out.annotations = append(out.annotations, annotation{a.Key, out.compile(a.ValueExpression, expression.String, expression.Null)})
+			out.annotations = append(out.annotations, annotation{a.Key, out.compile(out.env, a.ValueExpression, expression.String, expression.Null)})
 		}
 		return out
 	case *admissionv1.MutatingAdmissionPolicy:
 		s := &p.Spec
-		out := compileHead(o, s.ParamKind, s.FailurePolicy, s.MatchConstraints, s.MatchConditions, s.Variables, true)
+		out := compileHead(o, s.ParamKind, s.FailurePolicy, s.MatchConstraints, s.MatchConditions, s.Variables)
 		out.reinvoke = s.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy
+		env := out.env.Within(expression.Scope{Params: s.ParamKind != nil, Authorizer: true, Mutation: true, Stored: true})
 		for i := range s.Mutations {
 			switch m := &s.Mutations[i]; {
 			case m.ApplyConfiguration != nil:
-				out.mutations = append(out.mutations, mutation{true, out.compile(m.ApplyConfiguration.Expression, expression.ObjectType)})
+				out.mutations = append(out.mutations, mutation{true, out.compile(env, m.ApplyConfiguration.Expression, expression.ObjectType)})
 			case m.JSONPatch != nil:
-				out.mutations = append(out.mutations, mutation{false, out.compile(m.JSONPatch.Expression, expression.PatchType)})
+				out.mutations = append(out.mutations, mutation{false, out.compile(env, m.JSONPatch.Expression, expression.PatchType)})
 			}
 		}
 		return out
@@ -166,8 +168,8 @@ func newPolicy(o client.Object) *policy {
 }
 
 func compileHead(o client.Object, param *admissionv1.ParamKind, f *admissionv1.FailurePolicyType, m *admissionv1.MatchResources,
-	conditions []admissionv1.MatchCondition, variables []admissionv1.Variable, mutation bool) *policy {
-	scope := expression.Scope{Params: param != nil, Authorizer: true, Mutation: mutation, Stored: true}
+	conditions []admissionv1.MatchCondition, variables []admissionv1.Variable) *policy {
+	scope := expression.Scope{Params: param != nil, Authorizer: true, Stored: true}
 	p := &policy{
 		name: o.GetName(), version: o.GetResourceVersion(), param: param, ignores: f != nil && *f == admissionv1.Ignore,
 		conditions: match.Compile(conditions, scope), env: expression.New(scope),
@@ -175,7 +177,7 @@ func compileHead(o client.Object, param *admissionv1.ParamKind, f *admissionv1.F
 	p.constraints, p.err = newConstraints(m)
 	for i := range variables {
 		v := &variables[i]
-		prg := p.compile(v.Expression)
+		prg := p.compile(p.env, v.Expression)
 		if prg == nil {
 			break
 		}
@@ -187,8 +189,8 @@ func compileHead(o client.Object, param *admissionv1.ParamKind, f *admissionv1.F
 
 // compile notes the first expression that does not compile and returns nil
 // for it.
-func (p *policy) compile(text string, want ...*cel.Type) *expression.Program {
-	prg, err := p.env.Compile(text, want...)
+func (p *policy) compile(env *expression.Env, text string, want ...*cel.Type) *expression.Program {
+	prg, err := env.Compile(text, want...)
 	if err != nil && p.err == nil {
 		p.err = err
 	}

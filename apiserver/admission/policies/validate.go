@@ -108,8 +108,9 @@ func (m *Manager) ask(ctx context.Context, p *policy, w *match.Write, v *verdict
 		return
 	case !ok:
 		return
-	case p.err != nil:
-		v.broken(p, nil, p.err)
+	}
+	if err := m.fault(p); err != nil {
+		v.broken(p, nil, err)
 		return
 	}
 	var values map[string]any
@@ -216,7 +217,9 @@ func (v *verdict) note(p *policy, b *binding, a annotation, e *evaluation) {
 	out, err := e.eval(a.prg)
 	if err != nil {
 		if !p.ignores {
-			v.deny(&denial{p: p, b: b, message: fmt.Sprintf("valueExpression '%v' resulted in error: %v", a.prg.Source, err)})
+			// Whatever the binding's actions are: nothing was found wrong, so there
+			// is nothing to warn of.
+			v.denials = append(v.denials, &denial{p: p, b: b, message: fmt.Sprintf("expression '%v' resulted in error: %v", a.prg.Source, err)})
 		}
 		return
 	}
@@ -258,7 +261,7 @@ var codes = map[metav1.StatusReason]int32{
 
 // refusal is the Status of a policy's no.
 func refusal(a *admission.Attributes, message string, reason metav1.StatusReason) error {
-	err := apierrors.NewForbidden(a.Resource.GroupResource(), a.Name, errors.New(message))
+	err := apierrors.NewForbidden(a.Resource.GroupResource(), a.ShownName(), errors.New(message))
 	if reason == "" {
 		reason = metav1.StatusReasonInvalid
 	}

@@ -185,7 +185,7 @@ func (m *Manager) compile(obj client.Object) *compiled {
 		if h.err == nil {
 			h.objects, h.err = match.Selector(w.ObjectSelector)
 		}
-		h.conditions = match.Compile(w.MatchConditions, expression.Scope{Match: true})
+		h.conditions = match.Compile(w.MatchConditions, expression.Scope{})
 		var err error
 		if h.client, err = newCaller(w, m.cfg.Dial); err != nil && h.err == nil {
 			h.err = err
@@ -251,5 +251,5 @@ func (m *Manager) wants(ctx context.Context, h *hook, w *match.Write) (match.See
 		m.cfg.Log.Warn("match conditions of a webhook failed; it is not asked", "webhook", h.Name, "error", err)
 		return seen, false, nil
 	}
-	return seen, false, apierrors.NewForbidden(w.Resource.GroupResource(), w.Name, err)
+	return seen, false, apierrors.NewForbidden(w.Resource.GroupResource(), w.ShownName(), err)
 }
