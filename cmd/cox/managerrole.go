@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -42,8 +43,14 @@ type managerRole struct {
 	leaseNamespace, name string
 	healthz              string
 	logLevel             string
+	qps                  float32
+	burst                int
+	profiling            bool
 	loops                controllerConfig
 	election             electionConfig
+	features             features
+	secure               secureServing
+	flags                map[string]string
 }
 
 // managerCommand runs the controllers against any API server.
@@ -56,6 +63,7 @@ func managerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
+			r.flags = shownFlags(cmd.Flags())
 			return r.run(ctx)
 		},
 	}
@@ -72,9 +80,14 @@ func managerCommand() *cobra.Command {
 	fs.StringVar(&r.leaseNamespace, "leader-elect-resource-namespace", "kube-system", "namespace of that lease")
 	fs.StringVar(&r.name, "leader-elect-resource-name", "kube-controller-manager", "its name")
 	fs.StringVar(&r.healthz, "healthz-bind-address", "", "address and port that answer /healthz, unencrypted (none: nothing does)")
+	fs.Float32Var(&r.qps, "kube-api-qps", 0, "how many requests per second go to the API server (0: as many as it takes)")
+	fs.IntVar(&r.burst, "kube-api-burst", 30, "how many may go at once after a pause, with --kube-api-qps")
+	fs.BoolVar(&r.profiling, "profiling", true, "whether profiles can be had from /debug/pprof/")
 	fs.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
 	r.loops.flags(fs)
 	r.election.flags(fs)
+	r.features.gateFlag(fs)
+	r.secure.flags(fs, 10257)
 	return cmd
 }
 
@@ -85,7 +98,7 @@ func (r *managerRole) run(ctx context.Context) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	quiet(log)
-	if err := errors.Join(r.loops.complete(), r.election.complete()); err != nil {
+	if err := errors.Join(r.loops.complete(), r.election.complete(), r.features.complete()); err != nil {
 		return err
 	}
 	if r.kubeconfig == "" {
@@ -97,16 +110,32 @@ func (r *managerRole) run(ctx context.Context) error {
 	}
 	conf.UserAgent = "kube-controller-manager/" + gitVersion
 	conf.QPS = -1 // the server's flow control knows better
-	door, err := client.Remote(conf)
+	if r.qps > 0 {
+		conf.QPS, conf.Burst = r.qps, r.burst
+	}
+	direct, err := client.Remote(conf)
 	if err != nil {
 		return err
 	}
-	work, err := r.prepare(conf, door, log)
+	tells := newManagerPages(r, conf)
+	door := tells.metrics.Counted(direct, tells.host)
+	work, err := r.prepare(conf, door, tells, log)
 	if err != nil {
 		return err
 	}
 	group := component.NewGroup(ctx, log)
 	defer group.Stop()
+	listener, err := r.secure.listen("kube-controller-manager")
+	if err != nil {
+		return err
+	}
+	if listener != nil {
+		pages, err := r.secure.guard(tells.handler(), log)
+		if err != nil {
+			return errors.Join(err, listener.Close())
+		}
+		group.Go("secure-port", func(ctx context.Context) error { return serveUntil(ctx, listener, pages) })
+	}
 	if r.healthz != "" {
 		group.Go("healthz", func(ctx context.Context) error { return serveHealthz(ctx, r.healthz) })
 	}
@@ -118,7 +147,7 @@ func (r *managerRole) run(ctx context.Context) error {
 		return client.Election{
 			Client: door, Namespace: r.leaseNamespace, Name: r.name, Identity: host + "_" + uuid.NewString(),
 			LeaseDuration: r.election.lease, RenewDeadline: r.election.renew, RetryPeriod: r.election.retry,
-			Log: log, Events: client.NewRecorder(ctx, door, "kube-controller-manager", ""),
+			Log: log, Events: client.NewRecorder(ctx, door, "kube-controller-manager", ""), Metrics: tells.metrics,
 		}.Lead(ctx, func(ctx context.Context) error { return work(ctx, client.Fenced(door)) })
 	})
 	<-ctx.Done()
@@ -128,11 +157,14 @@ func (r *managerRole) run(ctx context.Context) error {
 
 // prepare reads all files, so that a wrong one ends the command at once, and
 // returns what is to run while this process leads.
-func (r *managerRole) prepare(conf *rest.Config, door client.Interface, log *slog.Logger) (func(context.Context, client.Interface) error, error) {
-	m := manager.Config{Log: log, ClientFor: func(string) client.Interface { return door }}
+func (r *managerRole) prepare(conf *rest.Config, door client.Interface, tells *managerPages, log *slog.Logger) (func(context.Context, client.Interface) error, error) {
+	m := manager.Config{
+		Log: log, ClientFor: func(string) client.Interface { return door },
+		Metrics: tells.metrics, Counts: tells.counts,
+	}
 	if r.asAccounts {
 		accounts := &accountDoors{conf: conf, door: door}
-		m.ClientFor = accounts.get
+		m.ClientFor = func(account string) client.Interface { return tells.metrics.Counted(accounts.get(account), tells.host) }
 	}
 	found, err := discovery.NewDiscoveryClientForConfig(conf)
 	if err != nil {
@@ -167,6 +199,13 @@ func (r *managerRole) prepare(conf *rest.Config, door client.Interface, log *slo
 		m.ResourcesChanged = changed
 		if err := followServed(ctx, m.Informers, changed); err != nil {
 			return err
+		}
+		m.MigrateStorage = slices.Contains(r.features.on, gateStorageMigration)
+		if m.MigrateStorage {
+			if err := discovery.ServerSupportsVersion(found, client.StorageVersionMigrations.GroupVersion()); err != nil {
+				log.Warn("storage-version-migrator-controller does not run", "error", err)
+				m.MigrateStorage = false
+			}
 		}
 		return manager.Run(ctx, m)
 	}, nil

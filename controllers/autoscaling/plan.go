@@ -61,7 +61,7 @@ type Plan struct {
 func Make(hpa *autoscalingv2.HorizontalPodAutoscaler, current, specified int32, proposals []Proposal, h *History, now time.Time) Plan {
 	plan := Plan{Replicas: specified, Status: *hpa.Status.DeepCopy()}
 	st := &plan.Status
-	st.ObservedGeneration, st.CurrentReplicas, st.DesiredReplicas = &hpa.Generation, current, specified
+	st.ObservedGeneration, st.CurrentReplicas = &hpa.Generation, current
 	set := func(t autoscalingv2.HorizontalPodAutoscalerConditionType, ok bool, reason, message string) {
 		SetCondition(st, t, ok, reason, message, now)
 	}
@@ -81,19 +81,22 @@ func Make(hpa *autoscalingv2.HorizontalPodAutoscaler, current, specified int32, 
 		plan.Replicas, plan.Reason = low, "Current number of replicas below Spec.MinReplicas"
 	default:
 		best, failed := highest(proposals)
-		st.CurrentMetrics = nil
+		// What could not be had keeps its place, empty.
+		st.CurrentMetrics = make([]autoscalingv2.MetricStatus, len(proposals))
 		for i := range proposals {
 			if proposals[i].Err == nil {
-				st.CurrentMetrics = append(st.CurrentMetrics, proposals[i].Status)
+				st.CurrentMetrics[i] = proposals[i].Status
 			}
 		}
 		// A metric that is missing may hold a scale-down up, never a scale-up.
+		// What was desired before stays so.
 		if failed != nil && (best == nil || best.Replicas < specified) {
 			plan.Failed = failed
 			set(autoscalingv2.ScalingActive, false, failed.Reason, "the HPA was unable to compute the replica count: "+failed.Err.Error())
 			return plan
 		}
 		if best == nil {
+			st.DesiredReplicas = specified
 			return plan
 		}
 		set(autoscalingv2.ScalingActive, true, "ValidMetricFound", "the HPA was able to successfully calculate a replica count from "+best.Name)

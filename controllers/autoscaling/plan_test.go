@@ -75,12 +75,34 @@ func TestMake(t *testing.T) {
 		{"never down", scaler(1, 10, never), 5, wants(1), History{}, 5, "True ValidMetricFound|True ScaleDownLimit"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			tc.hpa.Status.DesiredReplicas = 7 // as it was desired before
 			plan := Make(tc.hpa, tc.have, tc.have, tc.proposals, &tc.history, now)
+			desired := tc.want
+			if plan.Failed != nil {
+				desired = 7
+			}
 			got := reason(plan.Status, autoscalingv2.ScalingActive) + "|" + reason(plan.Status, autoscalingv2.ScalingLimited)
-			if plan.Replicas != tc.want || plan.Rescale != (tc.want != tc.have) || got != tc.reasons || plan.Status.DesiredReplicas != tc.want {
+			if plan.Replicas != tc.want || plan.Rescale != (tc.want != tc.have) || got != tc.reasons || plan.Status.DesiredReplicas != desired {
 				t.Errorf("%d (%v) %s, want %d %s", plan.Replicas, plan.Rescale, got, tc.want, tc.reasons)
 			}
 		})
+	}
+}
+
+// Every metric has its place in the status, empty if it could not be had.
+func TestMissingMetricsKeepTheirPlace(t *testing.T) {
+	have := Proposal{Replicas: 4, Name: "cpu", Status: autoscalingv2.MetricStatus{Type: autoscalingv2.ResourceMetricSourceType}}
+	lost := Proposal{Reason: "FailedGetExternalMetric", Err: errors.New("down")}
+	for _, proposals := range [][]Proposal{{lost}, {lost, have, lost}} {
+		st := Make(scaler(1, 10, nil), 2, 2, proposals, &History{}, now).Status
+		if len(st.CurrentMetrics) != len(proposals) {
+			t.Fatalf("%+v", st.CurrentMetrics)
+		}
+		for i, m := range st.CurrentMetrics {
+			if m.Type != proposals[i].Status.Type {
+				t.Errorf("%d: %q", i, m.Type)
+			}
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // refused runs `cox up`, which must fail with a message that contains each of
@@ -108,7 +110,7 @@ func TestRefusedMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 		copied := filepath.Join(dir, "cox")
-		if out, err := exec.Command("cp", binary(), copied).CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", programs.Cox(), copied).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		for _, command := range [][]string{{"up"}, {"down"}, {"server"}, {"image", "list"}} {
@@ -161,11 +163,11 @@ func TestRefusedData(t *testing.T) {
 	})
 	c.must(t, "up")
 	t.Run("second server", func(t *testing.T) {
-		api, err := freePort()
+		api, err := programs.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		kubelet, err := freePort()
+		kubelet, err := programs.FreePort()
 		if err != nil {
 			t.Fatal(err)
 		}

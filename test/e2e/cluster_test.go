@@ -6,9 +6,7 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coxswain/cox/examples/guestbook"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // patience is how long any one thing may take on a machine that does a lot
@@ -55,22 +54,13 @@ type cluster struct {
 	fed        bool // with images
 }
 
-// binary is the cox under test.
-func binary() string {
-	if path := os.Getenv("COX_BINARY"); path != "" {
-		return path
-	}
-	path, _ := filepath.Abs("../../bin/cox")
-	return path
-}
-
 // needs skips the test where containers cannot run.
 func needs(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("running containers needs root")
 	}
-	if _, err := os.Stat(binary()); err != nil {
+	if _, err := os.Stat(programs.Cox()); err != nil {
 		t.Skipf("no cox to test: %v; run `make build` or set COX_BINARY", err)
 	}
 	_, runc := exec.LookPath("runc")
@@ -90,15 +80,15 @@ var number int
 // starts nothing.
 func newCluster(dir string) (*cluster, error) {
 	number++
-	api, err := freePort()
+	api, err := programs.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	kubelet, err := freePort()
+	kubelet, err := programs.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	pods, services, err := freeRanges()
+	pods, services, err := programs.FreeRanges()
 	if err != nil {
 		return nil, err
 	}
@@ -114,34 +104,6 @@ func newCluster(dir string) (*cluster, error) {
 	}
 	// No test asks a name server out there.
 	return c, os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte("nameserver 127.0.0.1\n"), 0o644)
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
-}
-
-// freeRanges finds two ranges of private addresses that nothing on this
-// machine is in.
-func freeRanges() (pods, services string, err error) {
-	routes, err := exec.Command("ip", "-4", "route", "show", "table", "all").Output()
-	if err != nil {
-		return "", "", fmt.Errorf("ip route: %w", err)
-	}
-	begin := os.Getpid() % 60
-	for i := range 60 {
-		n := 100 + (begin+i)%60*2
-		pods, services = fmt.Sprintf("10.%d.0.0/16", n), fmt.Sprintf("10.%d.0.0/16", n+1)
-		if !bytes.Contains(routes, fmt.Appendf(nil, " 10.%d.", n)) && !bytes.Contains(routes, fmt.Appendf(nil, " 10.%d.", n+1)) &&
-			!bytes.HasPrefix(routes, fmt.Appendf(nil, "10.%d.", n)) && !bytes.Contains(routes, fmt.Appendf(nil, "\n10.%d.", n)) {
-			return pods, services, nil
-		}
-	}
-	return "", "", errors.New("no range of private addresses is free")
 }
 
 // sharedCluster returns the cluster that tests share, up and running.
@@ -226,7 +188,7 @@ func (c *cluster) run(args ...string) (string, error) {
 func (c *cluster) runIn(change func(*exec.Cmd), args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary(), append(args, c.flags...)...)
+	cmd := exec.CommandContext(ctx, programs.Cox(), append(args, c.flags...)...)
 	if change != nil {
 		change(cmd)
 	}
@@ -285,7 +247,7 @@ func (c *cluster) kubectl(t *testing.T, args ...string) string {
 func (c *cluster) try(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary(), append([]string{"kubectl"}, args...)...)
+	cmd := exec.CommandContext(ctx, programs.Cox(), append([]string{"kubectl"}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.kubeconfig, "HOME="+c.dir)
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
@@ -299,15 +261,5 @@ func (c *cluster) try(args ...string) (string, error) {
 // bad one.
 func eventually(t *testing.T, what string, ask func() (good bool, answer string)) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		good, answer := ask()
-		if good {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: still not so after %v: %s", what, patience, answer)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	programs.Eventually(t, patience, what, ask)
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // podTraces lists what there is of this cluster's pods on the machine: shims,
@@ -118,7 +120,7 @@ func TestKilledCox(t *testing.T) {
 		// containerd is there.
 		last := "" // the lock names it until the next one holds it
 		for _, sign := range []string{filepath.Join(c.data, "lock"), filepath.Join(c.data, "etcd"), "/run/cox-" + c.name + "/containerd/containerd.sock"} {
-			up := exec.Command(binary(), append([]string{"up"}, c.flags...)...)
+			up := exec.Command(programs.Cox(), append([]string{"up"}, c.flags...)...)
 			if err := up.Start(); err != nil {
 				t.Fatal(err)
 			}

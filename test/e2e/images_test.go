@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/coxswain/cox/runtime/archive"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // imagesOfNodes imports and removes an image on one node and on all. The
@@ -29,7 +30,7 @@ func imagesOfNodes(t *testing.T, c *cluster, first, second string) {
 	image := func(stdin io.Reader, args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, binary(), append([]string{"image"}, append(args, "--config=/dev/null", "--name="+c.name)...)...)
+		cmd := exec.CommandContext(ctx, programs.Cox(), append([]string{"image"}, append(args, "--config=/dev/null", "--name="+c.name)...)...)
 		cmd.Stdin = stdin
 		out, err := cmd.CombinedOutput()
 		return string(out), err

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // TestKubectl runs the scripts of testdata, side by side, with the kubectl
@@ -39,7 +41,7 @@ type kubectl struct{ name, script string }
 
 // kubectls are the kubectl inside cox and that of PATH.
 func kubectls() []kubectl {
-	list := []kubectl{{"embedded", "#!/bin/sh\nexec " + binary() + " kubectl \"$@\"\n"}}
+	list := []kubectl{{"embedded", "#!/bin/sh\nexec " + programs.Cox() + " kubectl \"$@\"\n"}}
 	if path, err := exec.LookPath("kubectl"); err == nil {
 		list = append(list, kubectl{"path", "#!/bin/sh\nexec " + path + " \"$@\"\n"})
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/test/apiproc"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // leader is a server of several on one etcd, without a node.
@@ -52,7 +53,7 @@ func newLeader(t *testing.T, name, etcd string) *leader {
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	port, err := freePort()
+	port, err := programs.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +67,7 @@ func newLeader(t *testing.T, name, etcd string) *leader {
 			_ = l.cmd.Process.Kill()
 			_ = l.cmd.Wait()
 		}
-		out, err := exec.Command(binary(), "down", "--purge", "--name", "t-"+name, "--data-dir", filepath.Join(dir, "data")).CombinedOutput()
+		out, err := exec.Command(programs.Cox(), "down", "--purge", "--name", "t-"+name, "--data-dir", filepath.Join(dir, "data")).CombinedOutput()
 		if err != nil {
 			t.Errorf("purge of %s: %v\n%s", name, err, out)
 		}
@@ -83,13 +84,13 @@ func (l *leader) audit() string { return filepath.Join(l.dir, "audit.log") }
 // start starts the server and waits until it answers.
 func (l *leader) start() {
 	l.t.Helper()
-	l.cmd = exec.Command(binary(), l.args...)
+	l.cmd = exec.Command(programs.Cox(), l.args...)
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.out
 	if err := l.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
 	eventually(l.t, l.name+" answers", func() (bool, string) {
-		out, err := exec.Command(binary(), "kubectl", "--kubeconfig", l.kubeconfig, "get", "--raw", "/readyz").CombinedOutput()
+		out, err := exec.Command(programs.Cox(), "kubectl", "--kubeconfig", l.kubeconfig, "get", "--raw", "/readyz").CombinedOutput()
 		return err == nil, string(out)
 	})
 }
@@ -163,7 +164,7 @@ func TestLeadersHandOver(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a server needs root")
 	}
-	if _, err := os.Stat(binary()); err != nil {
+	if _, err := os.Stat(programs.Cox()); err != nil {
 		t.Skipf("no cox to test: %v; run `make build` or set COX_BINARY", err)
 	}
 	const deployments, replicas = 6, 4

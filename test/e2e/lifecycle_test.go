@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // TestUpIsIdempotent starts what runs already.
@@ -76,7 +78,7 @@ func TestPurgeAfterKill(t *testing.T) {
 	meanwhile := c.traces(t)
 	killServer(t, c)
 	// The data directory says all else.
-	if out, err := exec.Command(binary(), "down", "--purge", "--config=/dev/null", "--data-dir="+c.data).CombinedOutput(); err != nil {
+	if out, err := exec.Command(programs.Cox(), "down", "--purge", "--config=/dev/null", "--data-dir="+c.data).CombinedOutput(); err != nil {
 		t.Errorf("cox down --purge: %v\n%s", err, out)
 	}
 	c.leftNothing(t, before, meanwhile)

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // secondLog is the end of the log of the cluster's second node.
@@ -192,14 +194,14 @@ func TestJoinRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			port, err := freePort()
+			port, err := programs.FreePort()
 			if err != nil {
 				t.Fatal(err)
 			}
 			agent := c.name + "x"
 			flags := []string{"--config=/dev/null", "--name=" + agent, "--data-dir=" + filepath.Join(dir, "data")}
 			defer func() {
-				if out, err := exec.Command(binary(), append([]string{"down", "--purge"}, flags...)...).CombinedOutput(); err != nil {
+				if out, err := exec.Command(programs.Cox(), append([]string{"down", "--purge"}, flags...)...).CombinedOutput(); err != nil {
 					t.Errorf("purge: %v %s", err, out)
 				}
 			}()
@@ -207,7 +209,7 @@ func TestJoinRefused(t *testing.T) {
 			if name == "node of a server" {
 				node = c.nodeName()
 			}
-			cmd := exec.Command(binary(), append([]string{"agent", server, "--node-name=" + node, "--kubelet-port=" + port}, flags...)...)
+			cmd := exec.Command(programs.Cox(), append([]string{"agent", server, "--node-name=" + node, "--kubelet-port=" + port}, flags...)...)
 			cmd.Env = append(os.Environ(), "COX_TOKEN="+tc.token)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // controllers starts Kubernetes' controller manager and scheduler against a
@@ -21,27 +23,27 @@ func (w *world) controllers(s *server) {
 	w.t.Helper()
 	key := func(name string) string { return w.path("data", "pki", name) }
 	conf := w.kubeconfig(s, kcmToken)
-	start(w.t, upstream(w.t, "kube-controller-manager"), "--kubeconfig", conf, "--authentication-kubeconfig", conf, "--authorization-kubeconfig", conf,
+	programs.Start(w.t, programs.NeedUpstream(w.t, "kube-controller-manager"), "--kubeconfig", conf, "--authentication-kubeconfig", conf, "--authorization-kubeconfig", conf,
 		"--use-service-account-credentials", "--service-account-private-key-file", key("sa.key"), "--root-ca-file", key("ca.crt"),
 		"--cluster-signing-cert-file", key("ca.crt"), "--cluster-signing-key-file", key("ca.key"),
-		"--secure-port", freePort(w.t), "--bind-address", "127.0.0.1", "--cert-dir", w.path("kcm"), "--allocate-node-cidrs",
+		"--secure-port", programs.Port(w.t), "--bind-address", "127.0.0.1", "--cert-dir", w.path("kcm"), "--allocate-node-cidrs",
 		"--cluster-cidr", pods, "--service-cluster-ip-range", services, "--kube-api-qps", "200", "--kube-api-burst", "400")
 	conf = w.kubeconfig(s, schedToken)
-	start(w.t, upstream(w.t, "kube-scheduler"), "--kubeconfig", conf, "--authentication-kubeconfig", conf, "--authorization-kubeconfig", conf,
-		"--secure-port", freePort(w.t), "--bind-address", "127.0.0.1", "--cert-dir", w.path("scheduler"), "--kube-api-qps", "200", "--kube-api-burst", "400")
+	programs.Start(w.t, programs.NeedUpstream(w.t, "kube-scheduler"), "--kubeconfig", conf, "--authentication-kubeconfig", conf, "--authorization-kubeconfig", conf,
+		"--secure-port", programs.Port(w.t), "--bind-address", "127.0.0.1", "--cert-dir", w.path("scheduler"), "--kube-api-qps", "200", "--kube-api-burst", "400")
 }
 
 // Kubernetes' controller manager and scheduler work through cox's API server as
 // through their own: they roll workloads out onto simulated nodes, count quotas,
 // and clear a namespace.
 func TestControllersAndScheduler(t *testing.T) {
-	binary := cox(t)
-	upstream(t, "kube-controller-manager")
-	upstream(t, "kube-scheduler")
+	binary := programs.NeedCox(t)
+	programs.NeedUpstream(t, "kube-controller-manager")
+	programs.NeedUpstream(t, "kube-scheduler")
 	w := newWorld(t)
 	s := w.ours()
 	w.controllers(s)
-	start(t, binary, "sim", "--kubeconfig", w.kubeconfig(s, adminToken), "--nodes", "3", "--start", "100ms", "--stop", "100ms", "--run", "1s")
+	programs.Start(t, binary, "sim", "--kubeconfig", w.kubeconfig(s, adminToken), "--nodes", "3", "--start", "100ms", "--stop", "100ms", "--run", "1s")
 	c, err := kubernetes.NewForConfig(s.config(adminToken))
 	if err != nil {
 		t.Fatal(err)

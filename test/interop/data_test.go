@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/coxswain/cox/test/apiproc"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // The label of what the test has made, and the resources that have it.
@@ -232,10 +233,10 @@ func (s *shop) taken(t *testing.T) {
 // by cox, written to, and opened by Kubernetes again: each shows every object
 // in every version exactly as the other did.
 func TestDataGoesBothWays(t *testing.T) {
-	cox(t)
-	upstream(t, "kube-apiserver")
+	programs.NeedCox(t)
+	programs.NeedUpstream(t, "kube-apiserver")
 	w := newWorld(t)
-	w.ours().stop() // makes the keys, and the folder cox's
+	w.ours().Stop() // makes the keys, and the folder cox's
 	data := w.path("data", "etcd")
 	if err := os.RemoveAll(data); err != nil {
 		t.Fatal(err)
@@ -245,7 +246,7 @@ func TestDataGoesBothWays(t *testing.T) {
 	theirs := w.theirs(url)
 	theirs.shop(t).fill()
 	wrote := theirs.shop(t).objects()
-	theirs.stop()
+	theirs.Stop()
 	end()
 
 	ours := w.ours()
@@ -255,12 +256,12 @@ func TestDataGoesBothWays(t *testing.T) {
 	served.taken(t)
 	served.touch("cox")
 	wrote = served.objects()
-	ours.stop()
+	ours.Stop()
 
 	url, end = apiproc.EtcdIn(t, data)
 	defer end()
 	theirs = w.theirs(url)
-	defer theirs.stop()
+	defer theirs.Stop()
 	back := theirs.shop(t)
 	back.settle()
 	same(t, "Kubernetes", back.objects(), wrote)

@@ -7,24 +7,20 @@
 package interop_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 const (
@@ -39,127 +35,13 @@ const (
 		schedToken + ",system:kube-scheduler,scheduler\n"
 )
 
-// cox is the binary under test.
-func cox(t *testing.T) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("cox server keeps its control socket in /run, which needs root")
-	}
-	if testing.Short() {
-		t.Skip("servers of real processes are not for -short")
-	}
-	path := os.Getenv("COX_BINARY")
-	if path == "" {
-		path, _ = filepath.Abs("../../bin/cox")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no cox to test: %v; run `make build` or set COX_BINARY", err)
-	}
-	return path
-}
-
-// upstream is one of Kubernetes' own binaries.
-func upstream(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv("COX_UPSTREAM")
-	if dir == "" {
-		t.Skip("COX_UPSTREAM names no folder with Kubernetes' own binaries")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skip(err)
-	}
-	return path
-}
-
-// process is a program that runs until it is stopped, at the latest with the
-// test.
-type process struct {
-	cmd  *exec.Cmd
-	out  *tail
-	done chan struct{}
-	once sync.Once
-}
-
-// tail keeps the end of what a program says.
-type tail struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write never fails.
-func (o *tail) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.buf.Len() > 8<<10 {
-		o.buf.Next(o.buf.Len() - 4<<10)
-	}
-	return o.buf.Write(b)
-}
-
-func (o *tail) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
-}
-
-func start(t *testing.T, path string, args ...string) *process {
-	t.Helper()
-	p := &process{cmd: exec.Command(path, args...), out: &tail{}, done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	t.Cleanup(func() {
-		p.stop()
-		if t.Failed() {
-			t.Logf("%s said at its end:\n%s", filepath.Base(path), p.out)
-		}
-	})
-	return p
-}
-
-// stop ends the program and waits for its end.
-func (p *process) stop() {
-	p.once.Do(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-p.done:
-		case <-time.After(30 * time.Second):
-			_ = p.cmd.Process.Kill()
-			<-p.done
-		}
-	})
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // eventually waits until check is content.
 func eventually(t *testing.T, what string, check func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	var err error
-	for {
-		if err = check(ctx); err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	programs.Eventually(t, patience, what, func() (bool, string) {
+		err := check(t.Context())
+		return err == nil, fmt.Sprint(err)
+	})
 }
 
 // world is the folder that servers of either make share, one after the other.
@@ -183,7 +65,7 @@ func (w *world) path(parts ...string) string {
 
 // server is an API server that answers.
 type server struct {
-	*process
+	*programs.Process
 	url string
 }
 
@@ -207,17 +89,17 @@ func (w *world) kubeconfig(s *server, token string) string {
 	return path
 }
 
-func (w *world) ready(p *process, port string) *server {
+func (w *world) ready(p *programs.Process, port string) *server {
 	w.t.Helper()
-	s := &server{process: p, url: "https://127.0.0.1:" + port}
+	s := &server{Process: p, url: "https://127.0.0.1:" + port}
 	door, err := rest.HTTPClientFor(s.config(adminToken))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	eventually(w.t, "the API server is ready", func(ctx context.Context) error {
 		select {
-		case <-p.done:
-			return fmt.Errorf("it has ended: %s", p.out)
+		case <-p.Done():
+			return fmt.Errorf("it has ended: %s", p.Output())
 		default:
 		}
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/readyz", nil)
@@ -240,9 +122,9 @@ func (w *world) ready(p *process, port string) *server {
 // ours starts cox's API server, with nothing else, on its own etcd.
 func (w *world) ours() *server {
 	w.t.Helper()
-	port := freePort(w.t)
-	return w.ready(start(w.t, cox(w.t), "server", "--name", w.name, "--data-dir", w.path("data"),
-		"--https-listen-port", port, "--kubelet-port", freePort(w.t), "--cluster-cidr", pods, "--service-cidr", services,
+	port := programs.Port(w.t)
+	return w.ready(programs.Start(w.t, programs.NeedCox(w.t), "server", "--name", w.name, "--data-dir", w.path("data"),
+		"--https-listen-port", port, "--kubelet-port", programs.Port(w.t), "--cluster-cidr", pods, "--service-cidr", services,
 		"--write-kubeconfig", w.path("kubeconfig"), "--token-auth-file", w.path("tokens.csv"),
 		"--disable-agent", "--disable-controller-manager", "--disable-scheduler"), port)
 }
@@ -250,8 +132,8 @@ func (w *world) ours() *server {
 // theirs starts Kubernetes' API server on an etcd, with the keys of our folder.
 func (w *world) theirs(etcd string) *server {
 	w.t.Helper()
-	port, key := freePort(w.t), w.path("data", "pki", "sa.key")
-	return w.ready(start(w.t, upstream(w.t, "kube-apiserver"), "--etcd-servers", etcd, "--secure-port", port,
+	port, key := programs.Port(w.t), w.path("data", "pki", "sa.key")
+	return w.ready(programs.Start(w.t, programs.NeedUpstream(w.t, "kube-apiserver"), "--etcd-servers", etcd, "--secure-port", port,
 		"--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--cert-dir", w.path("certs"),
 		"--service-account-key-file", key, "--service-account-signing-key-file", key,
 		"--service-account-issuer", "https://kubernetes.default.svc.cluster.local",

@@ -1,8 +1,14 @@
 package swap
 
 import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/coxswain/cox/test/programs"
 )
 
 // objects are for most of the controllers.
@@ -55,7 +61,7 @@ spec:
 // on simulated nodes.
 func (c *cluster) loops(t *testing.T) {
 	t.Helper()
-	process(t, c.cox, "sim", "--kubeconfig="+c.kubeconfig, "--nodes=3")
+	programs.Start(t, c.cox, "sim", "--kubeconfig="+c.kubeconfig, "--nodes=3")
 	c.kubectl(t, "create", "namespace", "n")
 	// The namespace is ready for pods, which also tells that controllers run.
 	for _, made := range []string{"serviceaccount/default", "configmap/kube-root-ca.crt"} {
@@ -116,10 +122,67 @@ func TestUpstreamControllers(t *testing.T) {
 func TestOurControllers(t *testing.T) {
 	c := upstreamServer(t)
 	c.upstreamScheduler(t)
-	process(t, c.cox, "controller-manager", "--kubeconfig="+c.identity(t, "system:kube-controller-manager"), "--use-service-account-credentials",
-		"--root-ca-file="+c.caFile, "--service-account-private-key-file="+c.accountKey,
+	own, port := c.identity(t, "system:kube-controller-manager"), programs.Port(t)
+	programs.Start(t, c.cox, "controller-manager", "--kubeconfig="+own, "--use-service-account-credentials",
+		"--secure-port="+port, "--authentication-kubeconfig="+own, "--authorization-kubeconfig="+own, "--root-ca-file="+c.caFile, "--service-account-private-key-file="+c.accountKey,
 		"--cluster-signing-cert-file="+c.caFile, "--cluster-signing-key-file="+c.caKey, "--allocate-node-cidrs", "--cluster-cidr="+c.pods)
 	c.loops(t)
+	c.tells(t, "https://127.0.0.1:"+port)
+}
+
+// tells sees that a component shows its metrics to those who may see them, by
+// the API server's word, and nobody else.
+func (c *cluster) tells(t *testing.T, url string) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // its certificate is its own
+	defer transport.CloseIdleConnections()
+	ask := func(path, token string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			req.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := (&http.Client{Transport: transport}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	c.kubectl(t, "-n", "default", "create", "serviceaccount", "watcher")
+	token := strings.TrimSpace(c.kubectl(t, "-n", "default", "create", "token", "watcher"))
+	if code, body := ask("/healthz", ""); code != http.StatusOK || body != "ok" {
+		t.Errorf("healthz: %d %s", code, body)
+	}
+	for _, who := range []string{"", token} {
+		if code, body := ask("/metrics", who); code != http.StatusForbidden || !strings.Contains(body, "cannot get path") {
+			t.Errorf("metrics: %d %s", code, body)
+		}
+	}
+	if code, _ := ask("/metrics", "x"); code != http.StatusUnauthorized {
+		t.Errorf("a bad token: %d", code)
+	}
+	c.kubectl(t, "create", "clusterrole", "watcher", "--verb=get", "--non-resource-url=/metrics")
+	c.kubectl(t, "create", "clusterrolebinding", "watcher", "--clusterrole=watcher", "--serviceaccount=default:watcher")
+	eventually(t, "who may see metrics sees them", func() (bool, string) {
+		code, body := ask("/metrics", token)
+		for _, want := range []string{
+			`workqueue_adds_total{name="deployment"}`, `workqueue_depth{name="replicaset"}`, "rest_client_requests_total{",
+			`leader_election_master_status{name="kube-controller-manager"} 1`, "go_goroutines", "process_resident_memory_bytes",
+		} {
+			if !strings.Contains(body, want) {
+				return false, fmt.Sprint(code, " without ", want)
+			}
+		}
+		return code == http.StatusOK, ""
+	})
 }
 
 // TestSharedControllers has some of the controllers run by upstream's manager
@@ -140,8 +203,8 @@ func TestSharedControllers(t *testing.T) {
 			c := upstreamServer(t)
 			c.upstreamScheduler(t)
 			c.upstreamControllers(t, "--controllers="+theirs)
-			process(t, c.cox, "controller-manager", "--kubeconfig="+c.identity(t, "system:kube-controller-manager"), "--use-service-account-credentials",
-				"--controllers="+ours, "--leader-elect-resource-name=cox-controller-manager",
+			programs.Start(t, c.cox, "controller-manager", "--kubeconfig="+c.identity(t, "system:kube-controller-manager"), "--use-service-account-credentials",
+				"--controllers="+ours, "--leader-elect-resource-name=cox-controller-manager", "--secure-port=0",
 				"--root-ca-file="+c.caFile, "--service-account-private-key-file="+c.accountKey,
 				"--cluster-signing-cert-file="+c.caFile, "--cluster-signing-key-file="+c.caKey, "--allocate-node-cidrs", "--cluster-cidr="+c.pods)
 			c.loops(t)

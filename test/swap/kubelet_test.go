@@ -13,6 +13,7 @@ import (
 	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/runtime"
 	"github.com/coxswain/cox/runtime/runtimetest"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // workload is what a node shows what it can do with: configuration, a token,
@@ -179,7 +180,7 @@ func (c *cluster) approvesServing(t *testing.T) {
 // TestUpstreamKubelet has upstream's kubelet join our API server with a token
 // of ours, and run pods that our controllers and scheduler made.
 func TestUpstreamKubelet(t *testing.T) {
-	kubelet := upstream(t, "kubelet")
+	kubelet := programs.NeedUpstream(t, "kubelet")
 	c := coxServer(t)
 	r, _ := containers(t, c.pods)
 	dir := t.TempDir()
@@ -198,13 +199,13 @@ func TestUpstreamKubelet(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	file := c.kubeletFile(t, dir, r.Endpoint(), freePort(t), `
+	file := c.kubeletFile(t, dir, r.Endpoint(), programs.Port(t), `
 failCgroupV1: false
 serverTLSBootstrap: true
 rotateCertificates: true
 cgroupsPerQOS: false
 enforceNodeAllocatable: []`)
-	process(t, kubelet, "--bootstrap-kubeconfig="+bootstrap, "--kubeconfig="+filepath.Join(dir, "kubelet.kubeconfig"), "--config="+file,
+	programs.Start(t, kubelet, "--bootstrap-kubeconfig="+bootstrap, "--kubeconfig="+filepath.Join(dir, "kubelet.kubeconfig"), "--config="+file,
 		"--hostname-override=theirs", "--root-dir="+filepath.Join(dir, "root"), "--cert-dir="+filepath.Join(dir, "certs"))
 	t.Cleanup(func() { _ = mountinfo.UnmountBelow(dir) })
 	// Our controllers give nobody a certificate for the API server's address,
@@ -222,8 +223,8 @@ func TestOurKubelet(t *testing.T) {
 	c.apply(t, kubeletsAPI)
 	r, cgroup := containers(t, c.pods)
 	dir := t.TempDir()
-	file := c.kubeletFile(t, dir, r.Endpoint(), freePort(t), "cgroupRoot: "+cgroup)
-	process(t, c.cox, "kubelet", "--kubeconfig="+c.identity(t, "system:node:ours", "system:nodes"), "--config="+file,
+	file := c.kubeletFile(t, dir, r.Endpoint(), programs.Port(t), "cgroupRoot: "+cgroup)
+	programs.Start(t, c.cox, "kubelet", "--kubeconfig="+c.identity(t, "system:node:ours", "system:nodes"), "--config="+file,
 		"--hostname-override=ours", "--root-dir="+filepath.Join(dir, "root"), "--cert-dir="+filepath.Join(dir, "certs"))
 	t.Cleanup(func() { _ = mountinfo.UnmountBelow(dir) })
 	c.carries(t, "ours")
@@ -255,8 +256,8 @@ func TestOurAgent(t *testing.T) {
 			t.Errorf("purge: %v\n%s", err, out)
 		}
 	})
-	process(t, c.cox, "agent", "--config=/dev/null", "--name="+name, "--data-dir="+data, "--node-name=ours",
-		"--server="+c.url, "--token="+strings.TrimSpace(string(token)), "--kubelet-port="+freePort(t))
+	programs.Start(t, c.cox, "agent", "--config=/dev/null", "--name="+name, "--data-dir="+data, "--node-name=ours",
+		"--server="+c.url, "--token="+strings.TrimSpace(string(token)), "--kubelet-port="+programs.Port(t))
 	c.approvesServing(t) // as upstream's controllers do not by themselves
 	archive := filepath.Join(t.TempDir(), "busybox.tar")
 	if err := os.WriteFile(archive, runtimetest.Archive(t, runtimetest.Busybox), 0o600); err != nil {

@@ -15,77 +15,22 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coxswain/cox/pki"
+	"github.com/coxswain/cox/test/programs"
 )
 
 // patience is how long any one thing may take on a machine that does a lot
 // else.
 const patience = 3 * time.Minute
-
-// cox is the program under test.
-func cox(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("COX_BINARY")
-	if path == "" {
-		path, _ = filepath.Abs("../../bin/cox")
-	}
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no cox to test: %v; run `make build` or set COX_BINARY", err)
-	}
-	return path
-}
-
-// upstream is one of upstream's programs.
-func upstream(t *testing.T, name string) string {
-	t.Helper()
-	dir := os.Getenv("COX_UPSTREAM")
-	if dir == "" {
-		t.Skip("COX_UPSTREAM does not name a folder of upstream's programs")
-	}
-	path := filepath.Join(dir, name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skip(err)
-	}
-	return path
-}
-
-// process runs a program until the test ends and shows the end of what it
-// said if that failed.
-func process(t *testing.T, path string, args ...string) {
-	t.Helper()
-	name := filepath.Base(path)
-	out, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait()
-		late.Stop()
-		out.Close()
-		if t.Failed() {
-			raw, _ := os.ReadFile(out.Name())
-			t.Logf("%s: %s", name, raw[max(0, len(raw)-6000):])
-		}
-	})
-}
 
 // cluster is an API server that components join.
 type cluster struct {
@@ -97,10 +42,13 @@ type cluster struct {
 
 func newCluster(t *testing.T) (c *cluster, port string) {
 	t.Helper()
-	port = freePort(t)
-	c = &cluster{dir: t.TempDir(), cox: cox(t), url: "https://127.0.0.1:" + port}
+	port = programs.Port(t)
+	c = &cluster{dir: t.TempDir(), cox: programs.NeedCox(t), url: "https://127.0.0.1:" + port}
 	c.kubeconfig = filepath.Join(c.dir, "admin.kubeconfig")
-	c.pods, c.services = freeRanges(t)
+	var err error
+	if c.pods, c.services, err = programs.FreeRanges(); err != nil {
+		t.Skip(err)
+	}
 	return c, port
 }
 
@@ -126,7 +74,7 @@ func coxServer(t *testing.T, flags ...string) *cluster {
 			t.Errorf("purge: %v\n%s", err, out)
 		}
 	})
-	process(t, c.cox, append([]string{
+	programs.Start(t, c.cox, append([]string{
 		"server", "--disable-agent", "--config=/dev/null", "--name=" + name, "--data-dir=" + data, "--write-kubeconfig=" + c.kubeconfig,
 		"--https-listen-port=" + port, "--cluster-cidr=" + c.pods, "--service-cidr=" + c.services,
 	}, flags...)...)
@@ -139,7 +87,7 @@ func coxServer(t *testing.T, flags ...string) *cluster {
 // certificates as ours has.
 func upstreamServer(t *testing.T) *cluster {
 	t.Helper()
-	api, etcd := upstream(t, "kube-apiserver"), upstream(t, "etcd")
+	api, etcd := programs.NeedUpstream(t, "kube-apiserver"), programs.NeedUpstream(t, "etcd")
 	c, port := newCluster(t)
 	dir := filepath.Join(c.dir, "pki")
 	first, _, err := net.ParseCIDR(c.services)
@@ -169,10 +117,10 @@ func upstreamServer(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	c.certificates(t, dir)
-	peer, clients := "http://127.0.0.1:"+freePort(t), "http://127.0.0.1:"+freePort(t)
-	process(t, etcd, "--data-dir="+filepath.Join(c.dir, "etcd"), "--listen-client-urls="+clients, "--advertise-client-urls="+clients,
+	peer, clients := "http://127.0.0.1:"+programs.Port(t), "http://127.0.0.1:"+programs.Port(t)
+	programs.Start(t, etcd, "--data-dir="+filepath.Join(c.dir, "etcd"), "--listen-client-urls="+clients, "--advertise-client-urls="+clients,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer, "--log-level=warn")
-	process(t, api, "--etcd-servers="+clients, "--secure-port="+port, "--bind-address=0.0.0.0", "--cert-dir="+filepath.Join(c.dir, "certs"),
+	programs.Start(t, api, "--etcd-servers="+clients, "--secure-port="+port, "--bind-address=0.0.0.0", "--cert-dir="+filepath.Join(c.dir, "certs"),
 		"--client-ca-file="+c.caFile, "--tls-cert-file="+served, "--tls-private-key-file="+files["server"][1],
 		"--kubelet-client-certificate="+files["kubelet"][0], "--kubelet-client-key="+files["kubelet"][1],
 		"--kubelet-preferred-address-types=InternalIP",
@@ -228,7 +176,7 @@ func (c *cluster) identity(t *testing.T, user string, groups ...string) string {
 // upstreamControllers starts upstream's controller manager.
 func (c *cluster) upstreamControllers(t *testing.T, flags ...string) {
 	t.Helper()
-	process(t, upstream(t, "kube-controller-manager"), append([]string{
+	programs.Start(t, programs.NeedUpstream(t, "kube-controller-manager"), append([]string{
 		"--kubeconfig=" + c.identity(t, "system:kube-controller-manager"), "--use-service-account-credentials", "--secure-port=0",
 		"--root-ca-file=" + c.caFile, "--service-account-private-key-file=" + c.accountKey,
 		"--cluster-signing-cert-file=" + c.caFile, "--cluster-signing-key-file=" + c.caKey,
@@ -238,7 +186,7 @@ func (c *cluster) upstreamControllers(t *testing.T, flags ...string) {
 
 func (c *cluster) upstreamScheduler(t *testing.T) {
 	t.Helper()
-	process(t, upstream(t, "kube-scheduler"), "--kubeconfig="+c.identity(t, "system:kube-scheduler"), "--secure-port=0", "--cert-dir="+filepath.Join(c.dir, "certs"))
+	programs.Start(t, programs.NeedUpstream(t, "kube-scheduler"), "--kubeconfig="+c.identity(t, "system:kube-scheduler"), "--secure-port=0", "--cert-dir="+filepath.Join(c.dir, "certs"))
 }
 
 // kubectl runs our kubectl as administrator; it must succeed.
@@ -277,47 +225,5 @@ func (c *cluster) apply(t *testing.T, manifest string) {
 // bad one.
 func eventually(t *testing.T, what string, ask func() (good bool, answer string)) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		good, answer := ask()
-		if good {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: still not so after %v: %s", what, patience, answer)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
-}
-
-// freeRanges finds two ranges of private addresses that nothing on this
-// machine is in.
-func freeRanges(t *testing.T) (pods, services string) {
-	t.Helper()
-	routes, err := exec.Command("ip", "-4", "route", "show", "table", "all").Output()
-	if err != nil {
-		t.Skip(errors.Join(errors.New("needs ip"), err))
-	}
-	for i := range 60 {
-		n := 101 + (os.Getpid()+i)%60*2
-		if !bytes.Contains(routes, fmt.Appendf(nil, "10.%d.", n)) && !bytes.Contains(routes, fmt.Appendf(nil, "10.%d.", n+1)) {
-			return fmt.Sprintf("10.%d.0.0/16", n), fmt.Sprintf("10.%d.0.0/16", n+1)
-		}
-	}
-	t.Skip("no range of private addresses is free")
-	return "", ""
+	programs.Eventually(t, patience, what, ask)
 }
