@@ -38,7 +38,7 @@ type kind struct {
 	types func() (managedfields.TypeConverter, error)
 	// empties is how settle goes through an object, made at the first write.
 	empties func() clearing
-	// streams are the HTTP watches that are open.
+	// streams are the HTTP watches open that select nothing.
 	streams atomic.Int64
 }
 
