@@ -16,6 +16,7 @@ import (
 type gates struct {
 	attempts, users, decisions, events    *prometheus.CounterVec
 	authn, authz, steps, plugins          *prometheus.HistogramVec
+	watchLists                            *prometheus.HistogramVec
 	longRunning, inFlight, old            *prometheus.GaugeVec
 	known, unknown, allowed, denied, lost outcome
 	reading, writing                      prometheus.Gauge
@@ -60,6 +61,8 @@ func newGates() *gates {
 			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}, "operation", "rejected", "type"),
 		plugins: histogram("apiserver_admission_controller_admission_duration_seconds", "Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
 			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}, "name", "operation", "rejected", "type"),
+		watchLists: histogram("apiserver_watch_list_duration_seconds", "Response latency distribution in seconds for watch list requests broken by group, version, resource and scope.",
+			[]float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60}, "group", "resource", "scope", "version"),
 		longRunning: gauge("apiserver_longrunning_requests", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component.",
 			"component", "group", "resource", "scope", "subresource", "verb", "version"),
 		inFlight: gauge("apiserver_current_inflight_requests", "Requests that are being carried out, per request kind.", "request_kind"),
@@ -87,7 +90,7 @@ func newGates() *gates {
 }
 
 func (g *gates) collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.longRunning, g.inFlight, g.old,
+	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.watchLists, g.longRunning, g.inFlight, g.old,
 		g.imps, g.asked, g.impsTook, g.askedTook}
 }
 
@@ -169,6 +172,12 @@ func (g *gates) running(c *call) (end func()) {
 	n := g.longRunning.WithLabelValues(at.labels()...)
 	n.Inc()
 	return n.Dec
+}
+
+// listed counts a watch that has sent what there was when it began.
+func (g *gates) listed(c *call, took time.Duration) {
+	at := seriesOf(c)
+	g.watchLists.WithLabelValues(at.gvr.Group, at.gvr.Resource, at.scope, at.gvr.Version).Observe(took.Seconds())
 }
 
 func (g *gates) sent(gvr schema.GroupVersionResource) prometheus.Counter {

@@ -57,7 +57,7 @@ func (h *httpCall) watch() {
 	h.writeWarnings()
 	h.w.WriteHeader(http.StatusOK)
 	h.record.ResponseStarted(http.StatusOK)
-	h.stream(ctx, w)
+	h.stream(ctx, w, start)
 	done(http.StatusOK, nil)
 	h.srv.metrics.observe(h.call, http.StatusOK, nil, h.srv.now().Sub(start))
 }
@@ -92,14 +92,14 @@ func (h *httpCall) selects() bool {
 // frames are the buffers that streams write from; an idle stream holds none.
 var frames = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// stream writes events as they come. What has gathered meanwhile is written
-// and flushed at once.
-func (h *httpCall) stream(ctx context.Context, w store.Watcher) {
+// stream writes events as they come, to a request that came at start. What has
+// gathered meanwhile is written and flushed at once.
+func (h *httpCall) stream(ctx context.Context, w store.Watcher, start time.Time) {
 	rc := http.NewResponseController(h.w)
 	if rc.Flush() != nil {
 		return
 	}
-	f := &framer{h: h, sent: h.srv.metrics.gates.sent(h.req.Resource)}
+	f := &framer{h: h, start: start, sent: h.srv.metrics.gates.sent(h.req.Resource)}
 	slow := stickiness{stuck: stuck{w: h.w}}
 	defer slow.finish()
 	if !h.selects() {
@@ -174,6 +174,7 @@ func (h *httpCall) lastWord(w store.Watcher) {
 // framer turns events into frames.
 type framer struct {
 	h      *httpCall
+	start  time.Time
 	tabled bool // columns have been sent
 	sent   prometheus.Counter
 	head   *wire.Head
@@ -213,6 +214,9 @@ func (f *framer) append(buf []byte, ev store.Event) []byte {
 	e := ev.Entry
 	if ev.Type == store.Bookmark {
 		e = nil
+	}
+	if ev.InitialEventsEnd {
+		h.srv.metrics.gates.listed(h.call, h.srv.now().Sub(f.start))
 	}
 	head, body, err := f.body(e, ev)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/coxswain/cox/client"
 )
 
@@ -32,6 +34,14 @@ func TestMetrics(t *testing.T) {
 	}
 	defer stream.Stop()
 	<-stream.ResultChan()
+	all := true
+	listed, err := client.ConfigMaps.In(w.remote, "default").Watch(t.Context(), client.Options{SendInitialEvents: &all, AllowWatchBookmarks: true, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listed.Stop()
+	<-listed.ResultChan() // the object
+	<-listed.ResultChan() // and that this was all
 
 	rec := do("GET", "/metrics", "", "")
 	if rec.Code != http.StatusOK {
@@ -48,11 +58,12 @@ func TestMetrics(t *testing.T) {
 		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="kube-apiserver",verb="GET",version="v1"}`: "1",
 		`apiserver_request_sli_duration_seconds_count{component="apiserver",group="",resource="configmaps",scope="resource",subresource="",verb="APPLY",version="v1"}`:                               "1",
 		`apiserver_response_sizes_count{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="LIST",version="v1"}`:                                             "1",
-		`apiserver_longrunning_requests{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1"}`:                                            "1",
-		`apiserver_watch_events_total{group="",resource="configmaps",version="v1"}`:                                                                                                                  "1",
+		`apiserver_longrunning_requests{component="apiserver",group="",resource="configmaps",scope="namespace",subresource="",verb="WATCH",version="v1"}`:                                            "2",
+		`apiserver_watch_events_total{group="",resource="configmaps",version="v1"}`:                                                                                                                  "3",
 		`apiserver_current_inflight_requests{request_kind="mutating"}`:                                                                                                                               "0",
 		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="true",type="validate"}`:                                                                              "1",
 		`apiserver_admission_controller_admission_duration_seconds_count{name="Veto",operation="CREATE",rejected="true",type="validate"}`:                                                            "1",
+		`apiserver_watch_list_duration_seconds_count{group="",resource="configmaps",scope="namespace",version="v1"}`:                                                                                 "1",
 		`authorization_attempts_total{result="denied"}`:    "1",
 		`apiserver_storage_objects{resource="configmaps"}`: "1",
 	} {

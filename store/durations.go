@@ -8,18 +8,36 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// Durations measure what is asked of etcd, in upstream's name. It is a
-// prometheus.Collector, safe for concurrent use; a nil *Durations measures
-// nothing.
-type Durations struct{ *prometheus.HistogramVec }
+// Durations measure what is asked of etcd, and count what it tells, in
+// upstream's names. It is a prometheus.Collector, safe for concurrent use; a nil
+// *Durations measures nothing.
+type Durations struct {
+	requests *prometheus.HistogramVec
+	events   *prometheus.CounterVec
+}
 
 // NewDurations makes measures of nothing yet.
 func NewDurations() *Durations {
-	return &Durations{prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	return &Durations{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "etcd_request_duration_seconds",
 		Help:    "Etcd request latency in seconds for each operation and object type.",
 		Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
-	}, []string{"group", "operation", "resource"})}
+	}, []string{"group", "operation", "resource"}), events: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "apiserver_storage_events_received_total",
+		Help: "Number of etcd events received split by kind.",
+	}, []string{"group", "resource"})}
+}
+
+// Describe implements prometheus.Collector.
+func (d *Durations) Describe(ch chan<- *prometheus.Desc) {
+	d.requests.Describe(ch)
+	d.events.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (d *Durations) Collect(ch chan<- prometheus.Metric) {
+	d.requests.Collect(ch)
+	d.events.Collect(ch)
 }
 
 // operation is what is asked of etcd.
@@ -42,6 +60,21 @@ type stopwatch struct {
 	of  *Durations
 	gr  schema.GroupResource
 	per [operations]atomic.Pointer[prometheus.Observer]
+	got atomic.Pointer[prometheus.Counter]
+}
+
+// received notes that etcd told of so many events.
+func (s *stopwatch) received(n int) {
+	if s.of == nil {
+		return
+	}
+	c := s.got.Load()
+	if c == nil {
+		made := s.of.events.WithLabelValues(s.gr.Group, s.gr.Resource)
+		c = &made
+		s.got.Store(c)
+	}
+	(*c).Add(float64(n))
 }
 
 // since notes that an operation which began then has ended.
@@ -51,7 +84,7 @@ func (s *stopwatch) since(op operation, begin time.Time) {
 	}
 	o := s.per[op].Load()
 	if o == nil {
-		made := s.of.WithLabelValues(s.gr.Group, operationNames[op], s.gr.Resource)
+		made := s.of.requests.WithLabelValues(s.gr.Group, operationNames[op], s.gr.Resource)
 		o = &made
 		s.per[op].Store(o)
 	}

@@ -20,14 +20,20 @@ func TestStopwatch(t *testing.T) {
 	pods.since(opGet, time.Now())
 	leases := stopwatch{of: d, gr: schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}}
 	leases.since(opUpdate, time.Now())
+	(&stopwatch{}).received(1)
+	pods.received(2)
+	pods.received(1)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(d)
 	families, err := registry.Gather()
-	if err != nil || len(families) != 1 || families[0].GetName() != "etcd_request_duration_seconds" {
+	if err != nil || len(families) != 2 || families[1].GetName() != "etcd_request_duration_seconds" {
 		t.Fatal(families, err)
 	}
+	if m := families[0].GetMetric(); len(m) != 1 || m[0].GetCounter().GetValue() != 3 {
+		t.Errorf("events received: %v", m)
+	}
 	got := map[string]uint64{}
-	for _, m := range families[0].GetMetric() {
+	for _, m := range families[1].GetMetric() {
 		name := ""
 		for _, l := range m.GetLabel() { // group, operation, resource
 			name += l.GetValue() + "/"

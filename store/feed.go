@@ -341,6 +341,7 @@ func (f *feed) take(ctx context.Context, events []event) {
 		}
 		f.mu.RUnlock()
 		if c != nil {
+			c.d.took.received(j - i)
 			c.apply(ctx, events[i:j])
 		}
 		i = j

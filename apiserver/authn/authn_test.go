@@ -211,22 +211,22 @@ func TestWhoIsKeptOut(t *testing.T) {
 		"a server's certificate":         {with(request("/api"), w.certs.APIServer), "incompatible key usage"},
 		"front proxy's as a client":      {with(request("/api"), w.certs.FrontProxyClient), "unknown authority"},
 		"foreign front proxy":            {with(request("/api", "X-Remote-User", "eve"), other.certs.FrontProxyClient), "unknown authority"},
-		"expired":                        {signed(func(c *satoken.Claims) { c.Expiry = w.now.Unix() - 1 }), "expired"},
-		"without end":                    {signed(func(c *satoken.Claims) { c.Expiry = 0 }), "expired"},
-		"not yet":                        {signed(func(c *satoken.Claims) { c.NotBefore = w.now.Unix() + 60 }), "not valid yet"},
+		"expired":                        {signed(func(c *satoken.Claims) { c.Expiry = w.now.Unix() - 61 }), "service account token has expired"},
+		"not yet":                        {signed(func(c *satoken.Claims) { c.NotBefore = w.now.Unix() + 62 }), "service account token is not valid yet"},
+		"of the future":                  {signed(func(c *satoken.Claims) { c.IssuedAt = w.now.Unix() + 62 }), "service account token is issued in the future"},
 		"for another audience":           {signed(func(c *satoken.Claims) { c.Audience = []string{"vault"} }), "audiences"},
-		"account gone":                   {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.Name = "gone" }), "invalidated"},
-		"account made anew":              {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.UID = "old" }), "invalidated"},
+		"account gone":                   {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.Name = "gone" }), `serviceaccounts "gone" not found`},
+		"account made anew":              {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.UID = "old" }), "does not match claim (old)"},
 		"pod gone":                       {signed(func(c *satoken.Claims) { c.Kubernetes.Pod.Name = "gone" }), "invalidated"},
-		"pod made anew":                  {signed(func(c *satoken.Claims) { c.Kubernetes.Pod.UID = "old" }), "invalidated"},
+		"pod made anew":                  {signed(func(c *satoken.Claims) { c.Kubernetes.Pod.UID = "old" }), "does not match service account pod ref claim (old)"},
 		"node gone":                      {signed(func(c *satoken.Claims) { c.Kubernetes.Pod = nil }), "invalidated"},
 		"secret gone":                    {signed(func(c *satoken.Claims) { c.Kubernetes.Secret = &satoken.Ref{Name: "gone", UID: "u"} }), "invalidated"},
-		"no account":                     {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.UID = "" }), "lacks required claims"},
-		"payload changed":                {bearer(parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(decode(parts[1]), `"name":"bot"`, `"name":"joe"`, 1))) + "." + parts[2]), "invalid signature"},
-		"signature changed":              {bearer(parts[0] + "." + parts[1] + "." + flip(parts[2])), "invalid signature"},
-		"no signature":                   {bearer(none + "." + parts[1] + "."), "malformed"},
-		"another algorithm":              {bearer(hmac + "." + parts[1] + "." + parts[2]), "malformed"},
-		"another cluster's":              {bearer(sign(t, other.issuer, w.claims())), "unknown key"},
+		"no account":                     {signed(func(c *satoken.Claims) { c.Kubernetes.ServiceAccount.Name = "" }), "resource name may not be empty"},
+		"payload changed":                {bearer(parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(decode(parts[1]), `"name":"bot"`, `"name":"joe"`, 1))) + "." + parts[2]), "cryptographic primitive"},
+		"signature changed":              {bearer(parts[0] + "." + parts[1] + "." + flip(parts[2])), "cryptographic primitive"},
+		"no signature":                   {bearer(none + "." + parts[1] + "."), "go-jose/go-jose: error in cryptographic primitive"},
+		"another algorithm":              {bearer(hmac + "." + parts[1] + "." + parts[2]), "go-jose/go-jose: error in cryptographic primitive"},
+		"another cluster's":              {bearer(sign(t, other.issuer, w.claims())), "invalid signature, no keys found"},
 		"another issuer":                 {bearer(sign(t, foreign, w.claims())), "invalid bearer token"},
 		"bootstrap, wrong secret":        {bearer("abcdef.0123456789abcdeX"), "invalid bearer token"},
 		"bootstrap, other secret":        {bearer("abcdef.aaaaaaaaaaaaaaaa"), "invalid bearer token"},
@@ -366,7 +366,7 @@ func TestLegacyTokens(t *testing.T) {
 		u, _, err := w.auth.Authenticate(bearer(token))
 		return u, err
 	}
-	if _, err := try(token); err == nil || !strings.Contains(err.Error(), "gone") {
+	if _, err := try(token); err == nil || err.Error() != "Token has been invalidated" {
 		t.Errorf("without its secret: %v", err)
 	}
 	put(nil)
@@ -374,19 +374,24 @@ func TestLegacyTokens(t *testing.T) {
 	if err != nil || u.Name != "system:serviceaccount:ns:bot" || u.UID != string(w.sa.UID) || !slices.Contains(u.Groups, "system:serviceaccounts:ns") || u.Extra != nil {
 		t.Errorf("got %+v, %v", u, err)
 	}
+	holding := func(token string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) { s.Data["token"] = []byte(token) }
+	}
+	another := mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot", UID: "old"})
+	joe := mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "joe", UID: "u"})
 	for name, tc := range map[string]struct {
 		change func(*corev1.Secret)
 		token  string
 		why    string
 	}{
-		"another token":   {func(s *corev1.Secret) { s.Data["token"] = []byte("x") }, token, "no longer holds"},
-		"of another type": {func(s *corev1.Secret) { s.Type = "Opaque" }, token, "no longer holds"},
-		"ending":          {func(s *corev1.Secret) { s.DeletionTimestamp = &metav1.Time{Time: w.now} }, token, "no longer holds"},
-		"withdrawn":       {func(s *corev1.Secret) { s.Labels[labelInvalid] = "2026-01-01" }, token, "2026-01-01"},
-		"another account": {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot", UID: "old"}), "another one"},
-		"no account":      {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "joe", UID: "u"}), "gone"},
-		"lacks the uid":   {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot"}), "lacks"},
-		"another cluster": {nil, mint(other, legacy), "unknown key"},
+		"another token":   {func(s *corev1.Secret) { s.Data["token"] = []byte("x") }, token, "Token does not match server's copy"},
+		"of another type": {func(s *corev1.Secret) { s.Type = "Opaque" }, token, "Token does not match server's copy"},
+		"ending":          {func(s *corev1.Secret) { s.DeletionTimestamp = &metav1.Time{Time: w.now} }, token, "Token has been invalidated"},
+		"withdrawn":       {func(s *corev1.Secret) { s.Labels[labelInvalid] = "2026-01-01" }, token, "the token in secret ns/s for service account ns/bot has been marked invalid."},
+		"another account": {holding(another), another, "does not match claim (old)"},
+		"no account":      {holding(joe), joe, `serviceaccounts "joe" not found`},
+		"lacks the uid":   {nil, mint(w, satoken.Legacy{Namespace: "ns", Secret: "s", Account: "bot"}), "serviceAccountUID claim is missing"},
+		"another cluster": {nil, mint(other, legacy), "invalid signature, no keys found"},
 	} {
 		put(tc.change)
 		if u, err := try(tc.token); err == nil || !strings.Contains(err.Error(), tc.why) {

@@ -33,20 +33,31 @@ func (s *ServiceAccounts) legacy(ctx context.Context, token string, audiences []
 	if err != nil {
 		return nil, false, err
 	}
-	if err := stillThere(ctx, s, client.ServiceAccounts.In(s.door, claims.Namespace), "service account", &satoken.Ref{Name: claims.Account, UID: claims.UID}); err != nil {
+	auds, err := s.meant(nil, audiences)
+	if err == nil {
+		err = claims.Check()
+	}
+	if err != nil {
 		return nil, false, err
 	}
 	secrets := client.Secrets.In(s.door, claims.Namespace)
 	secret, err := live(ctx, secrets, claims.Secret, func(o *corev1.Secret) bool { return holds(o, token) })
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, false, fmt.Errorf("service account token has been invalidated: secret %q is gone", claims.Secret)
+		return nil, false, errors.New("Token has been invalidated")
 	case err != nil:
 		return nil, false, fmt.Errorf("look up the secret of a service account token: %w", err)
-	case secret.DeletionTimestamp != nil || !holds(secret, token):
-		return nil, false, fmt.Errorf("service account token has been invalidated: secret %q no longer holds it", claims.Secret)
-	case secret.Labels[labelInvalid] != "":
-		return nil, false, fmt.Errorf("service account token has been invalidated: secret %q says so since %s", claims.Secret, secret.Labels[labelInvalid])
+	case secret.DeletionTimestamp != nil:
+		return nil, false, errors.New("Token has been invalidated")
+	case !holds(secret, token):
+		return nil, false, errors.New("Token does not match server's copy")
+	}
+	if err := s.account(ctx, claims.Namespace, &satoken.Ref{Name: claims.Account, UID: claims.UID}, "ServiceAccount"); err != nil {
+		return nil, false, err
+	}
+	if secret.Labels[labelInvalid] != "" {
+		return nil, false, fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, "+
+			"or remove the '%s' label from the secret to temporarily allow use of this token", claims.Namespace, claims.Secret, claims.Namespace, claims.Account, labelInvalid)
 	}
 	s.used(ctx, secrets, secret)
 	u := serviceAccountUser(&satoken.Claims{Kubernetes: satoken.Private{
@@ -54,7 +65,7 @@ func (s *ServiceAccounts) legacy(ctx context.Context, token string, audiences []
 	}})
 	u.Extra = nil
 	note(ctx, noteLegacy, u.Name)
-	return ForAPI(u, s.audiences, audiences)
+	return &TokenResult{User: u, Audiences: auds}, true, nil
 }
 
 func holds(s *corev1.Secret, token string) bool {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/coxswain/cox/apiserver/authn/satoken"
@@ -62,15 +63,12 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 		}
 		s.verified.Put(sum, claims)
 	}
-	if err := claims.Valid(s.now()); err != nil {
+	auds, err := s.meant(claims.Audience, audiences)
+	if err != nil {
 		return nil, false, err
 	}
-	if len(audiences) == 0 {
-		audiences = s.audiences
-	}
-	auds := intersect(claims.Audience, audiences)
-	if len(auds) == 0 {
-		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(claims.Audience), audiences)
+	if err := claims.Valid(s.now()); err != nil {
+		return nil, false, err
 	}
 	if err := s.alive(ctx, &claims.Kubernetes); err != nil {
 		return nil, false, err
@@ -84,8 +82,27 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 	return &TokenResult{User: u, Audiences: auds}, true, nil
 }
 
+// meant are the audiences that were asked about (none: the API server's own) of
+// those of a token, which is for the API server if it names none.
+func (s *ServiceAccounts) meant(of, asked []string) ([]string, error) {
+	if len(of) == 0 {
+		of = s.audiences
+	}
+	if len(asked) == 0 {
+		asked = s.audiences
+	}
+	auds := intersect(of, asked)
+	if len(auds) == 0 {
+		return nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", of, asked)
+	}
+	return auds, nil
+}
+
+// errInvalidated is all that is said of a token whose object is gone.
+var errInvalidated = errors.New("service account token has been invalidated")
+
 func (s *ServiceAccounts) alive(ctx context.Context, k *satoken.Private) error {
-	if err := stillThere(ctx, s, client.ServiceAccounts.In(s.door, k.Namespace), "service account", &k.ServiceAccount); err != nil {
+	if err := s.account(ctx, k.Namespace, &k.ServiceAccount, "service account"); err != nil {
 		return err
 	}
 	if k.Secret != nil {
@@ -103,19 +120,44 @@ func (s *ServiceAccounts) alive(ctx context.Context, k *satoken.Private) error {
 	return nil
 }
 
+// account checks that the service account of a token is there; it is called what
+// in errors, whose words are upstream's.
+func (s *ServiceAccounts) account(ctx context.Context, namespace string, ref *satoken.Ref, what string) error {
+	switch {
+	case ref.Name == "":
+		return errors.New("resource name may not be empty")
+	case namespace == "":
+		return errors.New("the server could not find the requested resource")
+	}
+	obj, err := live(ctx, client.ServiceAccounts.In(s.door, namespace), ref.Name, func(o *corev1.ServiceAccount) bool { return string(o.UID) == ref.UID })
+	switch {
+	case err != nil:
+		return err
+	case s.going(obj):
+		return fmt.Errorf("%s %s/%s has been deleted", what, namespace, ref.Name)
+	case string(obj.UID) != ref.UID:
+		return fmt.Errorf("%s UID (%s) does not match claim (%s)", what, obj.UID, ref.UID)
+	}
+	return nil
+}
+
+// going says that an object has been deleted long enough ago.
+func (s *ServiceAccounts) going(o client.Object) bool {
+	d := o.GetDeletionTimestamp()
+	return d != nil && d.Add(deletionLeeway).Before(s.now())
+}
+
 func stillThere[T client.Object](ctx context.Context, s *ServiceAccounts, in client.Resource[T], what string, ref *satoken.Ref) error {
 	obj, err := live(ctx, in, ref.Name, func(o T) bool { return string(o.GetUID()) == ref.UID })
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("service account token has been invalidated: %s %q is gone", what, ref.Name)
-	}
-	if err != nil {
+	switch {
+	case apierrors.IsNotFound(err):
+		return errInvalidated
+	case err != nil:
 		return fmt.Errorf("look up the %s of a service account token: %w", what, err)
-	}
-	if d := obj.GetDeletionTimestamp(); d != nil && d.Add(deletionLeeway).Before(s.now()) {
-		return fmt.Errorf("service account token has been invalidated: %s %q is being deleted", what, ref.Name)
-	}
-	if string(obj.GetUID()) != ref.UID {
-		return fmt.Errorf("service account token has been invalidated: %s %q is another one", what, ref.Name)
+	case s.going(obj):
+		return errInvalidated
+	case string(obj.GetUID()) != ref.UID:
+		return fmt.Errorf("%s UID (%s) does not match service account %s ref claim (%s)", what, obj.GetUID(), what, ref.UID)
 	}
 	return nil
 }

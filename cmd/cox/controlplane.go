@@ -244,7 +244,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
-	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend))
+	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on))
 	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{
 		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,

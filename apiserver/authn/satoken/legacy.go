@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/go-jose/go-jose/v4"
 )
 
 // legacyIssuer is who the tokens in secrets say has made them, in every
@@ -53,19 +51,31 @@ func (i *Issuer) VerifyLegacy(token string) (*Legacy, error) {
 	if err != nil || json.Unmarshal(payload, &l) != nil || l.Issuer != legacyIssuer {
 		return nil, ErrForeign
 	}
-	jws, err := jose.ParseSignedCompact(token, algorithms)
-	if err != nil {
-		return nil, errors.New("malformed service-account token")
-	}
-	if payload, err = i.verified(jws); err != nil {
+	if payload, err = i.verified(token); err != nil {
 		return nil, err
 	}
 	l = Legacy{}
 	if err := json.Unmarshal(payload, &l); err != nil {
 		return nil, errors.New("malformed claims in service-account token")
 	}
-	if l.Namespace == "" || l.Secret == "" || l.Account == "" || l.UID == "" || l.Subject != "system:serviceaccount:"+l.Namespace+":"+l.Account {
-		return nil, errors.New("service-account token lacks required claims")
-	}
 	return &l, nil
+}
+
+// Check says what the claims lack, in upstream's words.
+func (l *Legacy) Check() error {
+	switch {
+	case l.Subject == "":
+		return errors.New("sub claim is missing")
+	case l.Namespace == "":
+		return errors.New("namespace claim is missing")
+	case l.Secret == "":
+		return errors.New("secretName claim is missing")
+	case l.Account == "":
+		return errors.New("serviceAccountName claim is missing")
+	case l.UID == "":
+		return errors.New("serviceAccountUID claim is missing")
+	case l.Subject != "system:serviceaccount:"+l.Namespace+":"+l.Account:
+		return errors.New("sub claim is invalid")
+	}
+	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // Ref names the object that a token is bound to.
@@ -36,7 +37,7 @@ type Private struct {
 	WarnAfter      int64  `json:"warnafter,omitempty"`
 }
 
-// Claims is the payload of a token; times are Unix seconds.
+// Claims is the payload of a token; times are Unix seconds, 0 is none.
 type Claims struct {
 	Audience   audience `json:"aud"`
 	Expiry     int64    `json:"exp"`
@@ -46,6 +47,27 @@ type Claims struct {
 	Kubernetes Private  `json:"kubernetes.io"`
 	NotBefore  int64    `json:"nbf"`
 	Subject    string   `json:"sub"`
+}
+
+// UnmarshalJSON takes times with fractions, too (RFC 7519, 2).
+func (c *Claims) UnmarshalJSON(data []byte) error {
+	type plain Claims
+	in := struct {
+		*plain
+		Expiry    *jwt.NumericDate `json:"exp"`
+		IssuedAt  jwt.NumericDate  `json:"iat"`
+		NotBefore jwt.NumericDate  `json:"nbf"`
+	}{plain: (*plain)(c)}
+	if err := json.Unmarshal(data, &in); err != nil {
+		return err
+	}
+	c.Expiry, c.IssuedAt, c.NotBefore = 0, int64(in.IssuedAt), int64(in.NotBefore)
+	if in.Expiry != nil {
+		if c.Expiry = int64(*in.Expiry); c.Expiry == 0 { // which means none
+			c.Expiry = -1
+		}
+	}
+	return nil
 }
 
 // audience is written as an array and read as one or a single string
@@ -182,33 +204,31 @@ func (i *Issuer) Verify(token string) (*Claims, error) {
 	if json.Unmarshal(payload, &peek) != nil || peek.Issuer != i.url {
 		return nil, ErrForeign
 	}
-	jws, err := jose.ParseSignedCompact(token, algorithms)
-	if err != nil {
-		return nil, errors.New("malformed service-account token")
-	}
-	verified, err := i.verified(jws)
+	verified, err := i.verified(token)
 	if err != nil {
 		return nil, err
 	}
 	c := &Claims{}
 	if err := json.Unmarshal(verified, c); err != nil {
+		if errors.Is(err, jwt.ErrUnmarshalNumericDate) {
+			return nil, err
+		}
 		return nil, errors.New("malformed claims in service-account token")
-	}
-	k := &c.Kubernetes
-	if k.Namespace == "" || k.ServiceAccount.Name == "" || k.ServiceAccount.UID == "" ||
-		c.Subject != "system:serviceaccount:"+k.Namespace+":"+k.ServiceAccount.Name {
-		return nil, errors.New("service-account token lacks required claims")
 	}
 	return c, nil
 }
 
 // verified returns the payload that one of the issuer's keys has signed.
-func (i *Issuer) verified(jws *jose.JSONWebSignature) ([]byte, error) {
+func (i *Issuer) verified(token string) ([]byte, error) {
+	jws, err := jose.ParseSignedCompact(token, algorithms)
+	if err != nil { // of an algorithm that none of the keys has, or no token at all
+		return nil, jose.ErrCryptoFailure
+	}
 	keys := i.keys
 	if id := jws.Signatures[0].Header.KeyID; id != "" {
 		k, ok := i.byID[id]
 		if !ok {
-			return nil, errors.New("service-account token is signed by an unknown key")
+			return nil, errors.New("invalid signature, no keys found")
 		}
 		keys = []jose.JSONWebKey{k}
 	}
@@ -220,16 +240,22 @@ func (i *Issuer) verified(jws *jose.JSONWebSignature) ([]byte, error) {
 			return payload, nil
 		}
 	}
-	return nil, errors.New("invalid signature of service-account token")
+	return nil, jose.ErrCryptoFailure
 }
 
-// Valid checks the token's times.
+// leeway is by how much the clocks of those who make tokens may be off.
+const leeway = time.Minute
+
+// Valid checks the token's times; one that has none is valid at any.
 func (c *Claims) Valid(now time.Time) error {
-	switch t := now.Unix(); {
-	case c.Expiry == 0 || t > c.Expiry:
-		return errors.New("service account token has expired")
-	case t < c.NotBefore:
+	late, early := now.Add(-leeway).Unix(), now.Add(leeway).Unix()
+	switch {
+	case c.NotBefore != 0 && early < c.NotBefore:
 		return errors.New("service account token is not valid yet")
+	case c.Expiry != 0 && late > c.Expiry:
+		return errors.New("service account token has expired")
+	case early < c.IssuedAt:
+		return errors.New("service account token is issued in the future")
 	}
 	return nil
 }
