@@ -23,7 +23,7 @@ var errNoRoot = errors.New("cox runs containers and so needs root: run it with s
 func (c *config) preflight() error {
 	var problems []error
 	add := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
-	if c.RuntimeEndpoint == "" {
+	if c.RuntimeEndpoint == "" && !c.NoNode {
 		_, runc := exec.LookPath("runc")
 		_, crun := exec.LookPath("crun")
 		if runc != nil && crun != nil {
@@ -33,15 +33,19 @@ func (c *config) preflight() error {
 	if err := cgroups(); err != nil {
 		problems = append(problems, err)
 	}
+	kubelet := c.KubeletPort
+	if c.NoNode {
+		kubelet = 0
+	}
 	for _, p := range []struct {
 		what, flag string
 		port       int
 	}{
 		{"API server", "--https-listen-port", c.Port},
-		{"kubelet", "--kubelet-port", c.KubeletPort},
+		{"kubelet", "--kubelet-port", kubelet},
 	} {
 		if p.port == 0 {
-			continue // an agent has no API server
+			continue // an agent has no API server, a server without a node no kubelet
 		}
 		if err := portFree(c.BindAddress, p.port); err != nil {
 			add("port %d of the %s is in use (%w): stop what listens there or choose another with %s", p.port, p.what, err, p.flag)

@@ -181,6 +181,8 @@ func TestJobs(t *testing.T) {
 	}
 	make("late", "v1", func(s *batchv1.JobSpec) { s.ActiveDeadlineSeconds = ptr.To[int64](1) })
 	object(w, client.Jobs, ns, "late", "failed", is(batchv1.JobFailed, "DeadlineExceeded"))
+	make("delegated", "done", func(s *batchv1.JobSpec) { s.ManagedBy = ptr.To("example.com/other") })
+	w.elastic(ns, make)
 	make("paused", "done", func(s *batchv1.JobSpec) { s.Suspend = ptr.To(true) })
 	object(w, client.Jobs, ns, "paused", "suspended", is(batchv1.JobSuspended, "JobSuspended"))
 	_, err := jobs.Mutate(ctx, "paused", "", func(j *batchv1.Job) (bool, error) { j.Spec.Suspend = ptr.To(false); return true, nil })
