@@ -209,6 +209,9 @@ func (n *localNode) runProxy(ctx context.Context, me client.Interface) error {
 	if err := routeLocalnet(); err != nil {
 		n.log.Warn("node ports will not answer on the loopback address", "error", err)
 	}
+	if err := lb.SetTimeouts("/proc/sys/net/netfilter"); err != nil {
+		n.log.Warn("connections are forgotten as early as the kernel does by itself", "error", err)
+	}
 	informers.Start(ctx)
 	n.proxy.Store(p)
 	return p.Run(ctx)
