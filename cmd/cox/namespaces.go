@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -72,10 +73,35 @@ func (c *config) ensureBridge() (*wires, error) {
 	if err := errors.Join(netlink.AddrReplace(link, addr), netlink.LinkSetUp(link)); err != nil {
 		return nil, fmt.Errorf("configure bridge %s: %w", w.bridge, err)
 	}
+	if err := c.sendAsNode(link, host.Masked()); err != nil {
+		return nil, fmt.Errorf("route over bridge %s: %w", w.bridge, err)
+	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
 		return nil, err
 	}
 	return w, nat.Masquerade(c.natTable(), host.Masked(), netip.MustParsePrefix(c.ClusterCIDR))
+}
+
+// sendAsNode has what this machine itself sends to the further nodes carry
+// this node's own address, by which they know it, and not the bridge's. They
+// answer by their default route, which ends here. A node address that is not
+// this machine's cannot be sent from: then the bridge's stays.
+func (c *config) sendAsNode(bridge netlink.Link, nodes netip.Prefix) error {
+	ip, err := netip.ParseAddr(c.NodeIP)
+	if err != nil || !ip.Is4() || ip.IsLoopback() {
+		return nil
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(ip.AsSlice()) }) {
+		return nil
+	}
+	return netlink.RouteReplace(&netlink.Route{
+		LinkIndex: bridge.Attrs().Index, Scope: netlink.SCOPE_LINK, Protocol: unix.RTPROT_KERNEL,
+		Dst: &net.IPNet{IP: nodes.Addr().AsSlice(), Mask: net.CIDRMask(nodes.Bits(), 32)}, Src: ip.AsSlice(),
+	})
 }
 
 // natTable is the nftables table that gives the further nodes' packets to the
@@ -145,7 +171,7 @@ func (c *config) ensureMachine(m machine, w *wires) error {
 	if err := unix.Mount("", m.pins, "", unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	for _, kind := range []string{"mnt", "net"} {
+	for _, kind := range machineNamespaces {
 		if err := os.WriteFile(m.pin(kind), nil, 0o600); err != nil {
 			return err
 		}
@@ -155,6 +181,10 @@ func (c *config) ensureMachine(m machine, w *wires) error {
 	}
 	return m.wire(w, c.wireName(fmt.Sprintf("-%d", m.number)))
 }
+
+// machineNamespaces are those that a node has for itself. The last one gives
+// it its own host name, which pods in the host's network go by.
+var machineNamespaces = []string{"mnt", "net", "uts"}
 
 // pinned says that a namespace is mounted on the file.
 func pinned(path string) bool {
@@ -168,8 +198,11 @@ func (m *machine) unshare() error {
 	made, pinnedNow, done := make(chan string), make(chan struct{}), make(chan error, 1)
 	go func() {
 		done <- onOwnThread(func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET); err != nil {
+			if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS); err != nil {
 				return fmt.Errorf("make namespaces: %w", err)
+			}
+			if err := unix.Sethostname([]byte(m.name)); err != nil {
+				return fmt.Errorf("name the host %s: %w", m.name, err)
 			}
 			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 				return fmt.Errorf("detach the mounts: %w", err)
@@ -194,7 +227,7 @@ func (m *machine) unshare() error {
 		return err
 	case from := <-made:
 		var err error
-		for _, kind := range []string{"mnt", "net"} {
+		for _, kind := range machineNamespaces {
 			if e := unix.Mount(from+kind, m.pin(kind), "", unix.MS_BIND, ""); e != nil {
 				err = errors.Join(err, fmt.Errorf("pin the %s namespace: %w", kind, e))
 			}
@@ -258,7 +291,10 @@ func (m *machine) start(cmd *exec.Cmd) error {
 		for _, n := range []struct {
 			kind string
 			flag int
-		}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
+		}{{"uts", unix.CLONE_NEWUTS}, {"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
+			if n.kind == "uts" && !pinned(m.pin(n.kind)) {
+				continue // an earlier version made the node, whose pods still run
+			}
 			f, err := os.Open(m.pin(n.kind))
 			if err != nil {
 				return err
@@ -293,7 +329,7 @@ func onOwnThread(f func() error) error {
 // unpin lets the namespaces go; they end with the last process in them.
 func (m *machine) unpin() error {
 	var errs []error
-	for _, path := range []string{m.pin("net"), m.pin("mnt"), m.pins} {
+	for _, path := range []string{m.pin("uts"), m.pin("net"), m.pin("mnt"), m.pins} {
 		for {
 			err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 			if err == nil {

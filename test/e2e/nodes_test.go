@@ -120,6 +120,7 @@ func TestTwoNodes(t *testing.T) {
 		t.Errorf("exec on the second node: %v %s", err, out)
 	}
 
+	t.Run("own host", func(t *testing.T) { ownHost(t, c, second, firstAddress) })
 	t.Run("images", func(t *testing.T) { imagesOfNodes(t, c, first, second) })
 	t.Run("without cox", func(t *testing.T) {
 		killServer(t, c)
@@ -157,6 +158,23 @@ func TestTwoNodes(t *testing.T) {
 	})
 	c.must(t, "down", "--purge")
 	c.leftNothing(t, before, nil)
+}
+
+// ownHost looks at the second node from a pod in its own network: it has a
+// host name of its own, and the first node comes with the address that it is
+// known by, not with that of the bridge between them.
+func ownHost(t *testing.T, c *cluster, second, firstAddress string) {
+	c.kubectl(t, "run", "in-its-net", "--image=cox.local/demo:1", "--port=8080",
+		fmt.Sprintf(`--overrides={"spec":{"nodeName":%q,"hostNetwork":true,"terminationGracePeriodSeconds":1}}`, second))
+	c.kubectl(t, "wait", "--for=condition=Ready", "pod/in-its-net", "--timeout=2m")
+	address := c.kubectl(t, "get", "pod", "in-its-net", "-o", "jsonpath={.status.hostIP}")
+	if page, err := fetch("http://" + net.JoinHostPort(address, "8080")); err != nil || !strings.Contains(page, second) {
+		t.Errorf("a pod in the network of node %s does not go by its name: %v\n%s", second, err, page)
+	}
+	if route := output(t, "ip", "route", "get", address); !strings.Contains(route+" ", " src "+firstAddress+" ") {
+		t.Errorf("this machine, %s, comes to the second node with another address: %s", firstAddress, route)
+	}
+	c.kubectl(t, "delete", "pod", "in-its-net")
 }
 
 // TestJoinRefused shows an agent tokens that are not this cluster's.
