@@ -80,6 +80,9 @@ type Kind struct {
 	// Schema is by what the kind's fields are managed and merged; nil means
 	// the published schema of its Go types.
 	Schema func() (managedfields.TypeConverter, error)
+	// Untracked: upstream's schema does not fit what the kind holds, so that
+	// updates leave no owners in metadata.managedFields; applies do.
+	Untracked bool
 }
 
 // StoredForm is a version that is only stored.

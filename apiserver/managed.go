@@ -120,7 +120,7 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	r := c.res
 	t := r.tracking(sub)
-	if t.fm == nil {
+	if t.fm == nil || r.Untracked {
 		accessor(obj).SetManagedFields(nil)
 		return
 	}

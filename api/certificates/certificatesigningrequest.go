@@ -24,7 +24,7 @@ func certificateSigningRequestKind() *api.Kind {
 		ShortNames: []string{"csr"},
 		Prefix:     "certificatesigningrequests",
 		New:        api.New[certificatesv1.CertificateSigningRequest](), NewList: api.New[certificatesv1.CertificateSigningRequestList](),
-		Views: api.Serve(gvk),
+		Views: api.Serve(gvk), Untracked: true, // the request is bytes, and said to be a list
 		Strategy: api.Strategy{
 			// Who asks is put into the spec by the API server, which knows him.
 			PrepareCreate: func(o runtime.Object) {

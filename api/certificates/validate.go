@@ -19,9 +19,9 @@ import (
 
 const (
 	minExpirationSeconds = 600
-	// A signer's name is a domain and a path; the sum of their limits.
-	maxDomain, maxSignerPath = 253, 2*253 + 63 + 1
-	legacySigner             = "kubernetes.io/legacy-unknown"
+	// A signer's name is a domain, at most two parts before it, and a slash.
+	maxSignerName = 253 + 1 + 63 + 1 + 253
+	legacySigner  = "kubernetes.io/legacy-unknown"
 )
 
 // usages lists every key usage, sorted.
@@ -88,12 +88,14 @@ func validateSignerName(name string, path *field.Path) field.ErrorList {
 	}
 	domain, rest := segments[0], segments[1]
 	var errs field.ErrorList
-	errs = append(errs, check.Each(path, domain, prefixed("validating label %q: ", domain, validation.IsDNS1123Subdomain(domain)))...)
+	for label := range strings.SplitSeq(domain, ".") {
+		errs = append(errs, check.Each(path, label, prefixed("validating label %q: ", label, validation.IsDNS1123Label(label)))...)
+	}
 	if len(strings.Split(domain, ".")) < 2 {
 		errs = append(errs, field.Invalid(path, domain, "should be a domain with at least two segments separated by dots"))
 	}
 	errs = append(errs, check.Each(path, rest, prefixed("validating label %q: ", rest, validation.IsDNS1123Subdomain(rest)))...)
-	if max := maxDomain + 1 + maxSignerPath; len(name) > max {
+	if max := maxSignerName; len(name) > max {
 		errs = append(errs, field.TooLong(path, "" /*unused*/, max))
 	}
 	return errs
@@ -129,7 +131,7 @@ func validateConditions(csr *certificatesv1.CertificateSigningRequest, path *fie
 		approved = approved || c.Type == certificatesv1.CertificateApproved
 		denied = denied || c.Type == certificatesv1.CertificateDenied
 		if approved && denied && (c.Type == certificatesv1.CertificateApproved || c.Type == certificatesv1.CertificateDenied) && !seen.Has(c.Type) {
-			errs = append(errs, field.Invalid(at.Child("type"), c.Type, "Approved and Denied conditions are mutually exclusive"))
+			errs = append(errs, field.Invalid(path, c.Type, "Approved and Denied conditions are mutually exclusive"))
 		}
 		if seen.Has(c.Type) {
 			errs = append(errs, field.Duplicate(at.Child("type"), c.Type))

@@ -477,3 +477,48 @@ func TestPodTopologyLabels(t *testing.T) {
 		t.Errorf("labels %v", bind.Labels)
 	}
 }
+
+// A quota of what a pod must state refuses one that states nothing, even if
+// nothing else of the pod is counted.
+func TestQuotaDemandsStatements(t *testing.T) {
+	b := newBench()
+	hard := corev1.ResourceList{corev1.ResourceLimitsCPU: resource.MustParse("1")}
+	doortest.Put(&b.door, client.ResourceQuotas, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"},
+		Spec: corev1.ResourceQuotaSpec{Hard: hard}, Status: corev1.ResourceQuotaStatus{Hard: hard}})
+	err := b.run(create(client.Pods, newTestPod(nil)), "ResourceQuota")
+	check(t, "no limit", err, `pods "p" is forbidden: failed quota: q: must specify limits.cpu for: c`)
+}
+
+// A pod made on a node has the node's zone, as one bound to it has.
+func TestTopologyOfAPodOnANode(t *testing.T) {
+	b := newBench()
+	doortest.Put(&b.door, client.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{corev1.LabelTopologyZone: "z", "other": "x"}}})
+	pod := newTestPod(func(p *corev1.Pod) { p.Spec.NodeName = "n" })
+	if err := b.run(create(client.Pods, pod), "PodTopologyLabels"); err != nil || len(pod.Labels) != 1 || pod.Labels[corev1.LabelTopologyZone] != "z" {
+		t.Errorf("labels %v, %v", pod.Labels, err)
+	}
+}
+
+// What a pod is debugged with may read no more than the pod.
+func TestSecretsOfDebuggers(t *testing.T) {
+	b := newBench()
+	doortest.Put(&b.door, client.ServiceAccounts, &corev1.ServiceAccount{Secrets: []corev1.ObjectReference{{Name: "mine"}}, ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "strict", Annotations: map[string]string{"kubernetes.io/enforce-mountable-secrets": "true"},
+	}})
+	for secret, want := range map[string]string{
+		"mine":   "",
+		"theirs": `ephemeral container d with envFrom referencing secret.secretName="theirs" is not allowed because service account strict does not reference that secret`,
+	} {
+		old := newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "strict" })
+		pod := old.DeepCopy()
+		pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{
+			Name: "d", EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: secret}}}},
+		}}}
+		a := write(admission.Update, client.Pods, pod, old)
+		a.Subresource = "ephemeralcontainers"
+		err := b.run(a, "ServiceAccount")
+		if want == "" && err != nil || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%s: %v, want %q", secret, err, want)
+		}
+	}
+}

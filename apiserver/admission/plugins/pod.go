@@ -9,6 +9,7 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/client"
@@ -208,28 +209,42 @@ func (d deps) runtimeClassValidate(ctx context.Context, a *admission.Attributes)
 }
 
 // podTopologyLabels copies the zone and region of the node to a pod that is
-// being bound to it.
+// being bound to it, or made on it.
 func podTopologyLabels(d deps) *plugin {
 	return &plugin{ops: ops(admission.Create), admit: func(ctx context.Context, a *admission.Attributes) error {
-		b, ok := a.Object.(*corev1.Binding)
-		if !ok || a.Resource.Group != "" || b.Target.Kind != "Node" && b.Target.Kind != "" {
+		to, name := boundTo(a)
+		if name == "" {
 			return nil
 		}
-		if !is(a, podsResource, "binding") && a.Resource.Resource != "bindings" {
-			return nil
-		}
-		node, err := client.Nodes.In(d.door, "").Get(ctx, b.Target.Name, atHand())
+		node, err := client.Nodes.In(d.door, "").Get(ctx, name, atHand())
 		if err != nil {
 			return nil // binding itself finds out
 		}
 		for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
 			if v, ok := node.Labels[key]; ok {
-				if b.Labels == nil {
-					b.Labels = map[string]string{}
+				if to.Labels == nil {
+					to.Labels = map[string]string{}
 				}
-				b.Labels[key] = v
+				to.Labels[key] = v
 			}
 		}
 		return nil
 	}}
+}
+
+// boundTo names the node that a write puts a pod on, and whose metadata tells
+// the pod's labels.
+func boundTo(a *admission.Attributes) (*metav1.ObjectMeta, string) {
+	switch o := a.Object.(type) {
+	case *corev1.Pod:
+		if is(a, podsResource, "") {
+			return &o.ObjectMeta, o.Spec.NodeName
+		}
+	case *corev1.Binding:
+		ours := is(a, podsResource, "binding") || a.Resource.Group == "" && a.Resource.Resource == "bindings"
+		if ours && (o.Target.Kind == "Node" || o.Target.Kind == "") {
+			return &o.ObjectMeta, o.Target.Name
+		}
+	}
+	return nil, ""
 }

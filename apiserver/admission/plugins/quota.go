@@ -96,13 +96,17 @@ func selectors(q *corev1.ResourceQuota) int {
 
 // charge adds delta to one quota.
 func (d deps) charge(ctx context.Context, a *admission.Attributes, quotas client.Resource[*corev1.ResourceQuota], q *corev1.ResourceQuota, delta corev1.ResourceList) error {
-	if len(quota.Mask(delta, q.Status.Hard)) == 0 || !quota.Matches(q, a.Object) {
+	if !quota.Matches(q, a.Object) {
 		return nil
 	}
+	// Also of a pod that asks for nothing that is counted.
 	if pod, ok := a.Object.(*corev1.Pod); ok && a.Operation == admission.Create {
 		if missing := quota.Unstated(q, pod); missing != "" {
 			return forbid(a, fmt.Sprintf("failed quota: %s: must specify %s", q.Name, missing))
 		}
+	}
+	if len(quota.Mask(delta, q.Status.Hard)) == 0 {
+		return nil
 	}
 	var err error
 	for range quotaTries {

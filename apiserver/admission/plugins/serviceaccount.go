@@ -29,7 +29,7 @@ const (
 // serviceAccount gives every pod an account, the account's pull secrets and
 // its token.
 func serviceAccount(d deps) *plugin {
-	return &plugin{ops: ops(admission.Create), admit: d.accountAdmit, validate: d.accountValidate}
+	return &plugin{ops: ops(admission.Create, admission.Update), admit: d.accountAdmit, validate: d.accountValidate}
 }
 
 func isMirror(p *corev1.Pod) bool {
@@ -47,7 +47,7 @@ func newPod(a *admission.Attributes) (*corev1.Pod, bool) {
 
 func (d deps) accountAdmit(ctx context.Context, a *admission.Attributes) error {
 	pod, ok := newPod(a)
-	if !ok {
+	if !ok || a.Operation != admission.Create {
 		return nil
 	}
 	if isMirror(pod) {
@@ -178,10 +178,14 @@ func tokenVolume() corev1.VolumeSource {
 
 func (d deps) accountValidate(ctx context.Context, a *admission.Attributes) error {
 	pod, ok := newPod(a)
-	if !ok {
+	debugged := !ok && is(a, podsResource, "ephemeralcontainers")
+	if debugged {
+		pod, ok = a.Object.(*corev1.Pod)
+	}
+	if !ok || a.Operation == admission.Update && !debugged {
 		return nil
 	}
-	if isMirror(pod) {
+	if isMirror(pod) && !debugged {
 		return mirrorHasNoAccount(a, pod)
 	}
 	sa, err := d.account(ctx, a)
@@ -191,7 +195,32 @@ func (d deps) accountValidate(ctx context.Context, a *admission.Attributes) erro
 	if sa.Annotations["kubernetes.io/enforce-mountable-secrets"] != "true" {
 		return nil
 	}
+	if debugged {
+		return debuggersOwnSecrets(sa, pod)
+	}
 	return onlyOwnSecrets(a, sa, pod)
+}
+
+// debuggersOwnSecrets is onlyOwnSecrets for the containers that a pod is
+// debugged with.
+func debuggersOwnSecrets(sa *corev1.ServiceAccount, pod *corev1.Pod) error {
+	own := func(name string) bool {
+		return slices.ContainsFunc(sa.Secrets, func(r corev1.ObjectReference) bool { return r.Name == name })
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		for _, env := range c.Env {
+			if v := env.ValueFrom; v != nil && v.SecretKeyRef != nil && !own(v.SecretKeyRef.Name) {
+				return unreasoned(fmt.Sprintf("ephemeral container %s with envVar %s referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", c.Name, env.Name, v.SecretKeyRef.Name, sa.Name))
+			}
+		}
+		for _, from := range c.EnvFrom {
+			if s := from.SecretRef; s != nil && !own(s.Name) {
+				return unreasoned(fmt.Sprintf("ephemeral container %s with envFrom referencing secret.secretName=%q is not allowed because service account %s does not reference that secret", c.Name, s.Name, sa.Name))
+			}
+		}
+	}
+	return nil
 }
 
 // mirrorHasNoAccount: a mirror shows a pod that runs whatever the API says, so
