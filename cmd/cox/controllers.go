@@ -33,6 +33,7 @@ func (c *controllerConfig) flags(fs *pflag.FlagSet) {
 	}
 	fs.IntVar(&c.finishedPods, "terminated-pod-gc-threshold", 12500, "how many finished pods may stay; 0 or less is all of them")
 	fs.DurationVar(&c.unusedTokens, "legacy-service-account-token-clean-up-period", legacytoken.Period, "for how long a token that the cluster made of its own accord may go unused before it is marked invalid, and then until it is deleted")
+	c.workers["endpointslice-mirroring-controller"] = fs.Int("mirroring-concurrent-service-endpoint-syncs", 0, "the same of the endpointslice-mirroring-controller")
 	fs.IntVar(&c.mask4, "node-cidr-mask-size-ipv4", 24, "size of a node's range of pod addresses, IPv4")
 	fs.IntVar(&c.mask6, "node-cidr-mask-size-ipv6", 64, "the same, IPv6")
 	fs.DurationVar(&c.nodes.MonitorGrace, "node-monitor-grace-period", d.MonitorGrace, "how long a node may be silent before it counts as not ready")
@@ -50,7 +51,7 @@ func (c *controllerConfig) complete() error {
 	}
 	for name, n := range c.workers {
 		if *n < 0 {
-			return fmt.Errorf("--concurrent-%s-syncs=%d is negative", manager.Flags()[name], *n)
+			return fmt.Errorf("%d objects handled at once by the %s is negative", *n, name)
 		}
 	}
 	if c.unusedTokens <= 0 {

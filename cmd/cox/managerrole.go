@@ -13,9 +13,11 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -24,7 +26,6 @@ import (
 	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
-	"github.com/coxswain/cox/controllers/certificates"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/internal/component"
 	"github.com/coxswain/cox/pki"
@@ -37,6 +38,9 @@ type managerRole struct {
 	rootCA               string
 	accountKey           string
 	signingCert, signKey string
+	signers              [3]signerFiles
+	signingDuration      time.Duration
+	serviceCIDRs         []string
 	allocate             bool
 	clusterCIDRs         []string
 	elect                bool
@@ -74,6 +78,13 @@ func managerCommand() *cobra.Command {
 	fs.StringVar(&r.accountKey, "service-account-private-key-file", "", "key that signs the tokens of service accounts' secrets")
 	fs.StringVar(&r.signingCert, "cluster-signing-cert-file", "", "authority that signs certificate requests")
 	fs.StringVar(&r.signKey, "cluster-signing-key-file", "", "its key")
+	for i, s := range signerFlags {
+		fs.StringVar(&r.signers[i].cert, "cluster-signing-"+s.flag+"-cert-file", "", "authority that signs for "+s.signer+" (default: --cluster-signing-cert-file)")
+		fs.StringVar(&r.signers[i].key, "cluster-signing-"+s.flag+"-key-file", "", "its key")
+	}
+	fs.DurationVar(&r.signingDuration, "cluster-signing-duration", 365*24*time.Hour, "how long signed certificates are good for, at most")
+	fs.StringSliceVar(&r.serviceCIDRs, "service-cluster-ip-range", nil, "ranges of the Services' addresses, which --cluster-cidr must not overlap")
+	fs.String("cluster-name", "kubernetes", "accepted, and used for nothing: it named what cloud providers made")
 	fs.BoolVar(&r.allocate, "allocate-node-cidrs", false, "give nodes their parts of --cluster-cidr")
 	fs.StringSliceVar(&r.clusterCIDRs, "cluster-cidr", nil, "range of the pods' addresses, one per family")
 	fs.BoolVar(&r.elect, "leader-elect", true, "work only while holding the lease that all controller managers of the cluster compete for")
@@ -183,6 +194,17 @@ func (r *managerRole) prepare(conf *rest.Config, door client.Interface, tells *m
 			m.ClusterCIDRs = append(m.ClusterCIDRs, p.Masked())
 		}
 	}
+	for _, text := range r.serviceCIDRs {
+		services, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("--service-cluster-ip-range: %w", err)
+		}
+		for _, pods := range m.ClusterCIDRs {
+			if pods.Overlaps(services) {
+				return nil, fmt.Errorf("--cluster-cidr %s and --service-cluster-ip-range %s overlap", pods, services)
+			}
+		}
+	}
 	host, _, err := net.SplitHostPort(strings.TrimPrefix(conf.Host, "https://"))
 	if err == nil { // nobody may serve under the API server's own address
 		if a := net.ParseIP(host); a != nil {
@@ -220,12 +242,8 @@ func (r *managerRole) files(m *manager.Config) error {
 		}
 		m.RootCA = raw
 	}
-	if r.signingCert != "" || r.signKey != "" {
-		ca, err := pki.LoadCA(r.signingCert, r.signKey)
-		if err != nil {
-			return fmt.Errorf("--cluster-signing-cert-file, --cluster-signing-key-file: %w", err)
-		}
-		m.Signing = certificates.Config{ClientCA: ca, ServingCA: ca, LegacyCA: ca}
+	if err := r.authorities(m); err != nil {
+		return err
 	}
 	if r.accountKey != "" {
 		key, err := keyutil.PrivateKeyFromFile(r.accountKey)
@@ -243,6 +261,37 @@ func (r *managerRole) files(m *manager.Config) error {
 		m.Mint = func(namespace, secret, account, uid string) (string, error) {
 			return issuer.SignLegacy(satoken.Legacy{Namespace: namespace, Secret: secret, Account: account, UID: uid})
 		}
+	}
+	return nil
+}
+
+// signerFiles are those of one signer's authority.
+type signerFiles struct{ cert, key string }
+
+// signerFlags are the signers that can have an authority of their own, and the
+// middle of their flags.
+var signerFlags = [3]struct{ flag, signer string }{
+	{"kube-apiserver-client", certificatesv1.KubeAPIServerClientSignerName + " and " + certificatesv1.KubeAPIServerClientKubeletSignerName},
+	{"kubelet-serving", certificatesv1.KubeletServingSignerName},
+	{"legacy-unknown", "kubernetes.io/legacy-unknown"},
+}
+
+// authorities reads those that sign certificate requests.
+func (r *managerRole) authorities(m *manager.Config) error {
+	m.Signing.Duration = r.signingDuration
+	for i, to := range []**pki.CA{&m.Signing.ClientCA, &m.Signing.ServingCA, &m.Signing.LegacyCA} {
+		files, flags := r.signers[i], "--cluster-signing-"+signerFlags[i].flag
+		if files == (signerFiles{}) {
+			files, flags = signerFiles{r.signingCert, r.signKey}, "--cluster-signing"
+		}
+		if files == (signerFiles{}) {
+			continue
+		}
+		ca, err := pki.LoadCA(files.cert, files.key)
+		if err != nil {
+			return fmt.Errorf("%s-cert-file, %[1]s-key-file: %w", flags, err)
+		}
+		*to = ca
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/pki"
 )
 
 // accountsDoor makes accounts and tokens that last for an hour.
@@ -124,4 +128,52 @@ func TestSettledChanges(t *testing.T) {
 			t.Errorf("told after %v", told)
 		}
 	})
+}
+
+// The flags with which kubeadm starts upstream's controller manager are taken.
+func TestKubeadmFlags(t *testing.T) {
+	fs := managerCommand().Flags()
+	err := fs.Parse([]string{
+		"--allocate-node-cidrs=true", "--authentication-kubeconfig=/etc/kubernetes/controller-manager.conf",
+		"--authorization-kubeconfig=/etc/kubernetes/controller-manager.conf", "--bind-address=127.0.0.1",
+		"--client-ca-file=/etc/kubernetes/pki/ca.crt", "--cluster-cidr=10.244.0.0/16", "--cluster-name=kubernetes",
+		"--cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt", "--cluster-signing-key-file=/etc/kubernetes/pki/ca.key",
+		"--controllers=*,bootstrapsigner,tokencleaner", "--kubeconfig=/etc/kubernetes/controller-manager.conf", "--leader-elect=true",
+		"--requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt", "--root-ca-file=/etc/kubernetes/pki/ca.crt",
+		"--service-account-private-key-file=/etc/kubernetes/pki/sa.key", "--service-cluster-ip-range=10.96.0.0/12", "--use-service-account-credentials=true",
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Each signer has its own authority, or the common one.
+func TestSigners(t *testing.T) {
+	dir := t.TempDir()
+	b, err := pki.Ensure(filepath.Join(dir, "common"), pki.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Ensure(filepath.Join(dir, "own"), pki.Config{}); err != nil {
+		t.Fatal(err)
+	}
+	file := func(of, name string) string { return filepath.Join(dir, of, name) }
+	r := &managerRole{signingCert: file("common", "ca.crt"), signKey: file("common", "ca.key"), signingDuration: time.Hour}
+	r.signers[1] = signerFiles{file("own", "ca.crt"), file("own", "ca.key")}
+	var m manager.Config
+	if err := r.authorities(&m); err != nil {
+		t.Fatal(err)
+	}
+	common := string(b.CA.PEM())
+	if string(m.Signing.ClientCA.PEM()) != common || string(m.Signing.LegacyCA.PEM()) != common || string(m.Signing.ServingCA.PEM()) == common || m.Signing.Duration != time.Hour {
+		t.Errorf("%+v", m.Signing)
+	}
+	r.signers[1].key = file("own", "absent")
+	if err := r.authorities(&m); err == nil || !strings.Contains(err.Error(), "--cluster-signing-kubelet-serving-cert-file") {
+		t.Error(err)
+	}
+	m = manager.Config{}
+	if err := (&managerRole{}).authorities(&m); err != nil || m.Signing.ClientCA != nil {
+		t.Error("a signer without an authority signs: ", err)
+	}
 }

@@ -40,6 +40,8 @@ type secureServing struct {
 	port                       int
 	certFile, keyFile, certDir string
 	clientCA                   string
+	proxyCA                    string // of front proxies
+	proxyNames                 []string
 	authnConf, authzConf       string
 	skipLookup                 bool
 	open                       []string // paths that everybody may ask for
@@ -54,6 +56,8 @@ func (s *secureServing) flags(fs *pflag.FlagSet, port int) {
 	fs.StringVar(&s.keyFile, "tls-private-key-file", "", "the key of --tls-cert-file")
 	fs.StringVar(&s.certDir, "cert-dir", "", "folder in which a certificate signed by itself is kept (default: it is made anew with every start)")
 	fs.StringVar(&s.clientCA, "client-ca-file", "", "authority of the client certificates that are accepted (default: the cluster's, by --authentication-kubeconfig)")
+	fs.StringVar(&s.proxyCA, "requestheader-client-ca-file", "", "authority of the proxies that may say in X-Remote-User and the like whose request they pass on")
+	fs.StringSliceVar(&s.proxyNames, "requestheader-allowed-names", nil, "what such a proxy may be called (default: anything)")
 	fs.StringVar(&s.authnConf, "authentication-kubeconfig", "", "how tokens are reviewed (none: no token is accepted)")
 	fs.BoolVar(&s.skipLookup, "authentication-skip-lookup", false, "do not look the cluster's authority of client certificates up")
 	fs.DurationVar(&s.tokenTTL, "authentication-token-webhook-cache-ttl", 10*time.Second, "how long reviews of tokens are believed")
@@ -106,13 +110,17 @@ func (s *secureServing) listen(name string) (net.Listener, error) {
 func (s *secureServing) guard(next http.Handler, log *slog.Logger) (http.Handler, error) {
 	var all []authn.Authenticator
 	authority := &clientAuthority{}
-	if s.clientCA != "" {
-		pem, err := os.ReadFile(s.clientCA)
+	var err error
+	if s.proxyCA != "" {
+		proxies, err := poolOf(s.proxyCA)
 		if err != nil {
-			return nil, fmt.Errorf("--client-ca-file: %w", err)
+			return nil, fmt.Errorf("--requestheader-client-ca-file: %w", err)
 		}
-		if authority.pool = x509.NewCertPool(); !authority.pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--client-ca-file: %s has no certificate", s.clientCA)
+		all = append(all, authn.FrontProxy(proxies, s.proxyNames, time.Now))
+	}
+	if s.clientCA != "" {
+		if authority.pool, err = poolOf(s.clientCA); err != nil {
+			return nil, fmt.Errorf("--client-ca-file: %w", err)
 		}
 	}
 	if s.authnConf != "" {
@@ -135,6 +143,18 @@ func (s *secureServing) guard(next http.Handler, log *slog.Logger) (http.Handler
 		judges = append(judges, &accessReviews{door: door, allowed: s.allowedTTL, denied: s.deniedTTL, seen: memo.New[[32]byte, judged](1024)})
 	}
 	return &guarded{who: authn.Union(authn.AnonymousEverywhere(), all...), may: authz.Union(judges...), open: s.open, next: next, log: log}, nil
+}
+
+func poolOf(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s has no certificate", file)
+	}
+	return pool, nil
 }
 
 func doorOf(kubeconfig string) (client.Interface, error) {
