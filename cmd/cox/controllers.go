@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coxswain/cox/controllers/autoscaling"
 	"github.com/coxswain/cox/controllers/legacytoken"
 	"github.com/coxswain/cox/controllers/manager"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
@@ -19,6 +20,7 @@ type controllerConfig struct {
 	unusedTokens time.Duration
 	mask4, mask6 int
 	nodes        nodelifecycle.Settings
+	scaling      autoscaling.Settings
 	// Of the zone's nodes that are evicted from, so many per second.
 	rate, slowRate float64
 }
@@ -27,6 +29,7 @@ func (c *controllerConfig) flags(fs *pflag.FlagSet) {
 	d := nodelifecycle.Defaults()
 	perSecond := func(every time.Duration) float64 { return 1 / every.Seconds() }
 	fs.StringSliceVar(&c.list, "controllers", []string{"*"}, "which controllers run: '*' all, 'foo' that one, '-foo' all but that one")
+	c.scalingFlags(fs)
 	c.workers = map[string]*int{}
 	for name, flag := range manager.Flags() {
 		c.workers[name] = fs.Int("concurrent-"+flag+"-syncs", 0, "how many objects the "+name+" handles at once (default: its own number)")
@@ -42,6 +45,16 @@ func (c *controllerConfig) flags(fs *pflag.FlagSet) {
 	fs.Float64Var(&c.slowRate, "secondary-node-eviction-rate", perSecond(d.SlowInterval), "the same in an unhealthy zone")
 	fs.Float64Var(&c.nodes.UnhealthyShare, "unhealthy-zone-threshold", d.UnhealthyShare, "what share of its nodes, not ready, makes a zone unhealthy")
 	fs.IntVar(&c.nodes.LargeZone, "large-cluster-size-threshold", d.LargeZone, "an unhealthy zone of up to so many nodes is not evicted from at all")
+}
+
+func (c *controllerConfig) scalingFlags(fs *pflag.FlagSet) {
+	const prefix = "horizontal-pod-autoscaler-"
+	d := autoscaling.Defaults()
+	fs.DurationVar(&c.scaling.SyncPeriod, prefix+"sync-period", d.SyncPeriod, "how often the metrics of autoscalers are looked at")
+	fs.Float64Var(&c.scaling.Tolerance, prefix+"tolerance", d.Tolerance, "by how much use may differ from its target, as a share of that, before an autoscaler acts")
+	fs.DurationVar(&c.scaling.DownscaleStabilization, prefix+"downscale-stabilization", d.DownscaleStabilization, "for how long an autoscaler does not go below what it has recommended")
+	fs.DurationVar(&c.scaling.CPUInitialization, prefix+"cpu-initialization-period", d.CPUInitialization, "for how long after a pod's start its use of the CPU may be left out")
+	fs.DurationVar(&c.scaling.InitialReadiness, prefix+"initial-readiness-delay", d.InitialReadiness, "for how long after a pod's start its readiness counts as that of its start")
 }
 
 // complete checks what was given.
@@ -63,6 +76,9 @@ func (c *controllerConfig) complete() error {
 	if c.nodes.UnhealthyShare < 0 || c.nodes.UnhealthyShare > 1 {
 		return fmt.Errorf("--unhealthy-zone-threshold=%v is not between 0 and 1", c.nodes.UnhealthyShare)
 	}
+	if a := c.scaling; a.SyncPeriod <= 0 || a.Tolerance < 0 || a.DownscaleStabilization < 0 || a.CPUInitialization < 0 || a.InitialReadiness < 0 {
+		return fmt.Errorf("--horizontal-pod-autoscaler-sync-period is positive, and its other settings are not negative")
+	}
 	c.nodes.EvictionInterval, c.nodes.SlowInterval = interval(c.rate), interval(c.slowRate)
 	return nil
 }
@@ -79,7 +95,7 @@ func interval(rate float64) time.Duration {
 
 // put hands the settings to the controllers.
 func (c *controllerConfig) put(m *manager.Config) {
-	m.Controllers, m.Nodes = c.list, c.nodes
+	m.Controllers, m.Nodes, m.Autoscaling = c.list, c.nodes, c.scaling
 	m.NodeMaskIPv4, m.NodeMaskIPv6 = c.mask4, c.mask6
 	m.Workers = map[string]int{}
 	for name, n := range c.workers {

@@ -27,11 +27,12 @@ func TestControllerFlags(t *testing.T) {
 	if err != nil || m.Nodes != nodelifecycle.Defaults() || m.FinishedPods != 12500 {
 		t.Errorf("defaults: %+v %v", m, err)
 	}
-	m, err = parse("--controllers=*,-cronjob", "--concurrent-gc-syncs=3", "--node-eviction-rate=0.5", "--secondary-node-eviction-rate=0", "--terminated-pod-gc-threshold=0")
-	if err != nil || m.Workers["garbage-collector-controller"] != 3 || m.Nodes.EvictionInterval != 2*time.Second || m.Nodes.SlowInterval < 1000*time.Hour || m.FinishedPods != -1 || len(m.Controllers) != 2 {
+	m, err = parse("--controllers=*,-cronjob", "--concurrent-gc-syncs=3", "--node-eviction-rate=0.5", "--secondary-node-eviction-rate=0", "--terminated-pod-gc-threshold=0",
+		"--horizontal-pod-autoscaler-sync-period=3s", "--horizontal-pod-autoscaler-tolerance=0.2")
+	if err != nil || m.Workers["garbage-collector-controller"] != 3 || m.Nodes.EvictionInterval != 2*time.Second || m.Nodes.SlowInterval < 1000*time.Hour || m.FinishedPods != -1 || m.Autoscaling.SyncPeriod != 3*time.Second || m.Autoscaling.Tolerance != 0.2 || len(m.Controllers) != 2 {
 		t.Errorf("given: %+v %v", m, err)
 	}
-	for _, bad := range []string{"--controllers=foo", "--concurrent-job-syncs=-1", "--unhealthy-zone-threshold=2", "--node-eviction-rate=-1"} {
+	for _, bad := range []string{"--controllers=foo", "--concurrent-job-syncs=-1", "--unhealthy-zone-threshold=2", "--node-eviction-rate=-1", "--horizontal-pod-autoscaler-sync-period=0s"} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%s is taken", bad)
 		}

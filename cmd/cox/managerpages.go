@@ -131,6 +131,12 @@ func (p *managerPages) configz(w http.ResponseWriter, _ *http.Request) {
 			"NodeEvictionRate": r.loops.rate, "SecondaryNodeEvictionRate": r.loops.slowRate, "LargeClusterSizeThreshold": nodes.LargeZone,
 			"UnhealthyZoneThreshold": nodes.UnhealthyShare, "NodeMonitorGracePeriod": nodes.MonitorGrace.String(), "NodeStartupGracePeriod": nodes.StartupGrace.String(),
 		},
+		"HPAController": map[string]any{
+			"HorizontalPodAutoscalerSyncPeriod": r.loops.scaling.SyncPeriod.String(), "HorizontalPodAutoscalerTolerance": r.loops.scaling.Tolerance,
+			"HorizontalPodAutoscalerDownscaleStabilizationWindow": r.loops.scaling.DownscaleStabilization.String(),
+			"HorizontalPodAutoscalerCPUInitializationPeriod":      r.loops.scaling.CPUInitialization.String(),
+			"HorizontalPodAutoscalerInitialReadinessDelay":        r.loops.scaling.InitialReadiness.String(),
+		},
 		"PodGCController": map[string]any{"TerminatedPodGCThreshold": r.loops.finishedPods},
 		"SAController":    map[string]any{"ServiceAccountKeyFile": r.accountKey, "RootCAFile": r.rootCA},
 	}

@@ -22,9 +22,10 @@ import (
 
 const workers = 5
 
-// Controller reconciles HorizontalPodAutoscalers, each every 15 seconds.
+// Controller reconciles HorizontalPodAutoscalers, each once in a period.
 type Controller struct {
 	env  controllers.Env
+	set  Settings
 	find controllers.Discovery
 	hpas client.Informer[*autoscalingv2.HorizontalPodAutoscaler]
 	pods client.Informer[*corev1.Pod]
@@ -44,9 +45,9 @@ type remembered struct {
 
 // New makes the controller and registers its handlers. find tells which
 // resource a target's kind is.
-func New(env controllers.Env, find controllers.Discovery) (*Controller, error) {
+func New(env controllers.Env, find controllers.Discovery, set Settings) (*Controller, error) {
 	c := &Controller{
-		env: env, find: find, history: map[string]*remembered{},
+		env: env, find: find, set: set, history: map[string]*remembered{},
 		hpas: client.InformerFor(env.Informers, client.HorizontalPodAutoscalers),
 		pods: client.InformerFor(env.Informers, client.Pods),
 	}
@@ -98,8 +99,8 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if err := c.writeStatus(ctx, key, hpa, st); err != nil {
 		return 0, err
 	}
-	r.due, r.gen = now.Add(period), hpa.Generation
-	return period, nil
+	r.due, r.gen = now.Add(c.set.SyncPeriod), hpa.Generation
+	return c.set.SyncPeriod, nil
 }
 
 func (c *Controller) sync(ctx context.Context, hpa *autoscalingv2.HorizontalPodAutoscaler, r *remembered, now time.Time) (autoscalingv2.HorizontalPodAutoscalerStatus, error) {
@@ -122,11 +123,11 @@ func (c *Controller) sync(ctx context.Context, hpa *autoscalingv2.HorizontalPodA
 	if scale.Spec.Replicas > 0 {
 		covered := c.pods.List(hpa.Namespace, sel)
 		for i := range hpa.Spec.Metrics {
-			q := question{hpa: hpa, pods: covered, selector: sel, observed: scale.Status.Replicas, specified: scale.Spec.Replicas, now: now}
+			q := question{hpa: Autoscaler{hpa, c.set}, pods: covered, selector: sel, observed: scale.Status.Replicas, specified: scale.Spec.Replicas, now: now}
 			proposals = append(proposals, c.propose(ctx, &q, &hpa.Spec.Metrics[i]))
 		}
 	}
-	plan := Make(hpa, scale.Status.Replicas, scale.Spec.Replicas, proposals, &r.h, now)
+	plan := Make(Autoscaler{hpa, c.set}, scale.Status.Replicas, scale.Spec.Replicas, proposals, &r.h, now)
 	if plan.Failed != nil {
 		c.env.Events.Event(hpa, corev1.EventTypeWarning, plan.Failed.Reason, plan.Failed.Err.Error())
 		c.env.Events.Eventf(hpa, corev1.EventTypeWarning, "FailedComputeMetricsReplicas", "invalid metrics (%d invalid out of %d), first error is: %s: %v", count(proposals), len(proposals), plan.Failed.Lost, plan.Failed.Err)

@@ -14,12 +14,31 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// The defaults of upstream's flags.
-const (
-	period    = 15 * time.Second
-	tolerance = 0.1
-	stabilize = 5 * time.Minute // scale-down, when the behaviour names none
-)
+// Settings are what upstream's flags --horizontal-pod-autoscaler-* say.
+type Settings struct {
+	// SyncPeriod is how often an autoscaler's metrics are looked at.
+	SyncPeriod time.Duration
+	// Tolerance is by how much a ratio of use to target may differ from one,
+	// and DownscaleStabilization how long a recommendation holds a scale-down
+	// up, where the behaviour names none.
+	Tolerance              float64
+	DownscaleStabilization time.Duration
+	// CPUInitialization is how long after a pod's start its CPU use may be left
+	// out, InitialReadiness how long after it readiness is that of its start.
+	CPUInitialization, InitialReadiness time.Duration
+}
+
+// Defaults are the settings of upstream's flags where they are not given.
+func Defaults() Settings {
+	return Settings{SyncPeriod: 15 * time.Second, Tolerance: 0.1, DownscaleStabilization: 5 * time.Minute, CPUInitialization: 5 * time.Minute, InitialReadiness: 30 * time.Second}
+}
+
+// Autoscaler is what is planned for: an object, which is read only, and the
+// settings of all.
+type Autoscaler struct {
+	*autoscalingv2.HorizontalPodAutoscaler
+	Settings
+}
 
 // Proposal is what one metric asks for.
 type Proposal struct {
@@ -58,7 +77,7 @@ type Plan struct {
 
 // Make plans for an autoscaler. current and specified are the observed and
 // the asked-for size of its target. It adds to the history.
-func Make(hpa *autoscalingv2.HorizontalPodAutoscaler, current, specified int32, proposals []Proposal, h *History, now time.Time) Plan {
+func Make(hpa Autoscaler, current, specified int32, proposals []Proposal, h *History, now time.Time) Plan {
 	plan := Plan{Replicas: specified, Status: *hpa.Status.DeepCopy()}
 	st := &plan.Status
 	st.ObservedGeneration, st.CurrentReplicas = &hpa.Generation, current
@@ -137,7 +156,7 @@ func highest(ps []Proposal) (best, failed *Proposal) {
 
 // limit applies the windows, the policies and the bounds to what the metrics
 // ask for (KEP-853).
-func limit(hpa *autoscalingv2.HorizontalPodAutoscaler, current, want, low, high int32, h *History, now time.Time,
+func limit(hpa Autoscaler, current, want, low, high int32, h *History, now time.Time,
 	set func(autoscalingv2.HorizontalPodAutoscalerConditionType, bool, string, string)) int32 {
 	up, down := Rules(hpa)
 	stable := stabilized(h, want, current, window(up), window(down), now)
@@ -180,8 +199,8 @@ func limit(hpa *autoscalingv2.HorizontalPodAutoscaler, current, want, low, high 
 
 // Rules are the autoscaler's behaviour with the defaults of the API filled
 // in.
-func Rules(hpa *autoscalingv2.HorizontalPodAutoscaler) (up, down autoscalingv2.HPAScalingRules) {
-	zero, slow, most := int32(0), int32(stabilize/time.Second), autoscalingv2.MaxChangePolicySelect
+func Rules(hpa Autoscaler) (up, down autoscalingv2.HPAScalingRules) {
+	zero, slow, most := int32(0), int32(hpa.DownscaleStabilization/time.Second), autoscalingv2.MaxChangePolicySelect
 	up = autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: &zero, SelectPolicy: &most, Policies: []autoscalingv2.HPAScalingPolicy{
 		{Type: autoscalingv2.PodsScalingPolicy, Value: 4, PeriodSeconds: 15}, {Type: autoscalingv2.PercentScalingPolicy, Value: 100, PeriodSeconds: 15},
 	}}

@@ -13,12 +13,12 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-var now = time.Unix(1e9, 0)
+var now, defaults = time.Unix(1e9, 0), Defaults()
 
-func scaler(low, high int32, b *autoscalingv2.HorizontalPodAutoscalerBehavior) *autoscalingv2.HorizontalPodAutoscaler {
+func scaler(low, high int32, b *autoscalingv2.HorizontalPodAutoscalerBehavior) Autoscaler {
 	h := &autoscalingv2.HorizontalPodAutoscaler{}
 	h.Spec.MinReplicas, h.Spec.MaxReplicas, h.Spec.Behavior = &low, high, b
-	return h
+	return Autoscaler{h, Defaults()}
 }
 
 func reason(st autoscalingv2.HorizontalPodAutoscalerStatus, t autoscalingv2.HorizontalPodAutoscalerConditionType) string {
@@ -49,7 +49,7 @@ func TestMake(t *testing.T) {
 	never := &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](0), SelectPolicy: ptr.To(autoscalingv2.DisabledPolicySelect)}}
 	for _, tc := range []struct {
 		name      string
-		hpa       *autoscalingv2.HorizontalPodAutoscaler
+		hpa       Autoscaler
 		have      int32
 		proposals []Proposal
 		history   History
@@ -86,6 +86,24 @@ func TestMake(t *testing.T) {
 				t.Errorf("%d (%v) %s, want %d %s", plan.Replicas, plan.Rescale, got, tc.want, tc.reasons)
 			}
 		})
+	}
+}
+
+// What the behaviour does not name, the settings do.
+func TestSettings(t *testing.T) {
+	peak := func() *History { return &History{Recommendations: []Change{{At: now.Add(-time.Minute), Replicas: 4}}} }
+	a := scaler(1, 10, nil)
+	a.DownscaleStabilization = 30 * time.Second
+	if n := Make(a, 5, 5, []Proposal{{Replicas: 1}}, peak(), now).Replicas; n != 1 {
+		t.Errorf("an old peak holds a shrink up: %d", n)
+	}
+	a.Spec.Behavior = &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleDown: &autoscalingv2.HPAScalingRules{StabilizationWindowSeconds: ptr.To[int32](300)}}
+	if n := Make(a, 5, 5, []Proposal{{Replicas: 1}}, peak(), now).Replicas; n != 4 {
+		t.Errorf("the autoscaler's own window does not: %d", n)
+	}
+	a.Tolerance = 0.5
+	if !Within(a, 1.4) || Within(a, 1.6) || !Within(scaler(1, 10, nil), 1.1) || Within(scaler(1, 10, nil), 1.2) {
+		t.Error("the tolerance is another")
 	}
 }
 
@@ -210,30 +228,26 @@ func TestPods(t *testing.T) {
 func TestTotal(t *testing.T) {
 	value := autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: ptr.To(resource.MustParse("100"))}
 	each := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: ptr.To(resource.MustParse("100"))}
-	lenient := scaler(1, 10, &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: &autoscalingv2.HPAScalingRules{Tolerance: ptr.To(resource.MustParse("0.6"))}})
+	plain, lenient := scaler(1, 10, nil), scaler(1, 10, &autoscalingv2.HorizontalPodAutoscalerBehavior{ScaleUp: &autoscalingv2.HPAScalingRules{Tolerance: ptr.To(resource.MustParse("0.6"))}})
 	for _, tc := range []struct {
 		name   string
-		hpa    *autoscalingv2.HorizontalPodAutoscaler
+		hpa    Autoscaler
 		target autoscalingv2.MetricTarget
 		size   int
 		total  int64
 		want   string
 	}{
-		{"on target", nil, value, 3, 105, "3 105"},
-		{"half as much again", nil, value, 2, 150, "3 150"},
+		{"on target", plain, value, 3, 105, "3 105"},
+		{"half as much again", plain, value, 2, 150, "3 150"},
 		{"half as much again, which is tolerated", lenient, value, 2, 150, "2 150"},
-		{"a third", nil, value, 3, 33, "1 33"},
-		{"nothing runs yet", nil, value, 0, 250, "3 250"},
-		{"per pod, on target", nil, each, 3, 310, "3 103334m"},
-		{"per pod, more", nil, each, 3, 610, "7 203334m"},
-		{"per pod, nothing runs yet", nil, each, 0, 610, "7 0"},
+		{"a third", plain, value, 3, 33, "1 33"},
+		{"nothing runs yet", plain, value, 0, 250, "3 250"},
+		{"per pod, on target", plain, each, 3, 310, "3 103334m"},
+		{"per pod, more", plain, each, 3, 610, "7 203334m"},
+		{"per pod, nothing runs yet", plain, each, 0, 610, "7 0"},
 	} {
-		hpa := tc.hpa
-		if hpa == nil {
-			hpa = scaler(1, 10, nil)
-		}
 		ps, _ := covered(make([]int64, tc.size))
-		if got := answer(Total(hpa, tc.target, ps, tc.total*1000, int32(tc.size), int32(tc.size))); got != tc.want {
+		if got := answer(Total(tc.hpa, tc.target, ps, tc.total*1000, int32(tc.size), int32(tc.size))); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 		}
 	}
@@ -256,11 +270,11 @@ func TestStarting(t *testing.T) {
 	} {
 		began := ago(tc.began)
 		p := &corev1.Pod{Status: corev1.PodStatus{StartTime: &began, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: tc.ready, LastTransitionTime: ago(tc.turned)}}}}
-		if got := starting(p, Sample{At: now, Window: 15 * time.Second}, now); got != tc.want {
+		if got := defaults.starting(p, Sample{At: now, Window: 15 * time.Second}, now); got != tc.want {
 			t.Errorf("%s: %v", tc.name, got)
 		}
 	}
-	if !starting(&corev1.Pod{}, Sample{}, now) {
+	if !defaults.starting(&corev1.Pod{}, Sample{}, now) {
 		t.Error("nothing known of it")
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // question is what every metric of an autoscaler is asked about.
 type question struct {
-	hpa      *autoscalingv2.HorizontalPodAutoscaler
+	hpa      Autoscaler
 	pods     []*corev1.Pod // those that the target's selector selects
 	selector labels.Selector
 	// observed is the target's size as it is, specified as it was asked for.

@@ -21,18 +21,12 @@ type Sample struct {
 	Window time.Duration
 }
 
-// The defaults of upstream's flags for pods that have just started.
-const (
-	initialReadiness = 30 * time.Second
-	initialCPU       = 5 * time.Minute
-)
-
 // errNoneReady says that there are measures, but none that counts.
 var errNoneReady = errors.New("did not receive metrics for targeted pods (pods might be unready)")
 
 // Resource computes what a resource metric asks for, of all containers or of
 // the one named. samples are by pod name.
-func Resource(hpa *autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget,
+func Resource(hpa Autoscaler, name corev1.ResourceName, container string, target autoscalingv2.MetricTarget,
 	covered []*corev1.Pod, samples map[string]Sample, current int32, now time.Time) (int32, autoscalingv2.MetricValueStatus, error) {
 	var t tally
 	byRequest := target.Type == autoscalingv2.UtilizationMetricType && target.AverageUtilization != nil
@@ -46,7 +40,7 @@ func Resource(hpa *autoscalingv2.HorizontalPodAutoscaler, name corev1.ResourceNa
 		}
 		s, ok := samples[p.Name]
 		switch {
-		case p.Status.Phase == corev1.PodPending || ok && name == corev1.ResourceCPU && starting(p, s, now):
+		case p.Status.Phase == corev1.PodPending || ok && name == corev1.ResourceCPU && hpa.starting(p, s, now):
 			t.unready.add(0, request)
 		case !ok:
 			t.absent.add(0, request)
@@ -86,21 +80,21 @@ func (s Sample) of(name corev1.ResourceName, container string) (milli int64) {
 // starting says that a pod's use of the CPU is that of its start, which says
 // nothing of the load: it is not ready, and was not for long, or was measured
 // before it was.
-func starting(p *corev1.Pod, s Sample, now time.Time) bool {
+func (set *Settings) starting(p *corev1.Pod, s Sample, now time.Time) bool {
 	ready := pods.Condition(p, corev1.PodReady)
 	if ready == nil || p.Status.StartTime == nil {
 		return true
 	}
 	began := p.Status.StartTime.Time
-	if began.Add(initialCPU).After(now) {
+	if began.Add(set.CPUInitialization).After(now) {
 		return ready.Status == corev1.ConditionFalse || s.At.Before(ready.LastTransitionTime.Add(s.Window))
 	}
-	return ready.Status == corev1.ConditionFalse && began.Add(initialReadiness).After(ready.LastTransitionTime.Time)
+	return ready.Status == corev1.ConditionFalse && began.Add(set.InitialReadiness).After(ready.LastTransitionTime.Time)
 }
 
 // Pods computes what a pods metric asks for: each pod is to have the target's
 // average. values are by pod name, in thousandths.
-func Pods(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, values map[string]int64, current int32) (int32, autoscalingv2.MetricValueStatus, error) {
+func Pods(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, values map[string]int64, current int32) (int32, autoscalingv2.MetricValueStatus, error) {
 	var t tally
 	for _, p := range covered {
 		if !pods.Active(p) {
@@ -129,7 +123,7 @@ func Pods(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.Metri
 // Total computes what an object or external metric asks for, whose value (in
 // thousandths) is that of all pods together. current is the observed size of
 // the target, specified the one asked for.
-func Total(hpa *autoscalingv2.HorizontalPodAutoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, milli int64, current, specified int32) (int32, autoscalingv2.MetricValueStatus, error) {
+func Total(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, milli int64, current, specified int32) (int32, autoscalingv2.MetricValueStatus, error) {
 	if target.Type == autoscalingv2.AverageValueMetricType && target.AverageValue != nil {
 		goal := target.AverageValue.MilliValue()
 		if goal <= 0 {
@@ -198,7 +192,7 @@ func utilization(percent int64) goal {
 // a measure argue for standing still: they count as idle against growing, and
 // as fully used against shrinking; those that have just started count as idle
 // against growing only.
-func (t *tally) replicas(hpa *autoscalingv2.HorizontalPodAutoscaler, current int32, g goal) int32 {
+func (t *tally) replicas(hpa Autoscaler, current int32, g goal) int32 {
 	ratio := float64(t.measured.used) / g.of(t.measured)
 	count, used := t.measured, float64(t.measured.used)
 	count.join(t.absent)
@@ -230,13 +224,13 @@ func roundUp(f float64) int32 { return int32(min(roundUp64(f), math.MaxInt32)) }
 func roundUp64(f float64) int64 { return int64(math.Ceil(f - 1e-9)) }
 
 // Within says that a ratio of use to target is too near to one to act on.
-func Within(hpa *autoscalingv2.HorizontalPodAutoscaler, ratio float64) bool {
+func Within(hpa Autoscaler, ratio float64) bool {
 	up, down := Rules(hpa)
 	rule := up
 	if ratio < 1 {
 		rule = down
 	}
-	allowed := tolerance
+	allowed := hpa.Tolerance
 	if rule.Tolerance != nil {
 		allowed = rule.Tolerance.AsApproximateFloat64()
 	}

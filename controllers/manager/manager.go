@@ -87,6 +87,9 @@ type Config struct {
 	// Nodes are the settings of the node lifecycle; the zero value means
 	// upstream's defaults.
 	Nodes nodelifecycle.Settings
+	// Autoscaling are the settings of autoscalers; the zero value means
+	// upstream's defaults.
+	Autoscaling autoscaling.Settings
 	// Controllers says which run, as upstream's --controllers: "*" is all,
 	// "name" one, "-name" all but that one; names are upstream's, long or
 	// short. Empty is all.
@@ -216,7 +219,7 @@ func parts(cfg *Config) ([]part, error) {
 	}
 	if cfg.Discovery != nil {
 		out = append(out, part{"horizontal-pod-autoscaler-controller", "horizontal-pod-autoscaler", as(func(env controllers.Env) (*autoscaling.Controller, error) {
-			return autoscaling.New(env, cfg.Discovery)
+			return autoscaling.New(env, cfg.Discovery, cfg.Autoscaling)
 		})}, part{"namespace-controller", "namespace-controller", as(func(env controllers.Env) (*namespace.Controller, error) {
 			return namespace.New(env, cfg.Discovery)
 		})}, part{"garbage-collector-controller", "generic-garbage-collector", as(func(env controllers.Env) (*garbagecollector.Controller, error) {
@@ -243,6 +246,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.Nodes == (nodelifecycle.Settings{}) {
 		cfg.Nodes = nodelifecycle.Defaults()
+	}
+	if cfg.Autoscaling == (autoscaling.Settings{}) {
+		cfg.Autoscaling = autoscaling.Defaults()
 	}
 	if cfg.FinishedPods == 0 {
 		cfg.FinishedPods = 12500
