@@ -23,12 +23,14 @@ type slot struct {
 func newEncodings(max int64) *Encodings { return &Encodings{max: max} }
 
 // encodings is an entry's few encoded forms. Most entries are read in one or
-// two formats, so a slice beats a map.
+// two formats, so a slice beats a map; the one that most have is in the entry
+// itself, where a list finds it without waiting for more memory.
 type encodings struct {
 	bound *Encodings // nil: unbounded
 
-	mu   sync.Mutex
-	list []encoding
+	mu    sync.Mutex
+	first encoding // without bytes: none
+	more  []encoding
 }
 
 type encoding struct {
@@ -51,7 +53,7 @@ func (c *encodings) get(f Format, encode func() ([]byte, error)) ([]byte, error)
 	// for the bytes instead of making them again.
 	b, err := encode()
 	if err == nil {
-		c.list = append(c.list, encoding{format: f, bytes: b})
+		c.add(encoding{format: f, bytes: b})
 	}
 	c.mu.Unlock()
 	if err == nil {
@@ -91,7 +93,7 @@ func (c *encodings) store(b []byte) {
 	c.mu.Lock()
 	found := c.find(formatStored) != nil
 	if !found {
-		c.list = append(c.list, x)
+		c.add(x)
 	}
 	c.mu.Unlock()
 	if !found {
@@ -101,31 +103,52 @@ func (c *encodings) store(b []byte) {
 
 // find is called under c.mu; nil is none.
 func (c *encodings) find(f Format) *encoding {
-	for i := range c.list {
-		if c.list[i].format == f {
-			c.list[i].used = true
-			return &c.list[i]
+	if x := &c.first; x.format == f && x.bytes != nil {
+		x.used = true
+		return x
+	}
+	for i := range c.more {
+		if x := &c.more[i]; x.format == f {
+			x.used = true
+			return x
 		}
 	}
 	return nil
+}
+
+// add is called under c.mu.
+func (c *encodings) add(x encoding) {
+	if c.first.bytes == nil {
+		c.first = x
+		return
+	}
+	c.more = append(c.more, x)
 }
 
 // evict drops an encoding unless it was used since the last attempt.
 func (c *encodings) evict(f Format) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.list {
-		if c.list[i].format != f {
-			continue
-		}
-		if c.list[i].used {
-			c.list[i].used = false
+	if x := &c.first; x.format == f && x.bytes != nil {
+		if x.used {
+			x.used = false
 			return false
 		}
-		last := len(c.list) - 1
-		c.list[i] = c.list[last]
-		c.list[last] = encoding{}
-		c.list = c.list[:last]
+		*x = encoding{}
+		return true
+	}
+	for i := range c.more {
+		if c.more[i].format != f {
+			continue
+		}
+		if c.more[i].used {
+			c.more[i].used = false
+			return false
+		}
+		last := len(c.more) - 1
+		c.more[i] = c.more[last]
+		c.more[last] = encoding{}
+		c.more = c.more[:last]
 		return true
 	}
 	return true

@@ -66,14 +66,17 @@ func TestEncodingsBound(t *testing.T) {
 	entries := make([]*Entry, 200)
 	for n := range entries {
 		entries[n] = &Entry{encodings: encodings{bound: b}}
-		if _, err := entries[n].Encoded(NewFormat("json", schema.GroupVersion{}), func() ([]byte, error) { return make([]byte, size), nil }); err != nil {
-			t.Fatal(err)
+		for _, media := range []string{"other", "json"} {
+			if _, err := entries[n].Encoded(NewFormat(media, schema.GroupVersion{}), func() ([]byte, error) { return make([]byte, size), nil }); err != nil {
+				t.Fatal(err)
+			}
 		}
 		entries[0].encodings.peek(NewFormat("json", schema.GroupVersion{})) // asked for all the time
 	}
 	kept := 0
 	for _, e := range entries {
-		for _, enc := range e.encodings.list {
+		kept += len(e.encodings.first.bytes)
+		for _, enc := range e.encodings.more {
 			kept += len(enc.bytes)
 		}
 	}
