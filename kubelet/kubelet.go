@@ -28,6 +28,7 @@ import (
 	"github.com/coxswain/cox/kubelet/devices"
 	"github.com/coxswain/cox/kubelet/dra"
 	"github.com/coxswain/cox/kubelet/exclusive"
+	"github.com/coxswain/cox/kubelet/podcerts"
 	"github.com/coxswain/cox/kubelet/probes"
 	"github.com/coxswain/cox/kubelet/pulled"
 	"github.com/coxswain/cox/kubelet/volumes"
@@ -45,12 +46,15 @@ type Kubelet struct {
 	probes   *probes.Manager
 	status   *statusManager
 	tokens   *tokenCache
-	node     *nodeManager
-	hooks    *http.Client
-	oom      oomLimits
-	facts    nodeFacts
-	ready    chan struct{}
-	ops      sync.WaitGroup
+	// bundles and certificates are what pods trust, and show.
+	bundles      *podcerts.Bundles
+	certificates *podcerts.Certificates
+	node         *nodeManager
+	hooks        *http.Client
+	oom          oomLimits
+	facts        nodeFacts
+	ready        chan struct{}
+	ops          sync.WaitGroup
 
 	informers  *client.Informers
 	pods       client.Informer[*corev1.Pod]
@@ -162,6 +166,8 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.configMaps = newObjectCache(ctx, k.cfg.Client, client.ConfigMaps, k.log, func(ns, name string) { k.objectChanged(true, ns, name) })
 	k.secrets = newObjectCache(ctx, k.cfg.Client, client.Secrets, k.log, func(ns, name string) { k.objectChanged(false, ns, name) })
 	k.tokens = newTokenCache(k.cfg.Client, k.cfg.Clock)
+	k.bundles = podcerts.NewBundles(ctx, k.cfg.Client, k.bundlesChanged)
+	k.certificates = podcerts.NewCertificates(k.cfg.Client, k.cfg.NodeName, k.cfg.Clock)
 	k.status = newStatusManager(k.cfg.Client, k.log, k.apiPod)
 	k.informers = client.NewInformers(k.cfg.Client)
 	k.pods = client.ScopedInformerFor(k.informers, client.Pods, client.Scope{Field: fields.OneTermEqualSelector("spec.nodeName", k.cfg.NodeName)})
@@ -379,19 +385,20 @@ func (k *Kubelet) forget(uid types.UID) {
 	k.retryResizes()
 	k.status.forget(uid)
 	k.tokens.forget(uid)
+	k.certificates.Forget(uid)
 	k.users.release(uid)
 	k.staticForgotten(uid)
 }
 
 func (k *Kubelet) objectChanged(config bool, namespace, name string) {
-	k.mu.Lock()
-	var ws []*worker
-	for _, w := range k.workers {
-		ws = append(ws, w)
-	}
-	k.mu.Unlock()
-	for _, w := range ws {
+	for _, w := range k.allWorkers() {
 		w.objectChanged(config, objectKey{namespace, name})
+	}
+}
+
+func (k *Kubelet) bundlesChanged() {
+	for _, w := range k.allWorkers() {
+		w.bundlesChanged()
 	}
 }
 

@@ -137,6 +137,18 @@ func (s *volumeSource) Token(ctx context.Context, p *corev1.ServiceAccountTokenP
 	return t.value, t.refresh, err
 }
 
+func (s *volumeSource) TrustAnchors(ctx context.Context, p *corev1.ClusterTrustBundleProjection) ([]byte, error) {
+	return s.k.bundles.Anchors(ctx, p)
+}
+
+func (s *volumeSource) Certificate(ctx context.Context, p *corev1.PodCertificateProjection) (key, chain []byte, refresh time.Time, err error) {
+	c, err := s.k.certificates.Get(ctx, s.pod, p)
+	if err != nil {
+		return nil, nil, time.Time{}, err
+	}
+	return c.Key, c.Chain, c.Refresh, nil
+}
+
 func (s *volumeSource) Field(path string) (string, error) { return podField(s.env, path) }
 
 func (s *volumeSource) ResourceField(ref *corev1.ResourceFieldSelector) (string, error) {

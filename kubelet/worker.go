@@ -137,6 +137,21 @@ func (w *worker) objectChanged(config bool, key objectKey) {
 	}
 }
 
+// bundlesChanged has the volumes of a pod that shows trust bundles read again.
+func (w *worker) bundlesChanged() {
+	w.mu.Lock()
+	hit := w.state.Pod != nil && slices.ContainsFunc(w.state.Pod.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ClusterTrustBundle != nil })
+	})
+	if hit {
+		w.state.VolumesStale, w.state.VolumesRetry = true, time.Time{}
+	}
+	w.mu.Unlock()
+	if hit {
+		w.sync()
+	}
+}
+
 // sync plans and sets the plan's operations going. It never blocks. A panic
 // costs this round only.
 func (w *worker) sync() { w.k.guard("plan", w.step) }

@@ -2,8 +2,10 @@ package volumes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,15 +62,49 @@ func (p *payload) projected(ctx context.Context, pod *corev1.Pod, s *corev1.Volu
 		if p.refresh.IsZero() || refresh.Before(p.refresh) {
 			p.refresh = refresh
 		}
-		f := file{data: []byte(token), mode: def, uid: commonUser(pod)}
-		if f.uid != nil || fsGroup(pod) != nil {
-			f.mode = 0o600
-		}
-		return p.add(s.ServiceAccountToken.Path, f)
+		return p.add(s.ServiceAccountToken.Path, private(pod, []byte(token), def))
 	case s.ClusterTrustBundle != nil:
-		return fmt.Errorf("volume source %q is not supported by this kubelet", "clusterTrustBundle")
+		anchors, err := src.TrustAnchors(ctx, s.ClusterTrustBundle)
+		if err != nil {
+			return err
+		}
+		return p.add(s.ClusterTrustBundle.Path, file{data: anchors, mode: def})
+	case s.PodCertificate != nil:
+		return p.certificate(ctx, pod, s.PodCertificate, def, src)
 	}
-	return fmt.Errorf("volume source %q is not supported by this kubelet", "podCertificate")
+	return errors.New("a projected volume has a source of a kind that this kubelet does not know")
+}
+
+// certificate adds the files of a certificate of the pod's own.
+func (p *payload) certificate(ctx context.Context, pod *corev1.Pod, s *corev1.PodCertificateProjection, def int32, src Source) error {
+	key, chain, refresh, err := src.Certificate(ctx, s)
+	if err != nil {
+		return fmt.Errorf("failed to get a certificate: %w", err)
+	}
+	if p.refresh.IsZero() || refresh.Before(p.refresh) {
+		p.refresh = refresh
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{{s.CredentialBundlePath, slices.Concat(key, chain)}, {s.KeyPath, key}, {s.CertificateChainPath, chain}} {
+		if f.path == "" {
+			continue
+		}
+		if err := p.add(f.path, private(pod, f.data, def)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// private is a file for the pod's one user, or its group, alone.
+func private(pod *corev1.Pod, data []byte, def int32) file {
+	f := file{data: data, mode: def, uid: commonUser(pod)}
+	if f.uid != nil || fsGroup(pod) != nil {
+		f.mode = 0o600
+	}
+	return f
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }

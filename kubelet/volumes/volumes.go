@@ -32,6 +32,11 @@ type Source interface {
 	// Token returns a service-account token for the pod and when it is to be
 	// replaced.
 	Token(ctx context.Context, p *corev1.ServiceAccountTokenProjection) (token string, refresh time.Time, err error)
+	// TrustAnchors returns the certificates that a projection selects, as PEM.
+	TrustAnchors(ctx context.Context, p *corev1.ClusterTrustBundleProjection) ([]byte, error)
+	// Certificate returns a private key and the certificates for it as PEM, and
+	// when they are to be replaced.
+	Certificate(ctx context.Context, p *corev1.PodCertificateProjection) (key, chain []byte, refresh time.Time, err error)
 	// Claim returns a claim and the persistent volume that it is bound to; made
 	// says that the claim was to be made for this pod.
 	Claim(ctx context.Context, name string, made bool) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error)
@@ -268,24 +273,31 @@ func (m *Manager) emptyDir(dir string, pod *corev1.Pod, e *corev1.EmptyDirVolume
 }
 
 // hugePageSize is the size, such as "2Mi", of the pages of a medium: the one
-// that it names, or else the only one that the pod's containers ask for.
+// that it names, or else the only one that the pod or its containers ask for.
 func hugePageSize(pod *corev1.Pod, medium corev1.StorageMedium) (string, error) {
 	if size, ok := strings.CutPrefix(string(medium), string(corev1.StorageMediumHugePagesPrefix)); ok {
 		return size, nil
 	}
-	found := ""
+	var asked []corev1.ResourceList
+	if r := pod.Spec.Resources; r != nil {
+		asked = append(asked, r.Requests)
+	}
 	for _, l := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range l {
-			for name := range l[i].Resources.Requests {
-				size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
-				if !ok {
-					continue
-				}
-				if found != "" && found != size {
-					return "", fmt.Errorf("medium %s: the pod requests huge pages of several sizes", medium)
-				}
-				found = size
+			asked = append(asked, l[i].Resources.Requests)
+		}
+	}
+	found := ""
+	for _, requests := range asked {
+		for name := range requests {
+			size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
+			if !ok {
+				continue
 			}
+			if found != "" && found != size {
+				return "", fmt.Errorf("medium %s: the pod requests huge pages of several sizes", medium)
+			}
+			found = size
 		}
 	}
 	if found == "" {

@@ -52,6 +52,12 @@ func (f *fakeSource) Secret(name string, optional bool) (*corev1.Secret, error) 
 func (f *fakeSource) Token(context.Context, *corev1.ServiceAccountTokenProjection) (string, time.Time, error) {
 	return f.token, f.refresh, nil
 }
+func (f *fakeSource) TrustAnchors(_ context.Context, p *corev1.ClusterTrustBundleProjection) ([]byte, error) {
+	return []byte("anchors of " + *p.Name), nil
+}
+func (f *fakeSource) Certificate(_ context.Context, p *corev1.PodCertificateProjection) (key, chain []byte, refresh time.Time, err error) {
+	return []byte("key,"), []byte("chain of " + p.SignerName), f.refresh.Add(-time.Minute), nil
+}
 func (f *fakeSource) Claim(_ context.Context, name string, made bool) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	if pv := f.claims[name]; pv != nil {
 		return &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}, pv, nil
@@ -221,11 +227,13 @@ func TestMemoryAndGroups(t *testing.T) {
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
 			{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "s"}}},
 			{DownwardAPI: &corev1.DownwardAPIProjection{Items: []corev1.DownwardAPIVolumeFile{{Path: "f", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "x"}}}}},
+			{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{Name: ptr.To("b"), Path: "anchors"}},
+			{PodCertificate: &corev1.PodCertificateProjection{SignerName: "s", CredentialBundlePath: "cred", KeyPath: "key", CertificateChainPath: "chain"}},
 		}}}),
 	)
 	p.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr.To(int64(77))}
 	refresh, err := m.Mount(t.Context(), p, src)
-	if err != nil || !refresh.Equal(at) {
+	if err != nil || !refresh.Equal(at.Add(-time.Minute)) { // the certificate's
 		t.Fatal(refresh, err)
 	}
 	t.Cleanup(func() { m.Remove(t.Context(), p.UID) })
@@ -240,7 +248,7 @@ func TestMemoryAndGroups(t *testing.T) {
 			t.Errorf("%s: group %d, mode %o, %v", name, st.Gid, st.Mode&0o7777, err)
 		}
 	}
-	if got, want := content(t, path("all")), "f=field x(644) k=v(644) token=tok(640)"; got != want {
+	if got, want := content(t, path("all")), "anchors=anchors of b(644) chain=chain of s(640) cred=key,chain of s(640) f=field x(644) k=v(644) key=key,(640) token=tok(640)"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if err := os.WriteFile(filepath.Join(path("mem"), "kept"), nil, 0o600); err != nil {
@@ -269,17 +277,21 @@ func asking(sizes ...string) corev1.Container {
 }
 
 func TestHugePageSize(t *testing.T) {
+	asked := asking("2Mi").Resources
 	for name, c := range map[string]struct {
 		medium     corev1.StorageMedium
 		containers []corev1.Container
+		pod        *corev1.ResourceRequirements
 		want       string
 	}{
-		"named":   {"HugePages-1Gi", []corev1.Container{asking("2Mi")}, "1Gi"},
-		"asked":   {"HugePages", []corev1.Container{asking(), asking("2Mi"), asking("2Mi")}, "2Mi"},
-		"several": {"HugePages", []corev1.Container{asking("2Mi"), asking("1Gi")}, ""},
-		"none":    {"HugePages", []corev1.Container{asking()}, ""},
+		"named":   {"HugePages-1Gi", []corev1.Container{asking("2Mi")}, nil, "1Gi"},
+		"asked":   {"HugePages", []corev1.Container{asking(), asking("2Mi"), asking("2Mi")}, nil, "2Mi"},
+		"several": {"HugePages", []corev1.Container{asking("2Mi"), asking("1Gi")}, nil, ""},
+		"by pod":  {"HugePages", []corev1.Container{asking()}, &asked, "2Mi"},
+		"both":    {"HugePages", []corev1.Container{asking("1Gi")}, &asked, ""},
+		"none":    {"HugePages", []corev1.Container{asking()}, nil, ""},
 	} {
-		got, err := hugePageSize(&corev1.Pod{Spec: corev1.PodSpec{Containers: c.containers}}, c.medium)
+		got, err := hugePageSize(&corev1.Pod{Spec: corev1.PodSpec{Containers: c.containers, Resources: c.pod}}, c.medium)
 		if got != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}

@@ -85,7 +85,7 @@ func coxServer(t *testing.T, flags ...string) *cluster {
 
 // upstreamServer starts upstream's API server and etcd, with the same
 // certificates as ours has.
-func upstreamServer(t *testing.T) *cluster {
+func upstreamServer(t *testing.T, flags ...string) *cluster {
 	t.Helper()
 	api, etcd := programs.NeedUpstream(t, "kube-apiserver"), programs.NeedUpstream(t, "etcd")
 	c, port := newCluster(t)
@@ -120,16 +120,16 @@ func upstreamServer(t *testing.T) *cluster {
 	peer, clients := "http://127.0.0.1:"+programs.Port(t), "http://127.0.0.1:"+programs.Port(t)
 	programs.Start(t, etcd, "--data-dir="+filepath.Join(c.dir, "etcd"), "--listen-client-urls="+clients, "--advertise-client-urls="+clients,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer, "--log-level=warn")
-	programs.Start(t, api, "--etcd-servers="+clients, "--secure-port="+port, "--bind-address=0.0.0.0", "--cert-dir="+filepath.Join(c.dir, "certs"),
-		"--client-ca-file="+c.caFile, "--tls-cert-file="+served, "--tls-private-key-file="+files["server"][1],
-		"--kubelet-client-certificate="+files["kubelet"][0], "--kubelet-client-key="+files["kubelet"][1],
+	programs.Start(t, api, append([]string{"--etcd-servers=" + clients, "--secure-port=" + port, "--bind-address=0.0.0.0", "--cert-dir=" + filepath.Join(c.dir, "certs"),
+		"--client-ca-file=" + c.caFile, "--tls-cert-file=" + served, "--tls-private-key-file=" + files["server"][1],
+		"--kubelet-client-certificate=" + files["kubelet"][0], "--kubelet-client-key=" + files["kubelet"][1],
 		"--kubelet-preferred-address-types=InternalIP",
-		"--service-account-key-file="+filepath.Join(dir, "sa.pub"), "--service-account-signing-key-file="+c.accountKey,
-		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-cluster-ip-range="+c.services,
+		"--service-account-key-file=" + filepath.Join(dir, "sa.pub"), "--service-account-signing-key-file=" + c.accountKey,
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-cluster-ip-range=" + c.services,
 		"--authorization-mode=Node,RBAC", "--enable-bootstrap-token-auth", "--enable-admission-plugins=NodeRestriction",
-		"--requestheader-client-ca-file="+filepath.Join(dir, "front-proxy-ca.crt"), "--requestheader-allowed-names="+pki.FrontProxyUser,
+		"--requestheader-client-ca-file=" + filepath.Join(dir, "front-proxy-ca.crt"), "--requestheader-allowed-names=" + pki.FrontProxyUser,
 		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-		"--proxy-client-cert-file="+files["proxy"][0], "--proxy-client-key-file="+files["proxy"][1])
+		"--proxy-client-cert-file=" + files["proxy"][0], "--proxy-client-key-file=" + files["proxy"][1]}, flags...)...)
 	cert, key, err := b.Admin.PEM()
 	if err != nil {
 		t.Fatal(err)
