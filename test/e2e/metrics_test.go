@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -124,8 +125,173 @@ func TestMetrics(t *testing.T) {
 		m.condition(t, "ScalingLimited", "True TooFewReplicas: the desired replica count is less than the minimum replica count")
 	})
 	if !t.Failed() {
+		t.Run("foreign", func(t *testing.T) { scalesByForeign(t, m) })
+	}
+	if !t.Failed() {
 		t.Run("takeover", func(t *testing.T) { takesOver(t, m) })
 	}
+}
+
+// extension serves what the API server passes on, which alone is let in, where
+// the API server reaches it.
+func (m *measured) extension(t *testing.T, answer http.HandlerFunc) (host, port string) {
+	t.Helper()
+	host = m.kubectl(t, "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
+	authority := x509.NewCertPool()
+	if !authority.AppendCertsFromPEM([]byte(m.kubectl(t, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication", "-o", `jsonpath={.data.requestheader-client-ca-file}`))) {
+		t.Fatal("extension servers are not told whom to trust")
+	}
+	server := httptest.NewUnstartedServer(answer)
+	_ = server.Listener.Close()
+	var err error
+	if server.Listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+		t.Fatal(err)
+	}
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: authority}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	_, port, _ = net.SplitHostPort(server.Listener.Addr().String())
+	return host, port
+}
+
+// foreign are the metrics of a user's adapter, and what is scaled by them and,
+// by one container of two, by this cluster's own.
+const foreign = `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta2.custom.metrics.k8s.io}
+spec:
+  group: custom.metrics.k8s.io
+  version: v1beta2
+  groupPriorityMinimum: 100
+  versionPriority: 200
+  insecureSkipTLSVerify: true
+  service: {namespace: measured, name: adapter}
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.external.metrics.k8s.io}
+spec:
+  group: external.metrics.k8s.io
+  version: v1beta1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true
+  service: {namespace: measured, name: adapter}
+`
+
+// scaled is a Deployment and its autoscaler by one metric.
+const scaled = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: measured}
+spec:
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: fire
+          image: example.local/redis:1
+          command: [sh, -c, "%[2]s"]
+          resources: {requests: {cpu: 20m, memory: 8Mi}, limits: {cpu: 50m}}
+        - name: calm
+          image: example.local/redis:1
+          command: [sleep, "3600"]
+          resources: {requests: {cpu: 10m, memory: 8Mi}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: %[1]s, namespace: measured}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: %[1]s}
+  minReplicas: 1
+  maxReplicas: 3
+  metrics: [%[3]s]
+  behavior: {scaleDown: {stabilizationWindowSeconds: 0}}
+`
+
+// scalesByForeign has autoscalers follow a container, and pods', an object's
+// and an external metric of an adapter of the user's, up and down.
+func scalesByForeign(t *testing.T, m *measured) {
+	m.kubectl(t, in("delete", "deployment/burner", "hpa/burner", "--ignore-not-found")...)
+	t.Cleanup(func() { m.apply(t, burner) }) // for whoever comes next
+	var high atomic.Bool
+	high.Store(true)
+	host, port := m.extension(t, func(w http.ResponseWriter, r *http.Request) {
+		value := "1"
+		if high.Load() {
+			value = "20"
+		}
+		item := `{"describedObject":{"kind":%q,"name":%q,"namespace":"measured"},"metric":{"name":%q},"timestamp":%q,"value":%q}`
+		now := time.Now().UTC().Format(time.RFC3339)
+		w.Header().Set("Content-Type", "application/json")
+		const custom = `{"kind":"MetricValueList","apiVersion":"custom.metrics.k8s.io/v1beta2","metadata":{},"items":[%s]}`
+		switch r.URL.Path {
+		case "/apis/custom.metrics.k8s.io/v1beta2":
+			fmt.Fprint(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"custom.metrics.k8s.io/v1beta2","resources":[
+				{"name":"pods/queue","singularName":"","namespaced":true,"kind":"MetricValueList","verbs":["get"]}]}`)
+		case "/apis/external.metrics.k8s.io/v1beta1":
+			fmt.Fprint(w, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"external.metrics.k8s.io/v1beta1","resources":[
+				{"name":"backlog","singularName":"","namespaced":true,"kind":"ExternalMetricValueList","verbs":["get"]}]}`)
+		case "/apis/custom.metrics.k8s.io/v1beta2/namespaces/measured/pods/*/queue":
+			names, err := m.try(in("get", "pods", "-l", r.URL.Query().Get("labelSelector"), "-o", "jsonpath={.items[*].metadata.name}")...)
+			if err != nil {
+				http.Error(w, names, http.StatusInternalServerError)
+				return
+			}
+			var items []string
+			for _, name := range strings.Fields(names) {
+				items = append(items, fmt.Sprintf(item, "Pod", name, "queue", now, value))
+			}
+			fmt.Fprintf(w, custom, strings.Join(items, ","))
+		case "/apis/custom.metrics.k8s.io/v1beta2/namespaces/measured/services/adapter/hits":
+			fmt.Fprintf(w, custom, fmt.Sprintf(item, "Service", "adapter", "hits", now, value))
+		case "/apis/external.metrics.k8s.io/v1beta1/namespaces/measured/backlog":
+			if r.URL.Query().Get("labelSelector") != "lane=fast" {
+				value = "0"
+			}
+			fmt.Fprintf(w, `{"kind":"ExternalMetricValueList","apiVersion":"external.metrics.k8s.io/v1beta1","metadata":{},"items":[{"metricName":"backlog","metricLabels":{},"timestamp":%q,"value":%q}]}`, now, value)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+	t.Cleanup(func() {
+		m.kubectl(t, "delete", "apiservice", "v1beta2.custom.metrics.k8s.io", "v1beta1.external.metrics.k8s.io", "--ignore-not-found")
+	})
+	service, _, _ := strings.Cut(strings.ReplaceAll(theirs, "theirs", "adapter"), "---\napiVersion: apiregistration")
+	m.apply(t, fmt.Sprintf(service, host, port)+"---"+foreign)
+	for name, by := range map[string]string{
+		"heat":    `{type: ContainerResource, containerResource: {container: fire, name: cpu, target: {type: Utilization, averageUtilization: 20}}}`,
+		"queue":   `{type: Pods, pods: {metric: {name: queue}, target: {type: AverageValue, averageValue: "10"}}}`,
+		"hits":    `{type: Object, object: {metric: {name: hits}, describedObject: {apiVersion: v1, kind: Service, name: adapter}, target: {type: Value, value: "10"}}}`,
+		"backlog": `{type: External, external: {metric: {name: backlog, selector: {matchLabels: {lane: fast}}}, target: {type: AverageValue, averageValue: "10"}}}`,
+	} {
+		does := "sleep 3600"
+		if name == "heat" {
+			does = "while :; do :; done"
+		}
+		m.apply(t, fmt.Sprintf(scaled, name, does, by))
+	}
+	const size = "jsonpath={.spec.replicas} {.status.readyReplicas}"
+	m.shows(t, "^3 3$", "get", "deployment", "heat", "-o", size)
+	m.shows(t, "^3 3$", "get", "deployment", "queue", "-o", size)   // 20 of each pod, wherever it is
+	m.shows(t, "^3 3$", "get", "deployment", "hits", "-o", size)    // twice what is wanted, whatever the size
+	m.shows(t, "^2 2$", "get", "deployment", "backlog", "-o", size) // 20 in all, 10 for each
+	m.shows(t, `^ContainerResource fire cpu \d+$`, "get", "hpa", "heat", "-o",
+		"jsonpath={range .status.currentMetrics[*]}{.type} {.containerResource.container} {.containerResource.name} {.containerResource.current.averageUtilization}{end}")
+	m.shows(t, "^External backlog 10$", "get", "hpa", "backlog", "-o",
+		"jsonpath={range .status.currentMetrics[*]}{.type} {.external.metric.name} {.external.current.averageValue}{end}")
+	high.Store(false)
+	for _, name := range []string{"queue", "hits", "backlog"} {
+		m.shows(t, "^1 1$", "get", "deployment", name, "-o", size)
+	}
+	// An adapter that is gone leaves sizes as they are, and says why.
+	m.kubectl(t, "delete", "apiservice", "v1beta1.external.metrics.k8s.io")
+	m.shows(t, "^1 False FailedGetExternalMetric$", "get", "hpa", "backlog", "-o",
+		`jsonpath={.status.desiredReplicas}{range .status.conditions[?(@.type=="ScalingActive")]} {.status} {.reason}{end}`)
+	m.kubectl(t, in("delete", "deployment,hpa", "heat", "queue", "hits", "backlog")...)
 }
 
 // takesOver installs a metrics-server, whose measures everybody gets until it
@@ -137,13 +303,8 @@ func takesOver(t *testing.T, m *measured) {
 		pod = m.kubectl(t, in("get", "pods", "-o", "jsonpath={.items[*].metadata.name}")...)
 		return pod != "" && !strings.Contains(pod, " "), pod
 	})
-	host := m.kubectl(t, "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
-	authority := x509.NewCertPool()
-	if !authority.AppendCertsFromPEM([]byte(m.kubectl(t, "-n", "kube-system", "get", "configmap", "extension-apiserver-authentication", "-o", `jsonpath={.data.requestheader-client-ca-file}`))) {
-		t.Fatal("extension servers are not told whom to trust")
-	}
 	var users sync.Map // that have asked for pods
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	host, port := m.extension(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		switch r.URL.Path {
 		case "/apis/metrics.k8s.io/v1beta1":
@@ -157,18 +318,8 @@ func takesOver(t *testing.T, m *measured) {
 		default:
 			http.NotFound(w, r)
 		}
-	}))
-	var err error
-	_ = server.Listener.Close()
-	if server.Listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
-		t.Fatal(err)
-	}
-	server.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: authority}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-
+	})
 	t.Cleanup(func() { m.kubectl(t, "delete", apiService, "--ignore-not-found") })
-	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
 	m.apply(t, fmt.Sprintf(theirs, host, port))
 	m.shows(t, "^measured/theirs True Passed$", "get", apiService, "-o",
 		`jsonpath={.spec.service.namespace}/{.spec.service.name}{range .status.conditions[?(@.type=="Available")]} {.status} {.reason}{end}`)
