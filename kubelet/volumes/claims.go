@@ -49,7 +49,7 @@ func (m *Manager) claim(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, 
 			return time.Time{}, err
 		}
 	case s.Local != nil:
-		if at.path, err = m.local(pod, v, s.Local.Path); err != nil {
+		if at.path, err = m.local(ctx, pod, v, pv); err != nil {
 			return time.Time{}, err
 		}
 	default:
@@ -137,9 +137,11 @@ func (m *Manager) placed(uid types.UID, volume string) (place, bool) {
 	return at, ok
 }
 
-// local checks a local volume and sets its owner (API documentation of
-// fsGroup and LocalVolumeSource).
-func (m *Manager) local(pod *corev1.Pod, v *corev1.Volume, path string) (string, error) {
+// local checks a local volume, mounts it if it is a device, and sets its owner
+// (API documentation of fsGroup and LocalVolumeSource).
+func (m *Manager) local(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, pv *corev1.PersistentVolume) (string, error) {
+	path := pv.Spec.Local.Path
+	readOnly := v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", fmt.Errorf("local volume source path %q cannot be used: %w", path, err)
@@ -148,10 +150,15 @@ func (m *Manager) local(pod *corev1.Pod, v *corev1.Volume, path string) (string,
 	if err != nil {
 		return "", err
 	}
-	if !fi.IsDir() {
+	switch mode := fi.Mode(); {
+	case mode.IsDir():
+	case mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0:
+		if real, err = m.localDevice(ctx, pod, pv, real, readOnly); err != nil {
+			return "", err
+		}
+	default:
 		return "", fmt.Errorf("local volume source path %q is not a directory", path)
 	}
-	readOnly := v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 	_, placed := m.placed(pod.UID, v.Name)
 	if g := fsGroup(pod); g != nil && !readOnly && !placed {
 		policy := pod.Spec.SecurityContext.FSGroupChangePolicy

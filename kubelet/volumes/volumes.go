@@ -54,6 +54,8 @@ type Manager struct {
 	// CSI has drivers put volumes in place; nil where there can be none.
 	CSI *csi.Manager
 
+	formats sync.Mutex // held while a local device gets its filesystem
+
 	mu     sync.Mutex
 	claims map[types.UID]map[string]place // where volumes behind claims, and inline ones of drivers, are: by pod and volume
 }
