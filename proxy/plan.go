@@ -98,7 +98,7 @@ func endpointsOf(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6
 			continue
 		}
 		for _, sp := range s.Ports {
-			if ptr.Deref(sp.Name, "") != port.Name || ptr.Deref(sp.Protocol, corev1.ProtocolTCP) != port.Protocol || sp.Port == nil {
+			if ptr.Deref(sp.Name, "") != port.Name || ptr.Deref(sp.Protocol, corev1.ProtocolTCP) != port.Protocol || sp.Port == nil || *sp.Port < 1 || *sp.Port > 65535 {
 				continue
 			}
 			for i := range s.Endpoints {
@@ -110,7 +110,7 @@ func endpointsOf(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6
 					continue
 				}
 				ip, err := netip.ParseAddr(e.Addresses[0])
-				if err != nil {
+				if err != nil || ip.Is6() != v6 || ip.Is4In6() || ip.Zone() != "" {
 					continue
 				}
 				ap := netip.AddrPortFrom(ip, uint16(*sp.Port))
