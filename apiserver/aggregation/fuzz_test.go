@@ -18,7 +18,7 @@ func FuzzPartOf(f *testing.F) {
 		f.Fatal(err)
 	}
 	gv := schema.GroupVersion{Group: "a.example.com", Version: "v1"}
-	for _, how := range []string{"", "\x01\x02\x01", "\x01\x00\x01\x01\x01\x04\x04", "\x02\x01\x01\x01\x02\x03\x05\x06"} {
+	for _, how := range []string{"", "\x01\x02\x01", "\x01\x00\x01\x01\x01\x04\x04", "\x02\x01\x01\x01\x02\x03\x05\x06", "\x2b\x2d\x03\x48\x08\x23\x03\x8a"} {
 		f.Add([]byte(how))
 	}
 	f.Fuzz(func(t *testing.T, how []byte) {
