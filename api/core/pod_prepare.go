@@ -17,11 +17,17 @@ func preparePod(p *corev1.Pod) {
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(&p.Spec)}
 	podspec.DropDisabled(&p.Spec, nil)
 	podspec.AppArmorFields(&p.Spec, p.Annotations)
+	raiseGrace(p)
+	mergeMatchLabelKeys(p)
+	markGated(p)
+}
+
+// raiseGrace makes a negative grace period one second, which it means: also in
+// an update, by whoever wrote it at first and repeats it.
+func raiseGrace(p *corev1.Pod) {
 	if g := p.Spec.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		*g = 1
 	}
-	mergeMatchLabelKeys(p)
-	markGated(p)
 }
 
 // markGated says in the status that the pod waits for its scheduling gates.
@@ -63,6 +69,7 @@ func mergeMatchLabelKeys(p *corev1.Pod) {
 func preparePodUpdate(p, old *corev1.Pod) {
 	p.Status = *old.Status.DeepCopy()
 	podspec.DropDisabled(&p.Spec, &old.Spec)
+	raiseGrace(p)
 	api.CountGeneration(p, old, &p.Spec, &old.Spec)
 }
 

@@ -64,6 +64,8 @@ func TestUpdates(t *testing.T) {
 		"pod longer":      {"pods", "", pod(`, activeDeadlineSeconds: 5`), pod(`, activeDeadlineSeconds: 6`), `spec.activeDeadlineSeconds: Invalid value: 6: must be less than or equal to previous value`},
 		"pod endless":     {"pods", "", pod(`, activeDeadlineSeconds: 5`), pod(``), `spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value`},
 		"pod grace":       {"pods", "", pod(`, terminationGracePeriodSeconds: -1`), pod(`, terminationGracePeriodSeconds: 1`), ``},
+		"pod same grace":  {"pods", "", pod(`, terminationGracePeriodSeconds: 1`), pod(`, terminationGracePeriodSeconds: -1`), ``},
+		"pod less grace":  {"pods", "", pod(`, terminationGracePeriodSeconds: 5`), pod(`, terminationGracePeriodSeconds: -1`), only},
 		"pod other grace": {"pods", "", pod(`, terminationGracePeriodSeconds: 5`), pod(`, terminationGracePeriodSeconds: 1`), only},
 		"pod ungated":     {"pods", "", pod(`, schedulingGates: [{name: a}]`), pod(``), ``},
 		"pod gated":       {"pods", "", pod(``), pod(`, schedulingGates: [{name: a}]`), `spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'a'`},
