@@ -76,6 +76,9 @@ type Kind struct {
 	// (a selector on any other name is a 400).
 	Fields     func(obj runtime.Object) fields.Set
 	FieldNames []string
+	// UnknownField is the format of the refusal of another name, where a kind
+	// has one of its own.
+	UnknownField string
 
 	// Schema is by what the kind's fields are managed and merged; nil means
 	// the published schema of its Go types.

@@ -181,16 +181,17 @@ func (r *resource) checkFields(sel fields.Selector) error {
 		return nil
 	}
 	for _, req := range sel.Requirements() {
-		if req.Field == "metadata.name" || (req.Field == "metadata.namespace" && r.Namespaced) {
-			continue
-		}
 		names := r.FieldNames
 		if r.view.FieldNames != nil {
 			names = r.view.FieldNames
 		}
+		standard := len(names) == 0 && !r.custom
 		switch {
-		case contains(names, req.Field):
-		case len(names) == 0 && !r.custom:
+		case req.Field == "metadata.name", contains(names, req.Field):
+		case req.Field == "metadata.namespace" && (r.Namespaced || standard): // that of what has none is empty
+		case r.UnknownField != "":
+			return fmt.Errorf(r.UnknownField, req.Field)
+		case standard:
 			return fmt.Errorf("%q is not a known field selector: only %q, %q", req.Field, "metadata.name", "metadata.namespace")
 		default:
 			return fmt.Errorf("field label not supported: %s", req.Field)

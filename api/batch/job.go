@@ -76,7 +76,7 @@ func jobKind() *api.Kind {
 		Fields: api.Fields(func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 		}),
-		FieldNames: []string{"status.successful"},
+		FieldNames: []string{"status.successful"}, UnknownField: "field label %q not supported for Job",
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("Status", "Status of the job."),

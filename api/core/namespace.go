@@ -50,8 +50,8 @@ func namespace() *api.Kind {
 		}},
 	}
 	selectable(k, func(n *corev1.Namespace) fields.Set {
-		return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
-	}, "status.phase", "name")
+		return fields.Set{"status.phase": string(n.Status.Phase)}
+	}, "status.phase")
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.Name(), printing.String("Status", "The status of the namespace"), printing.AgeColumn(),
 	}

@@ -3,7 +3,6 @@ package core
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
@@ -31,7 +30,6 @@ func persistentVolume() *api.Kind {
 			prepareVolumePhase(v, old)
 		}, nil),
 	}
-	selectable(k, func(v *corev1.PersistentVolume) fields.Set { return fields.Set{"name": v.Name} }, "name")
 	doc, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.Name(),

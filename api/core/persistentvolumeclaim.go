@@ -3,7 +3,6 @@ package core
 import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/podspec"
@@ -43,7 +42,6 @@ func persistentVolumeClaim() *api.Kind {
 	k.Subresources = map[string]api.Subresource{
 		"status": status(func(c, old *corev1.PersistentVolumeClaim) { c.Spec = *old.Spec.DeepCopy() }, validateClaimStatus),
 	}
-	selectable(k, func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} }, "name")
 	doc, status := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc(), corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
 	k.Columns = []metav1.TableColumnDefinition{
 		printing.Name(),

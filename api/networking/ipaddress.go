@@ -6,7 +6,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -39,17 +38,6 @@ func ipAddressKind() *api.Kind {
 			},
 			AllowCreateOnUpdate: true,
 		},
-		Fields: api.Fields(func(a *networkingv1.IPAddress) fields.Set {
-			r := a.Spec.ParentRef
-			if r == nil {
-				r = &networkingv1.ParentReference{}
-			}
-			return fields.Set{
-				"spec.parentRef.group": r.Group, "spec.parentRef.resource": r.Resource,
-				"spec.parentRef.namespace": r.Namespace, "spec.parentRef.name": r.Name,
-			}
-		}),
-		FieldNames: []string{"spec.parentRef.group", "spec.parentRef.resource", "spec.parentRef.namespace", "spec.parentRef.name"},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("ParentRef", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),

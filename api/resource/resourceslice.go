@@ -49,7 +49,8 @@ func resourceSliceKind() *api.Kind {
 			}
 			return []any{s.Name, node, s.Spec.Driver, s.Spec.Pool.Name, printing.Age(s.CreationTimestamp)}
 		}),
-		FieldNames: []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
+		FieldNames:   []string{resourcev1.ResourceSliceSelectorNodeName, resourcev1.ResourceSliceSelectorDriver},
+		UnknownField: "field label not supported for " + gvk.String() + ": %s",
 		Fields: api.Fields(func(s *resourcev1.ResourceSlice) fields.Set {
 			set := fields.Set{resourcev1.ResourceSliceSelectorDriver: s.Spec.Driver, resourcev1.ResourceSliceSelectorNodeName: ""}
 			if s.Spec.NodeName != nil {
