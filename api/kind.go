@@ -198,6 +198,9 @@ type Strategy struct {
 	// does to dependents: "" is background; "orphan" for kinds whose
 	// upstream strategy orphans by default.
 	DefaultOrphan bool
+	// OrphanWarning is sent to who deletes without saying what is to become of
+	// the dependents; "" is none.
+	OrphanWarning string
 	// PrepareDelete changes an object whose deletion begins but which has to
 	// stay for now (Namespace: phase Terminating).
 	PrepareDelete func(obj runtime.Object)

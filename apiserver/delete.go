@@ -34,6 +34,9 @@ func (c *call) checkDeleteOptions() error {
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", errs)
 	}
+	if text := c.res.Strategy.OrphanWarning; text != "" && o.PropagationPolicy == nil && o.OrphanDependents == nil {
+		c.warn(text)
+	}
 	return nil
 }
 

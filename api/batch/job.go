@@ -62,7 +62,8 @@ func jobKind() *api.Kind {
 				}
 				return warnings(j, &j.Spec, prev == nil, field.NewPath("spec"))
 			},
-			DefaultOrphan: true,
+			DefaultOrphan: true, OrphanWarning: "child pods are preserved by default when jobs are deleted; " +
+				"set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{

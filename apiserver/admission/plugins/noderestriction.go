@@ -278,6 +278,8 @@ func (r *restriction) nodeObject() string {
 		return ""
 	}
 	switch {
+	case obj.Spec.ConfigSource != nil && !equality.Semantic.DeepEqual(obj.Spec.ConfigSource, old.Spec.ConfigSource):
+		return fmt.Sprintf("node %q is not allowed to update configSource to a new non-nil configSource", r.node)
 	case !equality.Semantic.DeepEqual(obj.Spec.Taints, old.Spec.Taints):
 		return fmt.Sprintf("node %q is not allowed to modify taints", r.node)
 	case !equality.Semantic.DeepEqual(obj.OwnerReferences, old.OwnerReferences):

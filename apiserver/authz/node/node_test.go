@@ -68,7 +68,10 @@ func seed(d *doortest.Door) {
 func TestAuthorize(t *testing.T) {
 	var d doortest.Door
 	seed(&d)
-	a := New(&d, []rbacv1.PolicyRule{{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}}})
+	a := New(&d, []rbacv1.PolicyRule{
+		{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}},
+		{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"nodes/status"}},
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); a.Run(ctx) }()
@@ -137,8 +140,10 @@ func TestAuthorize(t *testing.T) {
 		"own node watched":        {where("metadata.name=n1", all(at("watch", "nodes", ""))), ""},
 		"another node":            {all(at("get", "nodes", "n2")), "node 'n1' cannot read 'n2', only its own Node object"},
 		"all nodes":               {all(at("list", "nodes", "")), "node 'n1' cannot read '', only its own Node object"},
+		"status read":             {sub("status", at("get", "nodes", "n1")), noRule},
+		"proxy":                   {sub("proxy", at("get", "nodes", "n1")), noRule},
 		"own status":              {sub("status", all(at("patch", "nodes", "n1"))), ""},
-		"another's status":        {sub("status", all(at("patch", "nodes", "n2"))), "node 'n1' can only update its own status"},
+		"another's status":        {sub("status", all(at("patch", "nodes", "n2"))), ""}, // NodeRestriction's
 		"delete node":             {all(at("delete", "nodes", "n1")), noRule},
 		"own pods":                {where("spec.nodeName=n1", all(at("list", "pods", ""))), ""},
 		"all pods":                {all(at("list", "pods", "")), "can only list/watch pods with spec.nodeName field selector"},
