@@ -63,14 +63,9 @@ func (c *config) inside(m machine) []string {
 }
 
 // passedOn are those flags of this node's settings that further nodes share. The
-// files that they name are the same there. A kubelet's folder belongs to one
-// node: theirs is at the same place only below /var/lib, which each has for
-// itself.
+// files that they name are the same there.
 func (c *config) passedOn() []string {
 	var out []string
-	if dir := filepath.Clean(c.KubeletDir); strings.HasPrefix(dir, "/var/lib/") {
-		out = append(out, "--kubelet-dir="+dir)
-	}
 	for _, f := range []struct{ name, value string }{
 		{"registry-dir", c.RegistryDir}, {"kubelet-config", c.KubeletConfig}, {"kubelet-config-dir", c.KubeletConfigDir},
 	} {
