@@ -8,11 +8,12 @@
 // exactly that one; and every watcher sees each change after its start once,
 // in order, as what it was.
 //
-// Since answers carry revisions, no order has to be searched for: it is known,
-// and only has to be possible.
+// Since answers carry revisions, and what was stored is known in the end, no
+// order has to be searched for: it is known, and only has to be possible.
 package linear
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -80,8 +81,11 @@ type Stream struct {
 	Events []Event
 }
 
-// History is what happened.
+// History is what happened. Log is what was stored, in order: every change, also
+// those that neither an answer nor a watcher told of, since the server was
+// killed.
 type History struct {
+	Log     []Event
 	Ops     []Op
 	Streams []Stream
 }
@@ -91,9 +95,6 @@ type version struct {
 	revision int64
 	value    string
 	deleted  bool
-	// inferred says that nobody was there to see the change: its revision is
-	// one between those of its neighbours.
-	inferred bool
 	// When it was written: at the earliest and at the latest.
 	from, to time.Duration
 }
@@ -107,7 +108,7 @@ func (h *History) Check() error {
 		return err
 	}
 	for i, s := range h.Streams {
-		if err := s.check(objects); err != nil {
+		if err := s.check(h.Log); err != nil {
 			return fmt.Errorf("watcher %d: %w", i, err)
 		}
 	}
@@ -123,160 +124,51 @@ func (h *History) Check() error {
 	return nil
 }
 
-// versions gathers every object's states, in order, from what all saw.
+// versions are every object's states, in order. Each answer must have told of
+// one of them.
 func (h *History) versions() (map[string][]version, error) {
-	found := map[string]map[int64]version{}
-	add := func(who, key string, v version) error {
-		if found[key] == nil {
-			found[key] = map[int64]version{}
+	out := map[string][]version{}
+	stored := map[int64]Event{}
+	last := int64(0)
+	for _, e := range h.Log {
+		if e.Revision <= last {
+			return nil, fmt.Errorf("the log has revision %d after %d", e.Revision, last)
 		}
-		if old, ok := found[key][v.revision]; ok && old != v {
-			return fmt.Errorf("%s: object %s at revision %d is %q (deleted: %t), others saw %q (deleted: %t)",
-				who, key, v.revision, v.value, v.deleted, old.value, old.deleted)
+		last = e.Revision
+		stored[e.Revision] = e
+		v := version{revision: e.Revision, value: e.Value}
+		if e.Type == Deleted {
+			v.deleted, v.value = true, ""
 		}
-		found[key][v.revision] = v
-		return nil
-	}
-	for i, s := range h.Streams {
-		for _, e := range s.Events {
-			v := version{revision: e.Revision, value: e.Value}
-			if e.Type == Deleted {
-				v.deleted, v.value = true, ""
-			}
-			if err := add(fmt.Sprintf("watcher %d", i), e.Key, v); err != nil {
-				return nil, err
-			}
-		}
+		out[e.Key] = append(out[e.Key], v)
 	}
 	for _, op := range h.Ops {
-		if op.Outcome == OK && op.Kind != Delete {
-			if err := add("an answer", op.Key, version{revision: op.Revision, value: op.Value}); err != nil {
-				return nil, err
-			}
+		if op.Outcome != OK || op.Kind == Delete {
+			continue
+		}
+		if e := stored[op.Revision]; e.Type == Deleted || e.Key != op.Key || e.Value != op.Value {
+			return nil, fmt.Errorf("an answer tells of what was not stored: %+v, at revision %d there is %+v", op, op.Revision, e)
 		}
 	}
-	out := map[string][]version{}
-	for key, at := range found {
-		for _, rev := range slices.Sorted(maps.Keys(at)) {
-			out[key] = append(out[key], at[rev])
-		}
-	}
-	h.infer(out)
 	return out, nil
 }
 
-// infer adds the changes that nobody saw, since all watchers had to begin anew,
-// but which there must have been: a deletion, if somebody deleted the version,
-// and afterwards it was created again or was absent in the end; a creation, if
-// what was absent was patched, and somebody who got no answer created it; an
-// update, if somebody who got no answer made it of a version that was patched.
-// That one may as well not have been: it only can explain what needs it.
-func (h *History) infer(objects map[string][]version) {
-	type at struct {
-		key      string
-		revision int64
-	}
-	deletes := map[at]bool{}
-	wrote, final := map[string]Kind{}, map[string]Op{}
-	lost := map[string][]Op{} // creations without answer
-	updates := map[at]Op{}    // without answer, the first of each version
-	for _, op := range h.Ops {
-		switch {
-		case op.Outcome > Unknown && op.Kind != Read:
-		case op.Kind == Delete:
-			deletes[at{op.Key, op.Prev}] = true
-		case op.Kind != Read:
-			wrote[op.Value] = op.Kind
-			if op.Kind == Create && op.Outcome == Unknown {
-				lost[op.Key] = append(lost[op.Key], op)
-			}
-			if first, ok := updates[at{op.Key, op.Prev}]; op.Kind == Update && op.Outcome == Unknown && (!ok || op.Start < first.Start) {
-				updates[at{op.Key, op.Prev}] = op
-			}
-		case op.Outcome != Unknown && op.End < never && op.Start >= final[op.Key].Start:
-			final[op.Key] = op
-		}
-	}
-	for key, versions := range objects {
-		var out []version
-		for i, v := range versions {
-			kind, known := wrote[v.value]
-			if absent := i == 0 || versions[i-1].deleted; absent && !v.deleted && known && kind == Patch {
-				for n, op := range lost[key] {
-					if !slices.ContainsFunc(versions, func(v version) bool { return v.value == op.Value }) {
-						out = append(out, version{revision: v.revision - 1, value: op.Value, inferred: true})
-						lost[key] = slices.Delete(lost[key], n, n+1)
-						break
-					}
-				}
-			}
-			out = append(out, v)
-			next := i + 1
-			if op, ok := updates[at{key, v.revision}]; ok && next < len(versions) && !v.deleted && !versions[next].deleted &&
-				wrote[versions[next].value] == Patch && v.revision+1 < versions[next].revision && !h.watched(v.revision, versions[next].revision) &&
-				!slices.ContainsFunc(versions, func(v version) bool { return v.value == op.Value }) {
-				out = append(out, version{revision: v.revision + 1, value: op.Value, inferred: true})
-				continue
-			}
-			if v.deleted || !deletes[at{key, v.revision}] {
-				continue
-			}
-			if next == len(versions) && final[key].Outcome == NotFound ||
-				next < len(versions) && !versions[next].deleted && wrote[versions[next].value] == Create {
-				out = append(out, version{revision: v.revision + 1, deleted: true, inferred: true})
-			}
-		}
-		objects[key] = out
-	}
-}
-
-// watched says that somebody watched all the while from one revision to another.
-func (h *History) watched(from, to int64) bool {
-	return slices.ContainsFunc(h.Streams, func(s Stream) bool {
-		return s.Start <= from && len(s.Events) > 0 && s.Events[len(s.Events)-1].Revision >= to
-	})
-}
-
 // check holds what a watcher saw against what there was to be seen.
-func (s *Stream) check(objects map[string][]version) error {
-	last := s.Start
-	seen := map[int64]Event{}
+func (s *Stream) check(log []Event) error {
+	from, _ := slices.BinarySearchFunc(log, s.Start+1, func(e Event, rev int64) int { return cmp.Compare(e.Revision, rev) })
+	rest, last := log[from:], s.Start
 	for _, e := range s.Events {
-		if e.Revision <= last {
+		switch {
+		case e.Revision <= last:
 			return fmt.Errorf("event %s %s at revision %d comes after one at %d", e.Type, e.Key, e.Revision, last)
+		case len(rest) == 0 || e.Revision < rest[0].Revision:
+			return fmt.Errorf("saw %+v, which was not stored", e)
+		case e.Revision > rest[0].Revision:
+			return fmt.Errorf("missed %s %s at revision %d", rest[0].Type, rest[0].Key, rest[0].Revision)
+		case e != rest[0]:
+			return fmt.Errorf("saw %+v, want %+v", e, rest[0])
 		}
-		last = e.Revision
-		seen[e.Revision] = e
-	}
-	for key, versions := range objects {
-		exists, value := false, ""
-		for i, v := range versions {
-			if v.inferred {
-				exists, value = !v.deleted, v.value
-				if i > 0 && s.Start <= versions[i-1].revision && i+1 < len(versions) && last >= versions[i+1].revision {
-					return fmt.Errorf("missed a change of %s after revision %d", key, versions[i-1].revision)
-				}
-				continue
-			}
-			want := Event{Type: Modified, Key: key, Value: v.value, Revision: v.revision}
-			switch {
-			case v.deleted:
-				want.Type, want.Value = Deleted, value
-			case !exists:
-				want.Type = Added
-			}
-			exists, value = !v.deleted, v.value
-			if v.revision <= s.Start || v.revision > last {
-				continue
-			}
-			got, ok := seen[v.revision]
-			if !ok {
-				return fmt.Errorf("missed %s %s at revision %d", want.Type, key, v.revision)
-			}
-			if got != want {
-				return fmt.Errorf("saw %+v, want %+v", got, want)
-			}
-		}
+		rest, last = rest[1:], e.Revision
 	}
 	return nil
 }
@@ -336,6 +228,11 @@ func checkObject(versions []version, ops []Op) error {
 		versions[i].from = op.Start
 		if op.Outcome == OK {
 			versions[i].to = op.End
+		}
+	}
+	for i := range versions {
+		if !written[i] {
+			return fmt.Errorf("revision %d is nobody's: %q (deleted: %t)", versions[i].revision, versions[i].value, versions[i].deleted)
 		}
 	}
 	if err := order(versions, reads); err != nil {

@@ -1,12 +1,14 @@
 package linear
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +17,12 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -239,16 +244,25 @@ func (s *Stream) take(w watch.Interface, at *int64, last string) (done, expired 
 // and started again: what they saw is linearizable, and no watcher missed,
 // repeated or reordered anything.
 func TestLinearizable(t *testing.T) {
-	linearizable(t, apiproc.New(t, t.TempDir()))
+	dir := t.TempDir()
+	p := apiproc.New(t, dir)
+	linearizable(t, func() string {
+		p.Kill()
+		url, end := apiproc.EtcdIn(t, filepath.Join(dir, "etcd"))
+		t.Cleanup(end)
+		return url
+	}, p)
 }
 
 // And so are two servers on one etcd, either of which is killed at random.
 func TestLinearizableServers(t *testing.T) {
 	url, dir := apiproc.Etcd(t), t.TempDir()
-	linearizable(t, apiproc.New(t, dir, url), apiproc.New(t, dir, url))
+	linearizable(t, func() string { return url }, apiproc.New(t, dir, url), apiproc.New(t, dir, url))
 }
 
-func linearizable(t *testing.T, servers ...*apiproc.Proc) {
+// linearizable tries servers on one etcd, which is at the address etcd returns
+// in the end.
+func linearizable(t *testing.T, etcd func() string, servers ...*apiproc.Proc) {
 	for _, p := range servers {
 		p.Start()
 	}
@@ -321,6 +335,7 @@ func linearizable(t *testing.T, servers ...*apiproc.Proc) {
 			t.Error("a watcher ended:", err)
 		}
 	}
+	r.h.Log = stored(t, etcd())
 	if err := r.h.Check(); err != nil {
 		t.Error(err)
 		r.dump(t, err)
@@ -334,6 +349,64 @@ func linearizable(t *testing.T, servers ...*apiproc.Proc) {
 	if counts[OK] < writers || counts[Conflict] == 0 {
 		t.Errorf("too little happened: %v", counts)
 	}
+}
+
+// stored is every change of the objects that etcd has stored.
+func stored(t *testing.T, url string) (log []Event) {
+	const prefix = "/registry/configmaps/" + ns + "/"
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{url}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	now, err := c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := int64(0)
+	for _, kv := range now.Kvs {
+		end = max(end, kv.ModRevision) // the last write was a creation
+	}
+	before := map[string]string{}
+	for resp := range c.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(1)) {
+		if err := resp.Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range resp.Events {
+			ev := Event{Type: Modified, Key: strings.TrimPrefix(string(e.Kv.Key), prefix), Revision: e.Kv.ModRevision}
+			if e.IsCreate() {
+				ev.Type = Added
+			}
+			if e.Type == clientv3.EventTypeDelete {
+				ev.Type, ev.Value = Deleted, before[ev.Key]
+			} else {
+				ev.Value = value(t, e.Kv.Value)
+			}
+			before[ev.Key] = ev.Value
+			log = append(log, ev)
+		}
+		if len(log) > 0 && log[len(log)-1].Revision >= end {
+			return log
+		}
+	}
+	t.Fatalf("etcd's log ends before revision %d: %v", end, ctx.Err())
+	return nil
+}
+
+// value is what a stored ConfigMap holds.
+func value(t *testing.T, stored []byte) string {
+	var wrapped runtime.Unknown
+	var m corev1.ConfigMap
+	err := wrapped.Unmarshal(bytes.TrimPrefix(stored, []byte("k8s\x00")))
+	if err == nil {
+		err = m.Unmarshal(wrapped.Raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Data["v"]
 }
 
 // dump shows what happened to the object that an error names, so that the
