@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
-	openapi_v3 "github.com/google/gnostic-models/openapiv3"
 	"google.golang.org/protobuf/proto"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -102,7 +101,7 @@ func (s *server) serveExtra(w http.ResponseWriter, r *http.Request, path string)
 			if err != nil || !binary {
 				return text, err
 			}
-			doc, err := openapi_v3.ParseDocument(text)
+			doc, err := ParseV3(text)
 			if err != nil {
 				return nil, err
 			}
@@ -170,7 +169,7 @@ func mergeV2(binary bool, paths, definitions []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		doc, err := openapi_v2.ParseDocument(text)
+		doc, err := ParseV2(text)
 		if err != nil {
 			return nil, fmt.Errorf("OpenAPI v2 beside the built-in kinds: %w", err)
 		}
