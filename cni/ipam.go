@@ -35,21 +35,31 @@ type owner struct{ container, ifName string }
 
 // openIPAM locks the state; close unlocks it.
 func openIPAM(dir string) (*ipam, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("address state: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := lockFile(dir, "lock")
 	if err != nil {
-		return nil, fmt.Errorf("address state: %w", err)
+		return nil, fmt.Errorf("lock the address state: %w", err)
+	}
+	return &ipam{dir, f}, nil
+}
+
+// lockFile waits until no other process has the file of this name locked.
+// Closing it unlocks it, and so does the end of the process.
+func lockFile(dir, name string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
 	}
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		if err == nil {
-			return &ipam{dir, f}, nil
+			return f, nil
 		}
 		if err != unix.EINTR {
 			f.Close()
-			return nil, fmt.Errorf("lock the address state: %w", err)
+			return nil, err
 		}
 	}
 }

@@ -71,6 +71,64 @@ func del(args *skel.CmdArgs) error {
 
 // remove takes back all that add gave; what is gone already is no error.
 func remove(c *Conf, who owner) error {
+	return drop(c, func(o owner) bool { return o == who }, who)
+}
+
+// removalLock is locked by one removal at a time. The kernel takes tens of
+// milliseconds to delete a link, and nobody can change a link meanwhile: many
+// removals side by side are no faster and in the way of pods that start. These
+// need the lock of the addresses, which a removal therefore has only once its
+// links are gone.
+const removalLock = "removal"
+
+// drop releases the leases of the owners that match, and the links of those
+// and of extra.
+func drop(c *Conf, match func(owner) bool, extra ...owner) error {
+	turn, err := lockFile(c.StateDir, removalLock)
+	if err != nil {
+		return fmt.Errorf("wait for other removals: %w", err)
+	}
+	defer turn.Close()
+	gone, err := leaving(c, match)
+	if err != nil {
+		return err
+	}
+	for _, o := range extra {
+		gone[o] = true
+	}
+	// Links first: while an address is still taken, nobody else gets it.
+	var errs []error
+	for o := range gone {
+		errs = append(errs, deleteLink(hostName(o)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return release(c, gone)
+}
+
+// leaving lists the owners of leases that match.
+func leaving(c *Conf, match func(owner) bool) (map[owner]bool, error) {
+	state, err := openIPAM(c.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer state.close()
+	leases, err := state.leases()
+	if err != nil {
+		return nil, err
+	}
+	gone := map[owner]bool{}
+	for _, l := range leases {
+		if match(l.owner) {
+			gone[l.owner] = true
+		}
+	}
+	return gone, nil
+}
+
+// release frees the owners' host ports and addresses, as they are now.
+func release(c *Conf, gone map[owner]bool) error {
 	state, err := openIPAM(c.StateDir)
 	if err != nil {
 		return err
@@ -80,38 +138,20 @@ func remove(c *Conf, who owner) error {
 	if err != nil {
 		return err
 	}
-	return drop(c, state, leases, func(o owner) bool { return o == who }, []owner{who})
-}
-
-// drop releases the leases of the owners that match, and the links of those
-// and of extra.
-func drop(c *Conf, state *ipam, leases []lease, match func(owner) bool, extra []owner) error {
-	gone := map[owner]bool{}
-	for _, o := range extra {
-		gone[o] = true
-	}
 	ports := map[owner]bool{}
 	for _, l := range leases {
-		if match(l.owner) {
-			gone[l.owner] = true
-			if l.ports {
-				ports[l.owner] = true
-			}
+		if gone[l.owner] && l.ports {
+			ports[l.owner] = true
 		}
 	}
-	// Links first: while an address is still taken, nobody else gets it.
-	var errs []error
-	for o := range gone {
-		errs = append(errs, deleteLink(hostName(o)))
-	}
 	if len(ports) > 0 {
-		errs = append(errs, deleteHostPorts(c, ports))
+		if err := deleteHostPorts(c, ports); err != nil {
+			return err
+		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
+	var errs []error
 	for _, l := range leases {
-		if match(l.owner) {
+		if gone[l.owner] {
 			errs = append(errs, state.release(l.addr))
 		}
 	}
@@ -171,16 +211,7 @@ func gc(args *skel.CmdArgs) error {
 	for _, a := range c.ValidAttachments {
 		valid[owner{a.ContainerID, a.IfName}] = true
 	}
-	state, err := openIPAM(c.StateDir)
-	if err != nil {
-		return err
-	}
-	defer state.close()
-	leases, err := state.leases()
-	if err != nil {
-		return err
-	}
-	return drop(&c.Conf, state, leases, func(o owner) bool { return !valid[o] }, nil)
+	return drop(&c.Conf, func(o owner) bool { return !valid[o] })
 }
 
 // result says what the pod got.

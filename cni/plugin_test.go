@@ -388,6 +388,32 @@ func TestDelGCAndPurgeLeaveNothing(t *testing.T) {
 	}
 }
 
+// TestRemovalsWaitAlone has pods join while the removal of others is under
+// way: they wait for none of them.
+func TestRemovalsWaitAlone(t *testing.T) {
+	n := newNode(t, "10.42.1.0/24")
+	old := n.add("old")
+	turn, err := lockFile(n.conf.StateDir, removalLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.del(old)
+	}()
+	n.add("new")
+	lease := filepath.Join(n.conf.StateDir, old.ips[0].String())
+	if _, err := os.Stat(lease); err != nil {
+		t.Errorf("a removal did not wait for the one before it: %v", err)
+	}
+	turn.Close()
+	<-done
+	if _, err := os.Stat(lease); !os.IsNotExist(err) {
+		t.Errorf("the address is still taken: %v", err)
+	}
+}
+
 func TestBandwidthIsShaped(t *testing.T) {
 	n := newNode(t, "10.42.1.0/24")
 	n.list.Bytes = nil // not used below
