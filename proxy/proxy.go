@@ -53,6 +53,7 @@ type Proxy struct {
 	synced   []cache.DoneChecker
 	signal   chan struct{}
 	health   *healthPorts
+	progress *progress
 
 	mu    sync.Mutex
 	dirty map[string]bool
@@ -70,7 +71,7 @@ func New(cfg Config) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, log: cfg.Log, signal: make(chan struct{}, 1), dirty: map[string]bool{},
 		ready: map[netip.Addr]int{}, moved: make(chan struct{}), plans: map[string]Plan{},
-		health: newHealthPorts(cfg.Log),
+		health: newHealthPorts(cfg.Log), progress: newProgress(),
 	}
 	p.services = client.InformerFor(cfg.Informers, client.Services)
 	p.slices = client.InformerFor(cfg.Informers, client.EndpointSlices)
@@ -83,12 +84,14 @@ func New(cfg Config) (*Proxy, error) {
 		if obj == nil {
 			obj = old
 		}
+		p.progress.services.Inc()
 		p.touch(obj.Namespace + "/" + obj.Name)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
 	b, err := p.slices.OnChange(func(obj, old *discoveryv1.EndpointSlice) {
+		p.progress.endpoint.Inc()
 		for _, s := range []*discoveryv1.EndpointSlice{obj, old} {
 			if s != nil {
 				p.touch(serviceKey(s))
@@ -109,6 +112,7 @@ func serviceKey(s *discoveryv1.EndpointSlice) string {
 func (p *Proxy) touch(key string) {
 	p.mu.Lock()
 	p.dirty[key] = true
+	p.progress.queue(time.Now())
 	p.mu.Unlock()
 	select {
 	case p.signal <- struct{}{}:
@@ -128,6 +132,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	var retry <-chan time.Time
 	for {
 		keys := p.take()
+		begin := time.Now()
 		var err error
 		if whole {
 			err = p.reset()
@@ -138,6 +143,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		if whole = err != nil; whole {
 			p.log.Error("the kernel's service rules could not be written, writing them anew", "error", err)
 			retry = time.After(time.Second)
+		} else {
+			now := time.Now()
+			p.progress.done(now, now.Sub(begin))
 		}
 		select {
 		case <-ctx.Done():
@@ -151,6 +159,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 func (p *Proxy) take() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.progress.take()
 	keys := make([]string, 0, len(p.dirty))
 	for k := range p.dirty {
 		keys = append(keys, k)

@@ -91,9 +91,11 @@ type config struct {
 	KubeletConfig, KubeletConfigDir    string
 	CredentialConfig, CredentialBinDir string
 	PluginDir, KubeletDir              string
-	kubeletConf                        *kubeletsettings.Settings
-	given                              map[string]bool   // settings that were made, by flag
-	shown                              map[string]string // all of them, as they may be shown
+	// HealthzAddress and MetricsAddress are those of the proxy's ports.
+	HealthzAddress, MetricsAddress string
+	kubeletConf                    *kubeletsettings.Settings
+	given                          map[string]bool   // settings that were made, by flag
+	shown                          map[string]string // all of them, as they may be shown
 }
 
 // defaultName is the name of the cluster that is given none.
@@ -179,6 +181,8 @@ func (c *config) nodeFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.KubeletConfigDir, "kubelet-config-dir", "", "folder of drop-ins (*.conf) to the kubelet configuration file")
 	fs.StringVar(&c.KubeletDir, "kubelet-dir", "", "folder of the kubelet (default: DATA-DIR/kubelet; /var/lib/kubelet is where CSI drivers expect it)")
 	fs.StringVar(&c.PluginDir, "plugin-dir", "", "folder of the sockets of plugins and drivers, where that is not --kubelet-dir")
+	fs.StringVar(&c.HealthzAddress, "healthz-bind-address", "0.0.0.0:10256", "where the node's proxy answers load balancers whether it is healthy; empty for nowhere")
+	fs.StringVar(&c.MetricsAddress, "metrics-bind-address", "127.0.0.1:10249", "where the node's proxy shows its metrics; empty for nowhere")
 	fs.StringVar(&c.CredentialConfig, "image-credential-provider-config", "", "configuration of the plugins that know registries' credentials (CredentialProviderConfig)")
 	fs.StringVar(&c.CredentialBinDir, "image-credential-provider-bin-dir", "", "folder of these plugins")
 	c.imageFlags(fs)

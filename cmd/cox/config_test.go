@@ -162,4 +162,10 @@ func TestPassedOn(t *testing.T) {
 	if got := c.passedOn(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	// The proxy's ports are the same in every network namespace, where they
+	// were chosen.
+	c = &config{given: map[string]bool{"healthz-bind-address": true}}
+	if got, want := c.passedOn(), []string{"--healthz-bind-address="}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }

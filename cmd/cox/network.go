@@ -49,6 +49,9 @@ func (n *localNode) runNetwork(ctx context.Context, me client.Interface) error {
 	nodes := client.InformerFor(informers, client.Nodes)
 	changed := make(chan struct{}, 1)
 	registration, err := nodes.OnChange(func(node, old *corev1.Node) {
+		if node != nil && node.Name == n.cfg.NodeName {
+			n.me.Store(node)
+		}
 		if !networkChanged(node, old) {
 			return
 		}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,7 @@ type localNode struct {
 	runtime *runtime.Runtime
 	kubelet *kubelet.Kubelet
 	proxy   atomic.Pointer[proxy.Proxy]
+	me      atomic.Pointer[corev1.Node] // as last seen; nil before
 }
 
 func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNode {
@@ -214,6 +216,22 @@ func (n *localNode) runProxy(ctx context.Context, me client.Interface) error {
 	}
 	informers.Start(ctx)
 	n.proxy.Store(p)
+	return n.answerForProxy(ctx, p)
+}
+
+// answerForProxy runs the proxy with its health and metrics ports.
+func (n *localNode) answerForProxy(ctx context.Context, p *proxy.Proxy) error {
+	metrics, err := p.Metrics()
+	if err != nil {
+		return err
+	}
+	log := n.log.With("component", "proxy")
+	ctx, cancel := context.WithCancel(ctx)
+	var ports sync.WaitGroup
+	defer ports.Wait()
+	defer cancel()
+	ports.Go(func() { proxy.Answer(ctx, log, "health port", n.cfg.HealthzAddress, p.Healthz(n.me.Load)) })
+	ports.Go(func() { proxy.Answer(ctx, log, "metrics port", n.cfg.MetricsAddress, metrics) })
 	return p.Run(ctx)
 }
 

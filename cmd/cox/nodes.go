@@ -67,6 +67,13 @@ func (c *config) inside(m machine) []string {
 func (c *config) passedOn() []string {
 	var out []string
 	for _, f := range []struct{ name, value string }{
+		{"healthz-bind-address", c.HealthzAddress}, {"metrics-bind-address", c.MetricsAddress},
+	} {
+		if c.given[f.name] {
+			out = append(out, "--"+f.name+"="+f.value)
+		}
+	}
+	for _, f := range []struct{ name, value string }{
 		{"registry-dir", c.RegistryDir}, {"kubelet-config", c.KubeletConfig}, {"kubelet-config-dir", c.KubeletConfigDir},
 	} {
 		if f.value == "" {
