@@ -45,6 +45,10 @@ type call struct {
 	load func() error
 	// front is what the HTTP door knows besides; nil at the local door.
 	front *front
+	// form shows an answer that is a list, or another form of an object than
+	// its own, as the client gets it, in JSON, for the audit record; nil: it is
+	// neither. nil at the local door.
+	form func(a answer) []byte
 
 	record   *audit.Record
 	waited   time.Duration // for its turn
@@ -115,7 +119,7 @@ func (s *Server) newCall(req *client.Request) (*call, error) {
 		}
 		c.sub = &sub
 	}
-	if c.name == "" && req.Options.FieldSelector != nil {
+	if c.name == "" && req.Options.FieldSelector != nil && (req.Verb == client.List || req.Verb == client.Watch) {
 		if name, ok := req.Options.FieldSelector.RequiresExactMatch("metadata.name"); ok {
 			c.name = name
 		}
@@ -194,6 +198,9 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 		}
 		if err != nil {
 			st := wire.Status(err)
+			if c.req.Verb == client.Watch || c.sub != nil && c.sub.Connect != nil {
+				c.record.ResponseStarted(st.Code, st)
+			}
 			c.record.End(st.Code, st)
 			return
 		}
@@ -357,7 +364,7 @@ func (c *call) notes() map[string]string {
 func (c *call) auditBody() {
 	switch {
 	case c.req.Object != nil:
-		c.record.RequestObject(c.req.Object, c.bodyKind())
+		c.record.RequestObject(c.recordedBody(), c.bodyKind())
 	case c.req.Verb == client.Patch:
 		c.record.RequestPatch(c.req.Patch)
 	}
@@ -468,24 +475,6 @@ func (a *answer) code(req *client.Request) int {
 		return http.StatusAccepted
 	}
 	return http.StatusOK
-}
-
-func (c *call) auditAnswer(a *answer) {
-	if c.record.WantsBodies() < 2 {
-		return
-	}
-	switch {
-	case a.entry != nil:
-		if obj, err := c.res.fromHub(a.entry.Object); err == nil {
-			c.record.ResponseObject(obj, c.res.view.GroupVersionKind)
-		}
-	case a.obj != nil:
-		obj, gvk := a.obj, c.kindOf(a)
-		if a.hub {
-			obj, _ = c.res.fromHub(obj)
-		}
-		c.record.ResponseObject(obj, gvk)
-	}
 }
 
 // kindOf is the kind of an answer's object as it is shown.

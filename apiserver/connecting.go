@@ -19,6 +19,9 @@ func (h *httpCall) connect(rest string) {
 	con := h.sub.Connect
 	var opts runtime.Object
 	h.call.load = func() error {
+		if h.req.Subresource != "log" && len(h.r.URL.Query()["dryRun"]) > 0 {
+			return apierrors.NewBadRequest("dryRun is not supported") // what streams, does
+		}
 		if rest != "" && !con.Path {
 			return plainly(http.StatusNotFound, "")
 		}
@@ -50,12 +53,13 @@ func (h *httpCall) connect(rest string) {
 	h.srv.open.Add(1)
 	defer h.srv.open.Done()
 	defer h.srv.metrics.gates.running(h.call)()
-	h.record.ResponseStarted(http.StatusOK)
 	h.writeWarnings()
-	cw := &codeWriter{ResponseWriter: h.w, code: http.StatusOK}
+	cw := &startWriter{codeWriter: codeWriter{ResponseWriter: h.w, code: http.StatusOK}, rec: h.record}
 	ctx, cancel := h.srv.untilAway(h.r.Context())
 	defer cancel()
 	run(cw, h.r.WithContext(ctx), h.req, opts, rest)
+	cw.begin(cw.code)
+	h.record.End(int32(cw.code), cw.refusal)
 	done(cw.code, nil)
 	h.srv.metrics.observe(h.call, cw.code, nil, h.srv.now().Sub(start))
 }

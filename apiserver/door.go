@@ -103,7 +103,7 @@ func (d *door) Watch(ctx context.Context, req *client.Request) (watch.Interface,
 		return nil, apiError(err)
 	}
 	c.turn.Release()
-	c.record.ResponseStarted(http.StatusOK)
+	c.record.ResponseStarted(http.StatusOK, nil)
 	lw := &localWatch{c: c, w: w, out: make(chan watch.Event, 16), cancel: cancel}
 	d.s.open.Add(1)
 	go func() {

@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -48,7 +50,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
 			}
 			s.metrics.gates.unknown.add(time.Since(begin))
-			s.auditRefused(r, client.User{}, f, http.StatusUnauthorized, attempted(r))
+			s.auditRefused(r, client.User{}, f, &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnauthorized, Message: attempted(r)})
 			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
@@ -61,8 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	as, err := s.impersonate(r, user, f)
 	if err != nil {
-		st := wire.Status(err)
-		s.auditRefused(r, user, f, st.Code, st.Message)
+		s.auditRefused(r, user, f, wire.Status(err))
 		s.fail(w, r, err)
 		return
 	}
@@ -96,6 +97,9 @@ func auditID(r *http.Request) types.UID {
 	return newUID()
 }
 
+// sourceIPs is where a request says that it comes from, and does: what proxies
+// say is anybody's word, the last one is the connection's (see the type
+// audit.k8s.io/v1 Event).
 func sourceIPs(r *http.Request) []string {
 	var out []string
 	if fwd := r.Header.Get("X-Forwarded-For"); fwd != "" {
@@ -104,6 +108,9 @@ func sourceIPs(r *http.Request) []string {
 				out = append(out, ip.String())
 			}
 		}
+	}
+	if ip := net.ParseIP(r.Header.Get("X-Real-Ip")); ip != nil && !slices.Contains(out, ip.String()) {
+		out = append(out, ip.String())
 	}
 	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
 		if len(out) == 0 || out[len(out)-1] != host {

@@ -163,6 +163,7 @@ func (h *httpCall) plain() {
 	}
 	defer h.turn.Release()
 	defer h.srv.metrics.gates.begun(h.req.Verb)()
+	h.form = h.recordedForm
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
 	if err != nil {
@@ -422,5 +423,6 @@ func (h *httpCall) loadDeleteOptions() error {
 	if err := h.srv.codec.DecodeOptions(media, data, into, gv); err != nil {
 		return err
 	}
+	h.auditOptions(into)
 	return deleteOptions(&h.req.Options, into)
 }

@@ -56,7 +56,7 @@ func (h *httpCall) watch() {
 	h.w.Header().Set("Content-Type", ct)
 	h.writeWarnings()
 	h.w.WriteHeader(http.StatusOK)
-	h.record.ResponseStarted(http.StatusOK)
+	h.record.ResponseStarted(http.StatusOK, nil)
 	h.stream(ctx, w, start)
 	done(http.StatusOK, nil)
 	h.srv.metrics.observe(h.call, http.StatusOK, nil, h.srv.now().Sub(start))

@@ -80,7 +80,9 @@ func (u *updating) prepareProjection(p *api.Projection) error {
 		default:
 			return wire.Unsupported(patchTypes)
 		}
-	} else if err := u.matchRequest(accessor(u.req.Object)); err != nil {
+	} else if m := accessor(u.req.Object); m.GetName() == "" {
+		return u.nameless()
+	} else if err := u.matchRequest(m); err != nil {
 		return err
 	}
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
@@ -319,6 +321,9 @@ func (c *call) action(ctx context.Context, key string, a *api.Action) (*answer, 
 	res, err := run(ctx, c.req)
 	if err != nil {
 		return nil, err
+	}
+	for k, v := range res.Notes {
+		c.record.Annotate(k, v)
 	}
 	for _, w := range append(t.warns, res.Warnings...) {
 		c.warn(w)

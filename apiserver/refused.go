@@ -11,13 +11,13 @@ import (
 
 // auditRefused records a request that ended before it had a record: its user
 // is not known, or may not act as another.
-func (s *Server) auditRefused(r *http.Request, user client.User, f *front, code int32, message string) {
+func (s *Server) auditRefused(r *http.Request, user client.User, f *front, st *metav1.Status) {
 	if s.cfg.Audit == nil {
 		return
 	}
 	f.uri, f.sourceIPs = r.URL.RequestURI(), sourceIPs(r)
 	rec := s.beginPathAudit(requested(r, user), f)
-	rec.End(code, &metav1.Status{Status: metav1.StatusFailure, Message: message})
+	rec.End(st.Code, st)
 }
 
 // attempted says with which kinds of credentials a request failed to

@@ -116,6 +116,8 @@ type Result struct {
 	Pending bool
 	// Warnings are shown to the user, in order.
 	Warnings []string
+	// Notes are annotations for the audit record, which clients do not see.
+	Notes map[string]string
 }
 
 // ListResult is a list as pointers to the shared objects, not a typed list

@@ -46,7 +46,7 @@ func decodeContinue(token string) (start string, revision int64, err error) {
 		return "", 0, fmt.Errorf("continue key is not valid: %w", err)
 	}
 	if t.APIVersion != continueVersion {
-		return "", 0, fmt.Errorf("continue key is not valid: server does not recognize this encoded version %q", t.APIVersion)
+		return "", 0, fmt.Errorf("continue key is not valid: server does not recognize this encoded version %s", t.APIVersion)
 	}
 	if t.ResourceVersion == 0 {
 		return "", 0, errors.New("continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)")

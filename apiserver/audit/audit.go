@@ -102,8 +102,11 @@ type Record struct {
 
 	mu   sync.Mutex
 	ev   auditv1.Event
+	said *metav1.Status // the answer, if it is one
 	done bool
-	lost error // of the beginning, in strict mode
+	// started: the stage ResponseStarted is past.
+	started bool
+	lost    error // of the beginning, in strict mode
 }
 
 // Begin starts the record of a request once its user is known, and writes
@@ -229,10 +232,27 @@ func (r *Record) ResponseObject(obj runtime.Object, gvk schema.GroupVersionKind)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if st, ok := obj.(*metav1.Status); ok {
+		r.said = st.DeepCopy()
+	}
 	if bodies(r.rule.level) >= 2 {
 		r.ev.ResponseObject = r.encode(obj, gvk)
 	}
 }
+
+// ResponseBody notes an answer that is JSON already: a list, or another form
+// of an object than its own. It is kept.
+func (r *Record) ResponseBody(body []byte) {
+	if r == nil || bodies(r.rule.level) < 2 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ev.ResponseObject = &runtime.Unknown{Raw: body, ContentType: runtime.ContentTypeJSON}
+}
+
+// OmitsManagedFields says that bodies are recorded without them.
+func (r *Record) OmitsManagedFields() bool { return r != nil && r.rule.omitManaged }
 
 // WantsBodies says whether the level asks for request (1 and more) and
 // response bodies (2), so that the pipeline prepares them only then.
@@ -244,15 +264,39 @@ func (r *Record) WantsBodies() int {
 }
 
 // ResponseStarted writes that stage: for long-running requests, when their
-// headers are out.
-func (r *Record) ResponseStarted(code int32) {
+// headers are out. A refusal passes its status. Only the first start counts.
+func (r *Record) ResponseStarted(code int32, refusal *metav1.Status) {
 	if r == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ev.ResponseStatus = &metav1.Status{Code: code}
+	if r.started || r.done {
+		return
+	}
+	r.started = true
+	r.answeredLocked(code, refusal)
 	_ = r.writeLocked(auditv1.StageResponseStarted)
+}
+
+// answeredLocked notes how the request ends. A refusal, which is what the
+// client reads, is the answer too, but not why nobody knows the client, which
+// it is not told.
+func (r *Record) answeredLocked(code int32, refusal *metav1.Status) {
+	if refusal != nil {
+		r.said = refusal
+		if bodies(r.rule.level) >= 2 && (refusal.Reason != "" || code != 401) {
+			shown := *refusal
+			shown.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+			r.ev.ResponseObject = r.encode(&shown, schema.GroupVersionKind{})
+		}
+	}
+	st := metav1.Status{}
+	if r.said != nil {
+		st.Status, st.Message, st.Reason, st.Details = r.said.Status, r.said.Message, r.said.Reason, r.said.Details
+	}
+	st.Code = code
+	r.ev.ResponseStatus = &st
 }
 
 // End writes the last stage: ResponseComplete. A refusal passes its status,
@@ -280,13 +324,7 @@ func (r *Record) end(stage auditv1.Stage, code int32, refusal *metav1.Status) {
 		return
 	}
 	r.done = true
-	st := metav1.Status{}
-	if refusal != nil {
-		st = *refusal
-		st.TypeMeta = metav1.TypeMeta{}
-	}
-	st.Code = code
-	r.ev.ResponseStatus = &st
+	r.answeredLocked(code, refusal)
 	_ = r.writeLocked(stage)
 }
 

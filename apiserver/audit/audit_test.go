@@ -110,7 +110,7 @@ func TestStages(t *testing.T) {
 	rec.RequestObject(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c", UID: "uid-1"}, Data: map[string]string{"x": "1"}}, gvk)
 	rec.ResponseObject(&corev1.ConfigMap{Data: map[string]string{"x": "2"}}, gvk)
 	now = now.Add(time.Second)
-	rec.ResponseStarted(200) // omitted by the policy
+	rec.ResponseStarted(200, nil) // omitted by the policy
 	rec.End(409, &metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonConflict, Message: "no"})
 	rec.End(200, nil)
 	rec.Panicked()
@@ -129,7 +129,7 @@ func TestStages(t *testing.T) {
 	if err := json.Unmarshal(last.RequestObject.Raw, &body); err != nil || body.Kind != "ConfigMap" || body.APIVersion != "v1" {
 		t.Errorf("body %s %v", last.RequestObject.Raw, err)
 	}
-	if !strings.Contains(string(last.ResponseObject.Raw), `"x":"2"`) {
+	if got := string(last.ResponseObject.Raw); !strings.Contains(got, `"reason":"Conflict"`) || !strings.Contains(got, `"kind":"Status"`) {
 		t.Errorf("answer %s", last.ResponseObject.Raw)
 	}
 }
@@ -171,7 +171,7 @@ func TestOffCostsNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		rec := log.Begin(req)
 		rec.Annotate("a", "b")
-		rec.ResponseStarted(200)
+		rec.ResponseStarted(200, nil)
 		rec.End(200, nil)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)

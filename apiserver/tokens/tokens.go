@@ -64,6 +64,10 @@ const (
 	extendedLifetime = 365 * 24 * time.Hour
 )
 
+// issuedCredential is the annotation of the audit record of an issued token
+// that says which one it was.
+const issuedCredential = "authentication.kubernetes.io/issued-credential-id"
+
 var gvkTokenRequest = schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}
 
 // request carries out a TokenRequest (the API's "serviceaccounts/token").
@@ -120,7 +124,7 @@ func (c Config) request(ctx context.Context, req *client.Request) (*client.Resul
 		Spec:       in.Spec,
 		Status:     authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(now.Add(lifetime))},
 	}
-	return &client.Result{Object: out, Created: true}, nil
+	return &client.Result{Object: out, Created: true, Notes: map[string]string{issuedCredential: "JTI=" + claims.ID}}, nil
 }
 
 func sameSet(a, b []string) bool {

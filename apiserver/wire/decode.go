@@ -3,6 +3,8 @@ package wire
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	serjson "k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
 )
 
 type decoders struct {
@@ -67,13 +70,42 @@ func (c *Codec) DecodeOptions(m Media, data []byte, into runtime.Object, gv sche
 	}
 	want := gv.WithKind(reflect.TypeOf(into).Elem().Name())
 	out, got, err := dec.Decode(data, &want, into)
-	if err != nil && !(runtime.IsStrictDecodingError(err) && out != nil) {
-		return BadBody(err, want, got, data)
+	if runtime.IsNotRegisteredError(err) && got.Kind == want.Kind {
+		if plain, err := unversioned(m, data); err == nil {
+			out, got, err = c.json.Decode(plain, &want, into)
+			return wrongOptions(out, got, into, err)
+		}
+	}
+	return wrongOptions(out, got, into, err)
+}
+
+// wrongOptions is what is wrong with a decoded options object, nil for nothing.
+func wrongOptions(out runtime.Object, got *schema.GroupVersionKind, into runtime.Object, err error) error {
+	if err != nil && !(runtime.IsStrictDecodingError(err) && out != nil) && !runtime.IsNotRegisteredError(err) {
+		return apierrors.NewBadRequest(err.Error())
 	}
 	if out != into {
-		return BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), typeName(want)), want, got, data)
+		return apierrors.NewBadRequest(fmt.Sprintf("no kind %q is registered for version %q in scheme %q", got.Kind, got.GroupVersion(), optionsScheme))
 	}
 	return nil
+}
+
+// optionsScheme is where upstream says that it looked for options.
+const optionsScheme = "pkg/apis/meta/internalversion/scheme/register.go:27"
+
+// unversioned is an options object without its version: as upstream's, options
+// are read whatever group they say they are of.
+func unversioned(m Media, data []byte) ([]byte, error) {
+	if m == Protobuf {
+		return nil, errors.New("not text")
+	}
+	var obj map[string]any
+	if err := yaml.Unmarshal(data, &obj); err != nil {
+		return nil, err
+	}
+	delete(obj, "apiVersion")
+	delete(obj, "kind")
+	return json.Marshal(obj)
 }
 
 // fresh empties the object that a failed attempt may have touched.

@@ -73,6 +73,9 @@ func Fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}
 	readable(st, a.Media)
+	if n, ok := w.(interface{ Refused(*metav1.Status) }); ok {
+		n.Refused(st) // who writes records of answers
+	}
 	body, encErr := new(Codec).Body(a.Media, st)
 	if encErr == nil {
 		var pieces [][]byte
