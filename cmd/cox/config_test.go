@@ -168,4 +168,14 @@ func TestPassedOn(t *testing.T) {
 	if got, want := c.passedOn(), []string{"--healthz-bind-address="}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+	// Two kubelets do not share a folder; below /var/lib each node has its own.
+	for dir, want := range map[string][]string{
+		"/srv/kubelet": nil, "/var/lib/../../srv": nil, "/var/lib/kubelet": {"--kubelet-dir=/var/lib/kubelet"},
+	} {
+		c := &config{}
+		c.KubeletDir = dir
+		if got := c.passedOn(); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", dir, got, want)
+		}
+	}
 }

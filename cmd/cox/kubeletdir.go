@@ -52,7 +52,7 @@ func (c *config) purgeKubelet() error {
 	}
 	var errs []error
 	for _, name := range []string{
-		"pods", "plugins", "plugins_registry", "device-plugins", "pod-resources", "checkpoints", "seccomp",
+		"pods", "plugins", "plugins_registry", "device-plugins", "pod-resources", "checkpoints", "seccomp", "image_manager",
 		"cpu_manager_state", "memory_manager_state", "dra_manager_state",
 	} {
 		errs = append(errs, os.RemoveAll(filepath.Join(dir, name)))

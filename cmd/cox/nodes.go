@@ -63,9 +63,14 @@ func (c *config) inside(m machine) []string {
 }
 
 // passedOn are those flags of this node's settings that further nodes share. The
-// files that they name are the same there.
+// files that they name are the same there. A kubelet's folder belongs to one
+// node: theirs is at the same place only below /var/lib, which each has for
+// itself.
 func (c *config) passedOn() []string {
 	var out []string
+	if dir := filepath.Clean(c.KubeletDir); strings.HasPrefix(dir, "/var/lib/") {
+		out = append(out, "--kubelet-dir="+dir)
+	}
 	for _, f := range []struct{ name, value string }{
 		{"healthz-bind-address", c.HealthzAddress}, {"metrics-bind-address", c.MetricsAddress},
 	} {
@@ -286,7 +291,8 @@ func (c *config) downNodes(ctx context.Context, purge, keep bool) []error {
 }
 
 func (c *config) downMachine(ctx context.Context, m machine, purge, keep bool) error {
-	if exists(m.pin("mnt")) {
+	// A purge that failed elsewhere may have let the namespaces go already.
+	if pinned(m.pin("mnt")) && pinned(m.pin("net")) {
 		args := append([]string{"down"}, c.inside(m)...)
 		if purge {
 			args = append(args, "--purge")

@@ -18,6 +18,8 @@ import (
 
 // Mount is a line of mountinfo.
 type Mount struct {
+	// ID is the mount's own, Parent that of the mount that it is mounted on.
+	ID, Parent int
 	// Device is that of its file system, as major:minor.
 	Device string
 	// Point is where it is mounted, as the reader's root sees it.
@@ -59,7 +61,13 @@ func Parse(r io.Reader) ([]Mount, error) {
 		if !ok || len(left) < 5 || len(right) < 3 {
 			continue
 		}
+		id, err := strconv.Atoi(left[0])
+		parent, err2 := strconv.Atoi(left[1])
+		if err != nil || err2 != nil {
+			continue
+		}
 		out = append(out, Mount{
+			ID: id, Parent: parent,
 			Device: left[2], Point: unescape(left[4]),
 			Type: right[0], Source: unescape(right[1]), Options: strings.Split(unescape(right[2]), ","),
 		})
@@ -115,7 +123,8 @@ func listed(path string) (bool, error) {
 }
 
 // Below lists the mount points at and below a folder, the last mounted first.
-// A point is listed as often as something is mounted there.
+// A point is listed as often as something is mounted there. What lies hidden
+// under a mount above the folder is not: no path leads to it.
 func Below(dir string) ([]string, error) {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
@@ -125,13 +134,40 @@ func Below(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	hidden := hiddenFrom(filepath.Dir(dir), mounts)
 	var out []string
 	for _, m := range slices.Backward(mounts) {
-		if m.Point == dir || strings.HasPrefix(m.Point, strings.TrimSuffix(dir, "/")+"/") {
+		under := m.Point == dir || strings.HasPrefix(m.Point, strings.TrimSuffix(dir, "/")+"/")
+		if under && !hidden(m) {
 			out = append(out, m.Point)
 		}
 	}
 	return out, nil
+}
+
+// hiddenFrom returns what tells of a mount that it is not mounted, at whatever
+// depth, on the mount that one sees at a path. Where the kernel does not say
+// which one that is (before Linux 5.8), nothing counts as hidden.
+func hiddenFrom(path string, mounts []Mount) func(Mount) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st)
+	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return func(Mount) bool { return false }
+	}
+	parents := make(map[int]int, len(mounts))
+	for _, m := range mounts {
+		parents[m.ID] = m.Parent
+	}
+	return func(m Mount) bool {
+		id, known := m.ID, true
+		for range mounts { // never in a circle, whatever the list says
+			if !known || id == int(st.Mnt_id) {
+				break
+			}
+			id, known = parents[id], parents[id] != id
+		}
+		return id != int(st.Mnt_id)
+	}
 }
 
 // UnmountBelow unmounts everything at and below the folders, what is in use

@@ -19,9 +19,9 @@ no mount at all
 32 24 0:53 / /empty rw - tmpfs  rw
 `))
 	want := []Mount{
-		{"0:22", "/proc", "proc", "proc", []string{"rw"}},
-		{"0:52", `/a b\040`, "overlay", "overlay", []string{"rw", "lowerdir=/x y", "upperdir=/z"}},
-		{"0:53", "/empty", "tmpfs", "", []string{"rw"}},
+		{24, 1, "0:22", "/proc", "proc", "proc", []string{"rw"}},
+		{31, 24, "0:52", `/a b\040`, "overlay", "overlay", []string{"rw", "lowerdir=/x y", "upperdir=/z"}},
+		{32, 24, "0:53", "/empty", "tmpfs", "", []string{"rw"}},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
@@ -126,6 +126,32 @@ func TestUnmountBelow(t *testing.T) {
 		t.Errorf("still mounted: %v, %v", left, err)
 	}
 	if err := os.RemoveAll(pods); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a mount above the folder hides is out of reach, and not in the way: so a
+// node's namespaces may hold what its machine had mounted in /var/lib.
+func TestHiddenFromAbove(t *testing.T) {
+	dir := t.TempDir()
+	over, in := filepath.Join(dir, "lib"), filepath.Join(dir, "lib", "kubelet")
+	tmpfs(t, in)
+	tmpfs(t, filepath.Join(in, "volume"))
+	tmpfs(t, over)
+	if got, err := Below(in); err != nil || len(got) > 0 {
+		t.Errorf("out of reach, but listed: %v, %v", got, err)
+	}
+	tmpfs(t, in)
+	if err := UnmountBelow(in); err != nil {
+		t.Error(err)
+	}
+	if err := unix.Unmount(over, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Below(in); err != nil || len(got) != 2 {
+		t.Errorf("in reach again: %v, %v; want both", got, err)
+	}
+	if err := UnmountBelow(dir); err != nil {
 		t.Error(err)
 	}
 }
