@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
 )
 
 const workload = `
@@ -31,7 +32,7 @@ status: {replicas: 3, readyReplicas: 2, updatedReplicas: 1, availableReplicas: 2
 // kind returns the row of a resource and its object made of the workload.
 func kind(t *testing.T, resource string) (*api.Kind, runtime.Object) {
 	t.Helper()
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		if k.Resource == resource {
 			obj := k.New()
 			if err := yaml.Unmarshal([]byte(workload), obj); err != nil {

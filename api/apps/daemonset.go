@@ -26,7 +26,7 @@ var daemonSetParts = api.SpecStatus(func(o *appsv1.DaemonSet) (*appsv1.DaemonSet
 	return &o.Spec, &o.Status
 })
 
-func daemonSetKind() *api.Kind {
+func daemonSetKind(on podspec.Gates) *api.Kind {
 	gvk := appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "DaemonSetList",
@@ -40,12 +40,12 @@ func daemonSetKind() *api.Kind {
 			PrepareCreate: func(o runtime.Object) {
 				daemonSetParts.PrepareCreate(o)
 				d := o.(*appsv1.DaemonSet)
-				podspec.DropDisabled(&d.Spec.Template.Spec, nil)
+				on.DropDisabled(&d.Spec.Template.Spec, nil)
 				setTemplateGeneration(d, max(1, templateGenerationOf(d)))
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				d, old := o.(*appsv1.DaemonSet), prev.(*appsv1.DaemonSet)
-				podspec.DropDisabled(&d.Spec.Template.Spec, &old.Spec.Template.Spec)
+				on.DropDisabled(&d.Spec.Template.Spec, &old.Spec.Template.Spec)
 				daemonSetParts.PrepareUpdate(o, prev)
 				n := templateGenerationOf(old)
 				if !check.Equal(d.Spec.Template, old.Spec.Template) {

@@ -20,7 +20,7 @@ var deploymentParts = api.SpecStatus(func(o *appsv1.Deployment) (*appsv1.Deploym
 	return &o.Spec, &o.Status
 })
 
-func deploymentKind() *api.Kind {
+func deploymentKind(on podspec.Gates) *api.Kind {
 	gvk := appsv1.SchemeGroupVersion.WithKind("Deployment")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "DeploymentList",
@@ -33,11 +33,11 @@ func deploymentKind() *api.Kind {
 			Default: api.On(defaultDeployment),
 			PrepareCreate: func(o runtime.Object) {
 				deploymentParts.PrepareCreate(o)
-				podspec.DropDisabled(&o.(*appsv1.Deployment).Spec.Template.Spec, nil)
+				on.DropDisabled(&o.(*appsv1.Deployment).Spec.Template.Spec, nil)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
 				obj, old := o.(*appsv1.Deployment), prev.(*appsv1.Deployment)
-				podspec.DropDisabled(&obj.Spec.Template.Spec, &old.Spec.Template.Spec)
+				on.DropDisabled(&obj.Spec.Template.Spec, &old.Spec.Template.Spec)
 				deploymentParts.PrepareUpdate(o, prev)
 				// kubectl rollout history reads annotations off the replica sets,
 				// which the controller copies there for every generation.

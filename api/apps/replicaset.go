@@ -17,7 +17,7 @@ var replicaSetParts = api.SpecStatus(func(o *appsv1.ReplicaSet) (*appsv1.Replica
 	return &o.Spec, &o.Status
 })
 
-func replicaSetKind() *api.Kind {
+func replicaSetKind(on podspec.Gates) *api.Kind {
 	gvk := appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "ReplicaSetList",
@@ -33,10 +33,10 @@ func replicaSetKind() *api.Kind {
 			}),
 			PrepareCreate: func(o runtime.Object) {
 				replicaSetParts.PrepareCreate(o)
-				podspec.DropDisabled(&o.(*appsv1.ReplicaSet).Spec.Template.Spec, nil)
+				on.DropDisabled(&o.(*appsv1.ReplicaSet).Spec.Template.Spec, nil)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
-				podspec.DropDisabled(&o.(*appsv1.ReplicaSet).Spec.Template.Spec, &prev.(*appsv1.ReplicaSet).Spec.Template.Spec)
+				on.DropDisabled(&o.(*appsv1.ReplicaSet).Spec.Template.Spec, &prev.(*appsv1.ReplicaSet).Spec.Template.Spec)
 				replicaSetParts.PrepareUpdate(o, prev)
 			},
 			Validate: api.Check(func(r *appsv1.ReplicaSet) field.ErrorList { return validateReplicaSet(r, nil) }),

@@ -23,7 +23,7 @@ var statefulSetParts = api.SpecStatus(func(o *appsv1.StatefulSet) (*appsv1.State
 	return &o.Spec, &o.Status
 })
 
-func statefulSetKind() *api.Kind {
+func statefulSetKind(on podspec.Gates) *api.Kind {
 	gvk := appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "StatefulSetList",
@@ -37,10 +37,10 @@ func statefulSetKind() *api.Kind {
 			PrepareCreate: func(o runtime.Object) {
 				statefulSetParts.PrepareCreate(o)
 				dropMaxUnavailable(o.(*appsv1.StatefulSet), nil)
-				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, nil)
+				on.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, nil)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
-				podspec.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, &prev.(*appsv1.StatefulSet).Spec.Template.Spec)
+				on.DropDisabled(&o.(*appsv1.StatefulSet).Spec.Template.Spec, &prev.(*appsv1.StatefulSet).Spec.Template.Spec)
 				statefulSetParts.PrepareUpdate(o, prev)
 				dropMaxUnavailable(o.(*appsv1.StatefulSet), prev.(*appsv1.StatefulSet))
 			},

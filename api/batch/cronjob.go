@@ -23,7 +23,7 @@ var cronJobParts = api.SpecStatus(func(o *batchv1.CronJob) (*batchv1.CronJobSpec
 	return &o.Spec, &o.Status
 })
 
-func cronJobKind() *api.Kind {
+func cronJobKind(on podspec.Gates) *api.Kind {
 	gvk := batchv1.SchemeGroupVersion.WithKind("CronJob")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "CronJobList",
@@ -36,10 +36,10 @@ func cronJobKind() *api.Kind {
 			Default: api.On(defaultCronJob),
 			PrepareCreate: func(o runtime.Object) {
 				cronJobParts.PrepareCreate(o)
-				podspec.DropDisabled(&o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, nil)
+				on.DropDisabled(&o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, nil)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
-				podspec.DropDisabled(&o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, &prev.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec)
+				on.DropDisabled(&o.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec, &prev.(*batchv1.CronJob).Spec.JobTemplate.Spec.Template.Spec)
 				cronJobParts.PrepareUpdate(o, prev)
 			},
 			Validate:       api.Check(func(c *batchv1.CronJob) field.ErrorList { return validateCronJob(c, nil) }),

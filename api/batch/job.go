@@ -31,7 +31,7 @@ var jobParts = api.SpecStatus(func(o *batchv1.Job) (*batchv1.JobSpec, *batchv1.J
 	return &o.Spec, &o.Status
 })
 
-func jobKind() *api.Kind {
+func jobKind(on podspec.Gates) *api.Kind {
 	gvk := batchv1.SchemeGroupVersion.WithKind("Job")
 	return &api.Kind{
 		Hub: gvk, HubListKind: "JobList",
@@ -45,12 +45,12 @@ func jobKind() *api.Kind {
 			PrepareCreate: func(o runtime.Object) {
 				j := o.(*batchv1.Job)
 				jobParts.PrepareCreate(o)
-				podspec.DropDisabled(&j.Spec.Template.Spec, nil)
+				on.DropDisabled(&j.Spec.Template.Spec, nil)
 				generateSelector(j)
 				defaultLabels(j)
 			},
 			PrepareUpdate: func(o, prev runtime.Object) {
-				podspec.DropDisabled(&o.(*batchv1.Job).Spec.Template.Spec, &prev.(*batchv1.Job).Spec.Template.Spec)
+				on.DropDisabled(&o.(*batchv1.Job).Spec.Template.Spec, &prev.(*batchv1.Job).Spec.Template.Spec)
 				jobParts.PrepareUpdate(o, prev)
 			},
 			Validate:       api.Check(func(j *batchv1.Job) field.ErrorList { return validateJob(j, nil) }),

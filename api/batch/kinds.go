@@ -3,12 +3,16 @@
 // come out.
 package batch
 
-import "github.com/coxswain/cox/api"
+import (
+	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
+)
 
-// Kinds returns the group's rows, new ones with every call.
-func Kinds() []*api.Kind {
+// Kinds returns the group's rows, new ones with every call. on says which
+// features of pods are on.
+func Kinds(on podspec.Gates) []*api.Kind {
 	return []*api.Kind{
-		jobKind(),
-		cronJobKind(),
+		jobKind(on),
+		cronJobKind(on),
 	}
 }

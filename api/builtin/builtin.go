@@ -17,6 +17,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -54,6 +55,7 @@ import (
 	"github.com/coxswain/cox/api/metrics"
 	"github.com/coxswain/cox/api/networking"
 	"github.com/coxswain/cox/api/node"
+	"github.com/coxswain/cox/api/podspec"
 	"github.com/coxswain/cox/api/policy"
 	"github.com/coxswain/cox/api/rbac"
 	"github.com/coxswain/cox/api/resource"
@@ -62,41 +64,64 @@ import (
 	"github.com/coxswain/cox/api/storagemigration"
 )
 
-// New returns the table of every built-in kind that is served by default, and
-// of those group versions of Optional that it is asked for, with the scheme of
-// their types, made anew by each call. It errs only if two rows claim the same
-// resource.
-func New(optional ...schema.GroupVersion) (*api.Table, error) {
+// Beyond is what is on beyond 1.36's defaults; the zero value is nothing.
+type Beyond struct {
+	Served []schema.GroupVersionResource // of Optional
+	Gates  []string                      // feature gates, by their names
+}
+
+// Everything is all that can be on.
+func Everything() Beyond {
+	return Beyond{Served: Optional(), Gates: []string{GateTrustBundleProjection, GatePodCertificate}}
+}
+
+// The gates that kinds which are always served depend on.
+const (
+	GateTrustBundleProjection = "ClusterTrustBundleProjection"
+	GatePodCertificate        = "PodCertificateRequest"
+)
+
+// New returns the table of every built-in kind that is served by default, with
+// the scheme of their types, made anew by each call. It errs only if two rows
+// claim the same resource.
+func New() (*api.Table, error) { return With(Beyond{}) }
+
+// With is New with what is on beyond the defaults.
+func With(b Beyond) (*api.Table, error) {
 	scheme, err := Scheme()
 	if err != nil {
 		return nil, err
 	}
-	all := kinds()
-	for _, gv := range Optional() {
-		if slices.Contains(optional, gv) {
-			all = append(all, optionalKinds[gv]()...)
+	all := kinds(podspec.Gates{
+		ClusterTrustBundleProjection: slices.Contains(b.Gates, GateTrustBundleProjection),
+		PodCertificateRequest:        slices.Contains(b.Gates, GatePodCertificate),
+	})
+	for _, gvr := range Optional() {
+		if slices.Contains(b.Served, gvr) {
+			all = append(all, optionalKinds[gvr]())
 		}
 	}
 	return api.NewTable(scheme, all)
 }
 
-// optionalKinds are the rows of the group versions that 1.36 has, but serves
-// only where it is told to.
-var optionalKinds = map[schema.GroupVersion]func() []*api.Kind{
-	storagemigrationv1beta1.SchemeGroupVersion: storagemigration.Kinds,
+// optionalKinds are the rows that 1.36 has, but serves only where it is told
+// to.
+var optionalKinds = map[schema.GroupVersionResource]func() *api.Kind{
+	certificatesv1beta1.SchemeGroupVersion.WithResource("clustertrustbundles"):          certificates.TrustBundles,
+	certificatesv1beta1.SchemeGroupVersion.WithResource("podcertificaterequests"):       certificates.PodRequests,
+	storagemigrationv1beta1.SchemeGroupVersion.WithResource("storageversionmigrations"): storagemigration.Kind,
 }
 
-// Optional lists the group versions that are not served by default.
-func Optional() []schema.GroupVersion {
-	return slices.SortedFunc(maps.Keys(optionalKinds), func(a, b schema.GroupVersion) int { return strings.Compare(a.String(), b.String()) })
+// Optional lists the resources that are not served by default, sorted.
+func Optional() []schema.GroupVersionResource {
+	return slices.SortedFunc(maps.Keys(optionalKinds), func(a, b schema.GroupVersionResource) int { return strings.Compare(a.String(), b.String()) })
 }
 
 // kinds lists every row, in the order in which discovery shows the groups.
-func kinds() []*api.Kind {
-	var all []*api.Kind
+func kinds(on podspec.Gates) []*api.Kind {
+	all := slices.Concat(core.Kinds(on), apps.Kinds(on), authentication.Kinds(), authorization.Kinds(), autoscaling.Kinds(), batch.Kinds(on))
 	for _, group := range []func() []*api.Kind{
-		core.Kinds, apps.Kinds, authentication.Kinds, authorization.Kinds,
-		autoscaling.Kinds, batch.Kinds, certificates.Kinds, networking.Kinds,
+		certificates.Kinds, networking.Kinds,
 		policy.Kinds, rbac.Kinds, storage.Kinds, scheduling.Kinds,
 		coordination.Kinds, node.Kinds, discovery.Kinds, resource.Kinds, flowcontrol.Kinds, apiextensions.Kinds,
 		admissionregistration.Kinds, apiregistration.Kinds, metrics.Kinds,
@@ -114,7 +139,7 @@ func Scheme() (*runtime.Scheme, error) {
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, appsv1.AddToScheme, authenticationv1.AddToScheme,
 		authorizationv1.AddToScheme, autoscalingv1.AddToScheme,
-		autoscalingv2.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme,
+		autoscalingv2.AddToScheme, batchv1.AddToScheme, certificatesv1.AddToScheme, certificatesv1beta1.AddToScheme,
 		coordinationv1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		flowcontrolv1.AddToScheme, networkingv1.AddToScheme, nodev1.AddToScheme,
 		policyv1.AddToScheme, rbacv1.AddToScheme, resourcev1.AddToScheme, schedulingv1.AddToScheme,

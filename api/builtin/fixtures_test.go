@@ -41,7 +41,7 @@ func fixture(t testing.TB, dir string, gvk schema.GroupVersionKind, suffix strin
 }
 
 func eachView(t *testing.T, f func(t *testing.T, table *api.Table, k *api.Kind, v *api.View)) {
-	table, err := New(Optional()...)
+	table, err := With(Everything())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ import (
 // changes what it only reads; defaults are idempotent; and what is good enough
 // to be stored is read back the same, and may be written again as it is.
 func FuzzKinds(f *testing.F) {
-	table, err := New(Optional()...)
+	table, err := With(Everything())
 	if err != nil {
 		f.Fatal(err)
 	}

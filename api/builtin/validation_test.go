@@ -40,7 +40,7 @@ type change struct {
 // Every constrained field has an object that is refused for it, with the
 // field, the reason and the text that upstream gives.
 func TestValidation(t *testing.T) {
-	table, err := New(Optional()...)
+	table, err := With(Everything())
 	if err != nil {
 		t.Fatal(err)
 	}

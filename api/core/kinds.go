@@ -12,13 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
 )
 
-// Kinds returns fresh rows of every kind of the core group.
-func Kinds() []*api.Kind {
+// Kinds returns fresh rows of every kind of the core group. on says which
+// features of pods are on.
+func Kinds(on podspec.Gates) []*api.Kind {
 	return []*api.Kind{
 		binding(), componentStatus(), configMap(), endpoints(), event(), limitRange(), namespace(), node(),
-		persistentVolumeClaim(), persistentVolume(), pod(), podTemplate(), replicationController(),
+		persistentVolumeClaim(), persistentVolume(), pod(on), podTemplate(on), replicationController(on),
 		resourceQuota(), secret(), serviceAccount(), service(),
 	}
 }

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
 )
 
 // reference finds the published facts about 1.36, or skips the test.
@@ -35,7 +36,7 @@ func TestDiscovery(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]metav1.APIResource{}
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		for _, r := range discovered(k) {
 			if _, dup := got[r.Name]; dup {
 				t.Errorf("%s: served twice", r.Name)
@@ -103,7 +104,7 @@ func discovered(k *api.Kind) []metav1.APIResource {
 
 // TestRows checks what a table needs of every row.
 func TestRows(t *testing.T) {
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		if k.New() == nil || k.NewList() == nil {
 			t.Errorf("%s: no constructors", k.Resource)
 		}
@@ -150,7 +151,7 @@ func TestPrefixes(t *testing.T) {
 		"nodes": "minions", "services": "services/specs", "endpoints": "services/endpoints",
 		"replicationcontrollers": "controllers", "bindings": "", "componentstatuses": "",
 	}
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		p, ok := want[k.Resource]
 		if !ok {
 			p = k.Resource
@@ -164,7 +165,7 @@ func TestPrefixes(t *testing.T) {
 // TestDefaultsAreIdempotent runs every row's defaults twice over an empty
 // object.
 func TestDefaultsAreIdempotent(t *testing.T) {
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		if k.Strategy.Default == nil {
 			continue
 		}

@@ -19,15 +19,15 @@ import (
 	"github.com/coxswain/cox/api/printing"
 )
 
-func pod() *api.Kind {
+func pod(on podspec.Gates) *api.Kind {
 	k := row("Pod", "pods", "pod", true, "pods", "po")
 	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.Pod](), api.New[corev1.PodList]()
 	k.Categories = []string{"all"}
 	k.Strategy = api.Strategy{
 		Default:        api.On(podspec.DefaultPod),
-		PrepareCreate:  api.On(preparePod),
-		PrepareUpdate:  api.On2(preparePodUpdate),
+		PrepareCreate:  api.On(func(p *corev1.Pod) { preparePod(p, on) }),
+		PrepareUpdate:  api.On2(func(p, old *corev1.Pod) { preparePodUpdate(p, old, on) }),
 		Validate:       api.Check(validatePod),
 		ValidateUpdate: api.Check2(validatePodUpdate),
 		ValidateName:   apivalidation.NameIsDNSSubdomain,

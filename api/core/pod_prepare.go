@@ -12,10 +12,10 @@ import (
 
 // preparePod gives a new pod its first status and folds what depends on its
 // own labels into its selectors.
-func preparePod(p *corev1.Pod) {
+func preparePod(p *corev1.Pod, on podspec.Gates) {
 	p.Generation = 1
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(&p.Spec)}
-	podspec.DropDisabled(&p.Spec, nil)
+	on.DropDisabled(&p.Spec, nil)
 	podspec.AppArmorFields(&p.Spec, p.Annotations)
 	raiseGrace(p)
 	mergeMatchLabelKeys(p)
@@ -66,9 +66,9 @@ func mergeMatchLabelKeys(p *corev1.Pod) {
 	}
 }
 
-func preparePodUpdate(p, old *corev1.Pod) {
+func preparePodUpdate(p, old *corev1.Pod, on podspec.Gates) {
 	p.Status = *old.Status.DeepCopy()
-	podspec.DropDisabled(&p.Spec, &old.Spec)
+	on.DropDisabled(&p.Spec, &old.Spec)
 	raiseGrace(p)
 	api.CountGeneration(p, old, &p.Spec, &old.Spec)
 }

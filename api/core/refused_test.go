@@ -10,11 +10,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/api/podspec"
 )
 
 func kindOf(t *testing.T, resource string) *api.Kind {
 	t.Helper()
-	for _, k := range Kinds() {
+	for _, k := range Kinds(podspec.Gates{}) {
 		if k.Resource == resource {
 			return k
 		}

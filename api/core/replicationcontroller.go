@@ -20,7 +20,7 @@ var controllerParts = api.SpecStatus(func(r *corev1.ReplicationController) (*cor
 	return &r.Spec, &r.Status
 })
 
-func replicationController() *api.Kind {
+func replicationController(on podspec.Gates) *api.Kind {
 	k := row("ReplicationController", "replicationcontrollers", "replicationcontroller", true, "controllers", "rc")
 	k.New, k.NewList = api.New[corev1.ReplicationController](), api.New[corev1.ReplicationControllerList]()
 	k.Categories = []string{"all"}
@@ -29,12 +29,12 @@ func replicationController() *api.Kind {
 		PrepareCreate: func(o runtime.Object) {
 			controllerParts.PrepareCreate(o)
 			if t := o.(*corev1.ReplicationController).Spec.Template; t != nil {
-				podspec.DropDisabled(&t.Spec, nil)
+				on.DropDisabled(&t.Spec, nil)
 			}
 		},
 		PrepareUpdate: func(o, prev runtime.Object) {
 			if t, old := o.(*corev1.ReplicationController).Spec.Template, prev.(*corev1.ReplicationController).Spec.Template; t != nil && old != nil {
-				podspec.DropDisabled(&t.Spec, &old.Spec)
+				on.DropDisabled(&t.Spec, &old.Spec)
 			}
 			controllerParts.PrepareUpdate(o, prev)
 		},

@@ -61,7 +61,7 @@ func componentStatus() *api.Kind {
 	return k
 }
 
-func podTemplate() *api.Kind {
+func podTemplate(on podspec.Gates) *api.Kind {
 	k := row("PodTemplate", "podtemplates", "podtemplate", true, "podtemplates")
 	k.ReturnDeleted = true
 	k.New, k.NewList = api.New[corev1.PodTemplate](), api.New[corev1.PodTemplateList]()
@@ -69,10 +69,10 @@ func podTemplate() *api.Kind {
 		Default: api.On(func(t *corev1.PodTemplate) { podspec.DefaultTemplate(&t.Template) }),
 		PrepareCreate: api.On(func(t *corev1.PodTemplate) {
 			t.Generation = 1
-			podspec.DropDisabled(&t.Template.Spec, nil)
+			on.DropDisabled(&t.Template.Spec, nil)
 		}),
 		PrepareUpdate: api.On2(func(t, old *corev1.PodTemplate) {
-			podspec.DropDisabled(&t.Template.Spec, &old.Template.Spec)
+			on.DropDisabled(&t.Template.Spec, &old.Template.Spec)
 			api.CountGeneration(t, old, &t.Template, &old.Template)
 		}),
 		Validate: api.Check(func(t *corev1.PodTemplate) field.ErrorList {

@@ -229,9 +229,6 @@ func defaultProjected(p *corev1.ProjectedVolumeSource, mode int32) {
 		if s := p.Sources[i].DownwardAPI; s != nil {
 			defaultDownward(s.Items)
 		}
-		if s := p.Sources[i].PodCertificate; s != nil {
-			defPtr(&s.MaxExpirationSeconds, int32(86400))
-		}
 	}
 }
 

@@ -164,14 +164,27 @@ func TestDropDisabled(t *testing.T) {
 		}
 	}
 	spec := stop()
-	DropDisabled(spec, nil)
+	Gates{}.DropDisabled(spec, nil)
 	if spec.SchedulingGroup != nil || spec.Containers[0].Lifecycle != nil {
 		t.Errorf("fields of features that are off stay: %+v", spec)
 	}
 	spec = stop()
-	DropDisabled(spec, stop())
+	Gates{}.DropDisabled(spec, stop())
 	if spec.SchedulingGroup == nil || spec.Containers[0].Lifecycle == nil {
 		t.Error("fields that are stored already go")
+	}
+	sources := func(g Gates) (bundle, certificate bool) {
+		spec := &corev1.PodSpec{Volumes: []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{}}, {PodCertificate: &corev1.PodCertificateProjection{}},
+		}}}}}}
+		g.DropDisabled(spec, nil)
+		p := spec.Volumes[0].Projected.Sources
+		return p[0].ClusterTrustBundle != nil, p[1].PodCertificate != nil
+	}
+	for _, g := range []Gates{{}, {ClusterTrustBundleProjection: true}, {PodCertificateRequest: true}} {
+		if b, c := sources(g); b != g.ClusterTrustBundleProjection || c != g.PodCertificateRequest {
+			t.Errorf("%+v keeps a trust bundle: %v, a certificate: %v", g, b, c)
+		}
 	}
 }
 

@@ -2,11 +2,17 @@ package podspec
 
 import corev1 "k8s.io/api/core/v1"
 
-// DropDisabled clears the fields of features that 1.36 has off by default,
-// unless old (may be nil), the stored spec, uses them:
+// Gates are those features of pods that 1.36 has off by default and that can be
+// switched on. The zero value is 1.36's default.
+type Gates struct {
+	ClusterTrustBundleProjection, PodCertificateRequest bool
+}
+
+// DropDisabled clears the fields of features that 1.36 has off by default and
+// that are not on, unless old (may be nil), the stored spec, uses them:
 // ContainerStopSignals, GenericWorkload, ClusterTrustBundleProjection and
 // PodCertificateRequest.
-func DropDisabled(spec, old *corev1.PodSpec) {
+func (g Gates) DropDisabled(spec, old *corev1.PodSpec) {
 	if old == nil {
 		old = &corev1.PodSpec{}
 	}
@@ -26,10 +32,10 @@ func DropDisabled(spec, old *corev1.PodSpec) {
 	}
 	bundle := func(p *corev1.VolumeProjection) bool { return p.ClusterTrustBundle != nil }
 	certificate := func(p *corev1.VolumeProjection) bool { return p.PodCertificate != nil }
-	if !eachProjection(old, bundle) {
+	if !g.ClusterTrustBundleProjection && !eachProjection(old, bundle) {
 		eachProjection(spec, func(p *corev1.VolumeProjection) bool { p.ClusterTrustBundle = nil; return false })
 	}
-	if !eachProjection(old, certificate) {
+	if !g.PodCertificateRequest && !eachProjection(old, certificate) {
 		eachProjection(spec, func(p *corev1.VolumeProjection) bool { p.PodCertificate = nil; return false })
 	}
 }

@@ -21,10 +21,10 @@ import (
 
 type migration = storagemigrationv1beta1.StorageVersionMigration
 
-// Kinds returns the group's rows, new ones with every call.
-func Kinds() []*api.Kind {
+// Kind returns the group's row, a new one with every call.
+func Kind() *api.Kind {
 	gvk := storagemigrationv1beta1.SchemeGroupVersion.WithKind("StorageVersionMigration")
-	return []*api.Kind{{
+	return &api.Kind{
 		Hub: gvk, HubListKind: "StorageVersionMigrationList",
 		Resource: "storageversionmigrations", Singular: "storageversionmigration",
 		Prefix: "storageversionmigrations",
@@ -56,7 +56,7 @@ func Kinds() []*api.Kind {
 			}
 			return []any{m.Name, resource, state(m)}
 		}),
-	}}
+	}
 }
 
 // state is the condition that is true; the ends count before the way there.

@@ -33,6 +33,7 @@ var versionPriorities = map[schema.GroupVersion]int32{
 	{Group: "autoscaling", Version: "v2"}:                  30,
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21,
 	{Group: "resource.k8s.io", Version: "v1"}:              21,
+	{Group: "certificates.k8s.io", Version: "v1beta1"}:     9,
 	{Group: "storagemigration.k8s.io", Version: "v1beta1"}: 9,
 }
 

@@ -5,6 +5,7 @@ package rbacdefaults
 
 import (
 	_ "embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,18 +97,22 @@ func parse(text string, gates ...string) (*Policy, error) {
 		if len(words) == 0 || words[0][0] == '#' {
 			continue
 		}
+		on := true
+		if gate, ok := strings.CutPrefix(words[len(words)-1], "gate:"); ok {
+			on, words = slices.Contains(gates, gate), words[:len(words)-1]
+		}
 		var err error
-		if line[0] == ' ' {
+		switch {
+		case len(words) == 0:
+			err = errors.New("a gate of nothing")
+		case line[0] != ' ' && on:
+			rules, err = p.addObject(words[0], words[1:])
+		case line[0] != ' ': // read, and forgotten
+			rules, err = (&Policy{}).addObject(words[0], words[1:])
+		case on:
 			err = addRule(rules, words)
-		} else {
-			to := p
-			if last := len(words) - 1; strings.HasPrefix(words[last], "gate:") {
-				if !slices.Contains(gates, strings.TrimPrefix(words[last], "gate:")) {
-					to = &Policy{} // read, and forgotten
-				}
-				words = words[:last]
-			}
-			rules, err = to.addObject(words[0], words[1:])
+		default:
+			err = addRule(&[]rbacv1.PolicyRule{}, words)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("policy line %d: %w", n, err)

@@ -90,6 +90,45 @@ func TestSameAsUpstream(t *testing.T) {
 	compare(t, load[*rbacv1.RoleBinding](t, dir, "namespace-role-bindings.yaml"), p.RoleBindings)
 }
 
+// What is there behind gates only is upstream's, and goes with its gate.
+func TestGates(t *testing.T) {
+	rules := func(p *Policy, role, resource string) string {
+		for _, r := range p.ClusterRoles {
+			if r.Name != role {
+				continue
+			}
+			for _, rule := range r.Rules {
+				if slices.Contains(rule.Resources, resource) {
+					return strings.Join(rule.Verbs, ",")
+				}
+			}
+		}
+		return ""
+	}
+	off := defaults(t)
+	on, err := Default("ClusterTrustBundle", "PodCertificateRequest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ role, resource, verbs string }{
+		{"system:node", "clustertrustbundles", "get,list,watch"},
+		{"system:node", "podcertificaterequests", "create,get,list,watch"},
+		{"system:cluster-trust-bundle-discovery", "clustertrustbundles", "get,list,watch"},
+		{"system:controller:kube-apiserver-serving-clustertrustbundle-publisher", "signers", "attest"},
+		{"system:controller:podcertificaterequestcleaner", "podcertificaterequests", "delete,get,list,watch"},
+	} {
+		if got := rules(on, c.role, c.resource); got != c.verbs {
+			t.Errorf("%s may %q %s, want %s", c.role, got, c.resource, c.verbs)
+		}
+		if got := rules(off, c.role, c.resource); got != "" {
+			t.Errorf("without gates %s may %s %s", c.role, got, c.resource)
+		}
+	}
+	if n := len(on.ClusterRoleBindings) - len(off.ClusterRoleBindings); n != 3 {
+		t.Errorf("%d further bindings", n)
+	}
+}
+
 func TestEveryBindingHasItsRole(t *testing.T) {
 	p := defaults(t)
 	have := map[string]bool{}

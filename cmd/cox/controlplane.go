@@ -114,7 +114,7 @@ var masters = client.User{Name: "system:apiserver", Groups: []string{"system:mas
 // openStore starts the embedded etcd or connects to the external one.
 func (cp *controlPlane) openStore(ctx context.Context) error {
 	c := cp.cfg
-	table, err := builtin.New(c.features.served...)
+	table, err := builtin.With(c.features.beyond())
 	if err != nil {
 		return fmt.Errorf("table of kinds: %w", err)
 	}
@@ -216,7 +216,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
-	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.served), cp.agg) })
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.versions()), cp.agg) })
 	measures := cp.metrics()
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,

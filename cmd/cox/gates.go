@@ -11,22 +11,26 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/builtin"
+	"github.com/coxswain/cox/client"
 )
 
-// gateStorageMigration is 1.36's feature gate of StorageVersionMigrations.
-const gateStorageMigration = "StorageVersionMigrator"
+// Feature gates of 1.36 that are off by default.
+const (
+	gateStorageMigration = "StorageVersionMigrator"
+	gateTrustBundle      = "ClusterTrustBundle"
+)
 
 // switchable are the feature gates that can be set otherwise than 1.36 has
 // them. All others are as by default.
-var switchable = []string{gateStorageMigration}
+var switchable = []string{gateTrustBundle, builtin.GateTrustBundleProjection, builtin.GatePodCertificate, gateStorageMigration}
 
-// features are the gates and group versions that are switched on beyond 1.36's
+// features are the gates and resources that are switched on beyond 1.36's
 // defaults, by upstream's flags.
 type features struct {
 	gates, runtimeConfig []string
 
-	on     []string              // gates
-	served []schema.GroupVersion // of builtin.Optional
+	on     []string                      // gates
+	served []schema.GroupVersionResource // of builtin.Optional
 }
 
 func (f *features) gateFlag(fs *pflag.FlagSet) {
@@ -34,19 +38,42 @@ func (f *features) gateFlag(fs *pflag.FlagSet) {
 }
 
 func (f *features) serveFlag(fs *pflag.FlagSet) {
-	fs.StringSliceVar(&f.runtimeConfig, "runtime-config", nil, "group versions that are served although they are not by default, as group/version=true, or api/beta=true or api/all=true for what there is: "+text(builtin.Optional()))
+	fs.StringSliceVar(&f.runtimeConfig, "runtime-config", nil, "what is served although it is not by default, as group/version=true or group/version/resource=true, or api/beta=true or api/all=true for what there is: "+text(builtin.Optional()))
 }
 
-func text(all []schema.GroupVersion) string {
+func text(all []schema.GroupVersionResource) string {
 	var out []string
-	for _, gv := range all {
-		out = append(out, gv.String())
+	for _, gvr := range all {
+		out = append(out, gvr.GroupVersion().String()+"/"+gvr.Resource)
 	}
 	return strings.Join(out, ", ")
 }
 
-// optionalGates are the gates that a group version is only served with.
-var optionalGates = map[string]string{"storagemigration.k8s.io": gateStorageMigration}
+// beyond is what the kinds are to know of it.
+func (f *features) beyond() builtin.Beyond { return builtin.Beyond{Served: f.served, Gates: f.on} }
+
+// serves says that a resource is served that is not by default.
+func (f *features) serves(gvr schema.GroupVersionResource) bool {
+	return slices.Contains(f.served, gvr)
+}
+
+// versions are the group versions that anything of is served beyond the defaults.
+func (f *features) versions() []schema.GroupVersion {
+	var out []schema.GroupVersion
+	for _, gvr := range f.served {
+		if gv := gvr.GroupVersion(); !slices.Contains(out, gv) {
+			out = append(out, gv)
+		}
+	}
+	return out
+}
+
+// optionalGates are the gates that a resource is only served with.
+var optionalGates = map[schema.GroupResource]string{
+	client.ClusterTrustBundles.GroupResource():      gateTrustBundle,
+	client.PodCertificateRequests.GroupResource():   builtin.GatePodCertificate,
+	client.StorageVersionMigrations.GroupResource(): gateStorageMigration,
+}
 
 // complete checks what was given.
 func (f *features) complete() error {
@@ -69,10 +96,10 @@ func (f *features) complete() error {
 	if err != nil {
 		return err
 	}
-	wanted := map[schema.GroupVersion]bool{}
-	// What names a version counts before what names many.
+	wanted := map[schema.GroupVersionResource]bool{}
+	// What names less counts before what names more.
 	list := slices.Clone(f.runtimeConfig)
-	slices.SortStableFunc(list, func(a, b string) int { return many(b) - many(a) })
+	slices.SortStableFunc(list, func(a, b string) int { return much(b) - much(a) })
 	for _, item := range list {
 		name, on, err := setting(item)
 		if err != nil {
@@ -82,17 +109,21 @@ func (f *features) complete() error {
 			return fmt.Errorf("--runtime-config: %w", err)
 		}
 	}
-	for _, gv := range builtin.Optional() {
-		if gate := optionalGates[gv.Group]; wanted[gv] && (gate == "" || slices.Contains(f.on, gate)) {
-			f.served = append(f.served, gv)
+	for _, gvr := range builtin.Optional() {
+		if gate := optionalGates[gvr.GroupResource()]; wanted[gvr] && (gate == "" || slices.Contains(f.on, gate)) {
+			f.served = append(f.served, gvr)
 		}
 	}
 	return nil
 }
 
-// many is 1 for an item of --runtime-config that is about more than a version.
-func many(item string) int {
-	if strings.HasPrefix(item, "api/") {
+// much is how much an item of --runtime-config is about: 2 is many versions, 1
+// is one, 0 is a resource.
+func much(item string) int {
+	switch {
+	case strings.HasPrefix(item, "api/"):
+		return 2
+	case strings.Count(item, "/") < 2:
 		return 1
 	}
 	return 0
@@ -110,16 +141,16 @@ func setting(item string) (name string, on bool, err error) {
 	return name, on, nil
 }
 
-// choose notes what an item of --runtime-config says of the optional group
-// versions. Those served by default cannot be switched off.
-func choose(table *api.Table, wanted map[schema.GroupVersion]bool, name string, on bool) error {
+// choose notes what an item of --runtime-config says of the optional
+// resources. Those served by default cannot be switched off.
+func choose(table *api.Table, wanted map[schema.GroupVersionResource]bool, name string, on bool) error {
 	switch name {
 	case "api/all", "api/beta":
 		if !on && name == "api/all" {
 			return fmt.Errorf("invalid runtime-config with only api/all=false")
 		}
-		for _, gv := range builtin.Optional() {
-			wanted[gv] = on
+		for _, gvr := range builtin.Optional() {
+			wanted[gvr] = on
 		}
 		return nil
 	case "api/ga", "api/alpha": // the former are there, of the latter there are none
@@ -136,8 +167,13 @@ func choose(table *api.Table, wanted map[schema.GroupVersion]bool, name string, 
 		return fmt.Errorf("%s is not group/version", name)
 	}
 	gv := schema.GroupVersion{Group: parts[0], Version: parts[1]}
-	if slices.Contains(builtin.Optional(), gv) {
-		wanted[gv] = on
+	found := false
+	for _, gvr := range builtin.Optional() {
+		if gvr.GroupVersion() == gv && (len(parts) < 3 || parts[2] == gvr.Resource) {
+			wanted[gvr], found = on, true
+		}
+	}
+	if found {
 		return nil
 	}
 	group := false

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"slices"
 	"strings"
 	"testing"
 
-	storagemigrationv1beta1 "k8s.io/api/storagemigration/v1beta1"
+	"github.com/coxswain/cox/client"
 )
 
 func TestFeatures(t *testing.T) {
@@ -38,9 +37,37 @@ func TestFeatures(t *testing.T) {
 			}
 			continue
 		}
-		has := slices.Contains(f.served, storagemigrationv1beta1.SchemeGroupVersion)
+		has := f.serves(client.StorageVersionMigrations.GroupVersionResource)
 		if err != nil || has != c.served {
 			t.Errorf("%v %v: %v, served %v", c.gates, c.config, err, f.served)
+		}
+	}
+}
+
+// A resource of a version may be served alone, and what names it counts before
+// what names its version.
+func TestServedResources(t *testing.T) {
+	gates := []string{"ClusterTrustBundle=true", "ClusterTrustBundleProjection=true", "PodCertificateRequest=true"}
+	for _, c := range []struct {
+		gates, config []string
+		want          string
+	}{
+		{gates, nil, ""},
+		{gates, []string{"certificates.k8s.io/v1beta1=true"}, "clustertrustbundles podcertificaterequests"},
+		{gates[:1], []string{"certificates.k8s.io/v1beta1=true"}, "clustertrustbundles"},
+		{gates, []string{"certificates.k8s.io/v1beta1/podcertificaterequests=true"}, "podcertificaterequests"},
+		{gates, []string{"certificates.k8s.io/v1beta1/clustertrustbundles=false", "certificates.k8s.io/v1beta1=true"}, "podcertificaterequests"},
+	} {
+		f := features{gates: c.gates, runtimeConfig: c.config}
+		if err := f.complete(); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, gvr := range f.served {
+			got = append(got, gvr.Resource)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%v %v: %v, want %s", c.gates, c.config, got, c.want)
 		}
 	}
 }

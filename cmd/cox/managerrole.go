@@ -18,11 +18,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/keyutil"
 
+	"github.com/coxswain/cox/api/builtin"
 	"github.com/coxswain/cox/apiserver/authn/satoken"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -222,11 +225,23 @@ func (r *managerRole) prepare(conf *rest.Config, door client.Interface, tells *m
 		if err := followServed(ctx, m.Informers, changed); err != nil {
 			return err
 		}
-		m.MigrateStorage = slices.Contains(r.features.on, gateStorageMigration)
-		if m.MigrateStorage {
-			if err := discovery.ServerSupportsVersion(found, client.StorageVersionMigrations.GroupVersion()); err != nil {
-				log.Warn("storage-version-migrator-controller does not run", "error", err)
-				m.MigrateStorage = false
+		for _, o := range []struct {
+			on         *bool
+			gate       string
+			gvr        schema.GroupVersionResource
+			controller string
+		}{
+			{&m.MigrateStorage, gateStorageMigration, client.StorageVersionMigrations.GroupVersionResource, "storage-version-migrator-controller"},
+			{&m.PublishTrustBundle, gateTrustBundle, client.ClusterTrustBundles.GroupVersionResource, "kube-apiserver-serving-clustertrustbundle-publisher-controller"},
+			{&m.CleanPodRequests, builtin.GatePodCertificate, client.PodCertificateRequests.GroupVersionResource, "podcertificaterequest-cleaner-controller"},
+		} {
+			if !slices.Contains(r.features.on, o.gate) {
+				continue
+			}
+			list, err := found.ServerResourcesForGroupVersion(o.gvr.GroupVersion().String())
+			*o.on = err == nil && list != nil && slices.ContainsFunc(list.APIResources, func(have metav1.APIResource) bool { return have.Name == o.gvr.Resource })
+			if !*o.on {
+				log.Warn(o.controller+" does not run: "+o.gvr.GroupResource().String()+" are not served", "error", err)
 			}
 		}
 		return manager.Run(ctx, m)

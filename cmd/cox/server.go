@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -295,13 +294,15 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 			Metrics: s.metrics, Counts: s.counts,
 			Informers: client.NewInformers(door),
 			Discovery: cp.served, ResourcesChanged: cp.crds.Changed(),
-			RootCA:         bundle.CA.PEM(),
-			Mint:           cp.mint,
-			Tokens:         door,
-			Signing:        signing,
-			ClusterCIDRs:   []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
-			MigrateStorage: slices.Contains(s.cfg.features.served, client.StorageVersionMigrations.GroupVersion()),
-			Log:            s.log.With("component", "controller-manager"),
+			RootCA:             bundle.CA.PEM(),
+			Mint:               cp.mint,
+			Tokens:             door,
+			Signing:            signing,
+			ClusterCIDRs:       []netip.Prefix{netip.MustParsePrefix(s.cfg.ClusterCIDR)},
+			MigrateStorage:     s.cfg.features.serves(client.StorageVersionMigrations.GroupVersionResource),
+			PublishTrustBundle: s.cfg.features.serves(client.ClusterTrustBundles.GroupVersionResource),
+			CleanPodRequests:   s.cfg.features.serves(client.PodCertificateRequests.GroupVersionResource),
+			Log:                s.log.With("component", "controller-manager"),
 		}
 		s.cfg.loops.put(&m)
 		return manager.Run(ctx, m)

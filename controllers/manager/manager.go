@@ -40,6 +40,7 @@ import (
 	"github.com/coxswain/cox/controllers/nodelifecycle"
 	"github.com/coxswain/cox/controllers/nodettl"
 	"github.com/coxswain/cox/controllers/podgc"
+	"github.com/coxswain/cox/controllers/podrequests"
 	"github.com/coxswain/cox/controllers/protection"
 	"github.com/coxswain/cox/controllers/replicaset"
 	"github.com/coxswain/cox/controllers/resourceclaim"
@@ -51,6 +52,7 @@ import (
 	"github.com/coxswain/cox/controllers/statefulset"
 	"github.com/coxswain/cox/controllers/storagemigration"
 	"github.com/coxswain/cox/controllers/tainteviction"
+	"github.com/coxswain/cox/controllers/trustbundle"
 	"github.com/coxswain/cox/controllers/volumebinder"
 	"github.com/coxswain/cox/controllers/volumeexpand"
 )
@@ -107,6 +109,10 @@ type Config struct {
 	// MigrateStorage says that StorageVersionMigrations, which 1.36 does not
 	// serve by default, are served and are to be carried out.
 	MigrateStorage bool
+	// PublishTrustBundle and CleanPodRequests say that ClusterTrustBundles and
+	// PodCertificateRequests, which 1.36 does not serve by default either, are
+	// served and are to be kept in order.
+	PublishTrustBundle, CleanPodRequests bool
 	// Metrics measure the controllers' loops and Counts what they do; nil
 	// does neither.
 	Metrics *client.Metrics
@@ -227,6 +233,14 @@ func parts(cfg *Config) ([]part, error) {
 		})}, part{"resourcequota-controller", "resourcequota-controller", as(func(env controllers.Env) (*resourcequota.Controller, error) {
 			return resourcequota.New(env, cfg.Discovery)
 		})})
+	}
+	if cfg.PublishTrustBundle && cfg.RootCA != nil {
+		out = append(out, part{"kube-apiserver-serving-clustertrustbundle-publisher-controller", "kube-apiserver-serving-clustertrustbundle-publisher", as(func(env controllers.Env) (*trustbundle.Controller, error) {
+			return trustbundle.New(env, cfg.RootCA)
+		})})
+	}
+	if cfg.CleanPodRequests {
+		out = append(out, part{"podcertificaterequest-cleaner-controller", "podcertificaterequestcleaner", as(podrequests.New)})
 	}
 	if cfg.MigrateStorage && cfg.Discovery != nil {
 		out = append(out, part{"storage-version-migrator-controller", "storage-version-migrator-controller", as(func(env controllers.Env) (*storagemigration.Controller, error) {

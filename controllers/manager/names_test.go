@@ -49,7 +49,7 @@ func TestEnabled(t *testing.T) {
 // Every controller that can run has a name that users can say, and none has
 // two.
 func TestEveryControllerHasAName(t *testing.T) {
-	cfg := &Config{MigrateStorage: true, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, RootCA: []byte{}, Mint: func(string, string, string, string) (string, error) { return "", nil }, Discovery: func(context.Context) ([]controllers.Resource, error) { return nil, nil }}
+	cfg := &Config{MigrateStorage: true, PublishTrustBundle: true, CleanPodRequests: true, ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}, RootCA: []byte{}, Mint: func(string, string, string, string) (string, error) { return "", nil }, Discovery: func(context.Context) ([]controllers.Resource, error) { return nil, nil }}
 	all, err := parts(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -80,7 +80,7 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	e, err := etcd.Start(context.Background(), etcd.Config{Dir: filepath.Join(dir, "etcd")})
 	w.must(err)
 	t.Cleanup(func() { _ = e.Close() })
-	table, err := builtin.New(builtin.Optional()...)
+	table, err := builtin.With(builtin.Everything())
 	w.must(err)
 	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
 	w.must(err)

@@ -38,16 +38,58 @@ spec:
       - podCertificate: {signerName: example.com/test, keyType: ECDSAP256, credentialBundlePath: credential.pem}
 `
 
+// certifying serves both kinds, which neither server does by default.
+func certifying() []string {
+	return []string{
+		"--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true",
+		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true,certificates.k8s.io/v1beta1/podcertificaterequests=true",
+	}
+}
+
 // TestOurKubeletsCertificates has our kubelet carry out projections of trust
 // bundles and pod certificates, which upstream's API server serves on demand.
 func TestOurKubeletsCertificates(t *testing.T) {
-	c := upstreamServer(t, "--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true",
-		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true,certificates.k8s.io/v1beta1/podcertificaterequests=true")
+	c := upstreamServer(t, certifying()...)
 	c.upstreamControllers(t)
 	c.apply(t, kubeletsAPI)
+	c.certifies(t, false)
+}
+
+// TestOurCertificates does the same with our own server, which publishes who
+// vouches for it beside.
+func TestOurCertificates(t *testing.T) {
+	c := coxServer(t, certifying()...)
+	c.certifies(t, true) // our server speaks to no kubelet that it cannot verify
+	name := "kubernetes.io:kube-apiserver-serving:"
+	eventually(t, "the API server's own authority is published", func() (bool, string) {
+		out, err := c.try("get", "clustertrustbundles", "--field-selector=spec.signerName=kubernetes.io/kube-apiserver-serving", "-o", "name")
+		return err == nil && strings.Contains(out, name), out
+	})
+	// A node sees its own pods' requests only, and changes none.
+	own, other := c.identity(t, "system:node:ours", "system:nodes"), c.identity(t, "system:node:other", "system:nodes")
+	request := strings.TrimSpace(c.kubectl(t, "get", "podcertificaterequests", "-o", "name"))
+	if out, err := c.try("get", request, "--kubeconfig="+own); err != nil {
+		t.Errorf("the node's own request: %v: %s", err, out)
+	}
+	if out, err := c.try("get", request, "--kubeconfig="+other); err == nil {
+		t.Errorf("another node sees it: %s", out)
+	}
+	if out, err := c.try("delete", request, "--kubeconfig="+own); err == nil {
+		t.Errorf("a node deletes it: %s", out)
+	}
+}
+
+// certifies has our kubelet show a pod the cluster's anchors and a certificate
+// of its own; the kubelet may have to ask for its serving certificate.
+func (c *cluster) certifies(t *testing.T, asks bool) {
+	t.Helper()
 	r, cgroup := containers(t, c.pods)
 	dir := t.TempDir()
-	file := c.kubeletFile(t, dir, r.Endpoint(), programs.Port(t), "cgroupRoot: "+cgroup)
+	more := "cgroupRoot: " + cgroup
+	if asks {
+		more += "\nserverTLSBootstrap: true"
+	}
+	file := c.kubeletFile(t, dir, r.Endpoint(), programs.Port(t), more)
 	programs.Start(t, c.cox, "kubelet", "--kubeconfig="+c.identity(t, "system:node:ours", "system:nodes"), "--config="+file,
 		"--hostname-override=ours", "--root-dir="+filepath.Join(dir, "root"), "--cert-dir="+filepath.Join(dir, "certs"))
 	t.Cleanup(func() { _ = mountinfo.UnmountBelow(dir) })
@@ -55,6 +97,9 @@ func TestOurKubeletsCertificates(t *testing.T) {
 		out, err := c.try("get", "node/ours", "serviceaccount/default", "-n", "default")
 		return err == nil, out
 	})
+	if asks {
+		c.approvesServing(t)
+	}
 	anchors, err := os.ReadFile(c.caFile)
 	if err != nil {
 		t.Fatal(err)

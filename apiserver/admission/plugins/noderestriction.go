@@ -60,6 +60,8 @@ func (d deps) restrictNode(ctx context.Context, a *admission.Attributes) error {
 		if a.Subresource == "token" {
 			reason, err = r.token(ctx)
 		}
+	case "podcertificaterequests.certificates.k8s.io":
+		reason, err = r.podRequest(ctx)
 	case "leases.coordination.k8s.io":
 		reason = r.lease()
 	case "csinodes.storage.k8s.io":
@@ -183,6 +185,8 @@ func draws(pod *corev1.Pod) string {
 					return "configmaps"
 				case s.ClusterTrustBundle != nil:
 					return "clustertrustbundles"
+				case s.PodCertificate != nil:
+					return "podcertificates"
 				}
 			}
 		}

@@ -64,7 +64,7 @@ func entries() []entry {
 		{"RuntimeClass", true, plain(runtimeClass)},
 		{"CertificateApproval", true, plain(certificateApproval)},
 		{"CertificateSigning", true, plain(certificateSigning)},
-		{"ClusterTrustBundleAttest", true, nil},
+		{"ClusterTrustBundleAttest", true, plain(clusterTrustBundleAttest)},
 		{"CertificateSubjectRestriction", true, alone(certificateSubjectRestriction)},
 		{"DefaultIngressClass", true, plain(defaultIngressClass)},
 		{"DenyServiceExternalIPs", false, alone(denyServiceExternalIPs)},
@@ -152,7 +152,7 @@ func New(c Config) ([]admission.Plugin, error) {
 	}
 	c.complete()
 	d := deps{door: c.Door, authz: c.Authz, now: c.Now, log: c.Log, owners: c.Owners}
-	out := []admission.Plugin{adminAccess(d)}
+	out := []admission.Plugin{adminAccess(d), podRequestSigning(d)}
 	for _, e := range entries() {
 		if !c.Select.runs(&e) {
 			continue

@@ -106,6 +106,8 @@ func (a *Authorizer) judge(ctx context.Context, node string, at *authz.Attribute
 		return own(node, at, "CSINode"), nil
 	case "resource.k8s.io/resourceslices":
 		return a.resourceSlice(ctx, node, at)
+	case "certificates.k8s.io/podcertificaterequests":
+		return a.podRequest(ctx, node, at)
 	case "/nodes":
 		return a.nodeObject(node, at), nil
 	case "/pods":
@@ -226,6 +228,29 @@ func (a *Authorizer) resourceSlice(ctx context.Context, node string, at *authz.A
 		return a.isRelated(ctx, node, at)
 	}
 	return "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection", nil
+}
+
+// podRequest lets a node ask for its pods' certificates and see the answers
+// (KEP-4317), where the feature is on: the rules of all nodes say so.
+func (a *Authorizer) podRequest(ctx context.Context, node string, at *authz.Attributes) (string, error) {
+	if !slices.ContainsFunc(a.base, func(r rbacv1.PolicyRule) bool { return slices.Contains(r.Resources, at.Resource) }) {
+		return noRule, nil
+	}
+	if at.Subresource != "" {
+		return "nodes may not access the status subresource of PodCertificateRequests", nil
+	}
+	switch at.Verb {
+	case "create": // for which pods is up to NodeRestriction
+		return "", nil
+	case "get":
+		return a.isRelated(ctx, node, at)
+	case "list", "watch":
+		if selects(at.FieldSelector, "spec.nodeName", node) {
+			return "", nil
+		}
+		return "can only list/watch podcertificaterequests with nodeName field selector", nil
+	}
+	return fmt.Sprintf("nodes may not %s podcertificaterequests", at.Verb), nil
 }
 
 func (a *Authorizer) nodeObject(node string, at *authz.Attributes) string {

@@ -5,11 +5,13 @@ import (
 	"testing"
 	"time"
 
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/coxswain/cox/apiserver/authz"
@@ -62,6 +64,10 @@ func seed(d *doortest.Door) {
 			NodeStageSecretRef:        &corev1.SecretReference{Namespace: "ns", Name: "stage"},
 			NodePublishSecretRef:      &corev1.SecretReference{Namespace: "driver", Name: "publish"},
 			ControllerExpandSecretRef: &corev1.SecretReference{Namespace: "ns", Name: "controller-only"}}}}})
+	for _, node := range []string{"n1", "n2"} {
+		doortest.Put(d, client.PodCertificateRequests, &certificatesv1beta1.PodCertificateRequest{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "of-" + node}, Spec: certificatesv1beta1.PodCertificateRequestSpec{NodeName: types.NodeName(node)}})
+	}
 	doortest.Put(d, client.VolumeAttachments, &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "va1"}, Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"}})
 }
 
@@ -71,6 +77,7 @@ func TestAuthorize(t *testing.T) {
 	a := New(&d, []rbacv1.PolicyRule{
 		{Verbs: []string{"create", "patch"}, APIGroups: []string{""}, Resources: []string{"events"}},
 		{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"nodes/status"}},
+		{Verbs: []string{"create", "get", "list", "watch"}, APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"podcertificaterequests"}},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -129,6 +136,14 @@ func TestAuthorize(t *testing.T) {
 		"token":                   {sub("token", at("create", "serviceaccounts", "sa-p1")), ""},
 		"token of another's pod":  {sub("token", at("create", "serviceaccounts", "sa-p2")), none},
 		"token of a mirror pod":   {sub("token", at("create", "serviceaccounts", "sa-mirror")), none},
+		"ask for a certificate":   {in("certificates.k8s.io", at("create", "podcertificaterequests", "")), ""},
+		"own request":             {in("certificates.k8s.io", at("get", "podcertificaterequests", "of-n1")), ""},
+		"another's request":       {in("certificates.k8s.io", at("get", "podcertificaterequests", "of-n2")), none},
+		"no request":              {in("certificates.k8s.io", at("get", "podcertificaterequests", "x")), none},
+		"own requests":            {where("spec.nodeName=n1", in("certificates.k8s.io", at("watch", "podcertificaterequests", ""))), ""},
+		"another's requests":      {where("spec.nodeName=n2", in("certificates.k8s.io", at("list", "podcertificaterequests", ""))), "can only list/watch podcertificaterequests with nodeName field selector"},
+		"delete a request":        {in("certificates.k8s.io", at("delete", "podcertificaterequests", "of-n1")), "nodes may not delete podcertificaterequests"},
+		"answer a request":        {sub("status", in("certificates.k8s.io", at("update", "podcertificaterequests", "of-n1"))), "nodes may not access the status subresource of PodCertificateRequests"},
 		"own lease":               {lease("update", "kube-node-lease", "n1"), ""},
 		"new lease":               {lease("create", "kube-node-lease", ""), ""},
 		"another's lease":         {lease("update", "kube-node-lease", "n2"), "can only access node lease with the same name as the requesting node"},

@@ -171,6 +171,9 @@ func (a *Authorizer) refers(ctx context.Context, node, resource, ns, name string
 	case "volumeattachments":
 		va, err := client.VolumeAttachments.In(a.door, "").Get(ctx, name)
 		return err == nil && va.Spec.NodeName == node, ignoreNotFound(err)
+	case "podcertificaterequests":
+		r, err := client.PodCertificateRequests.In(a.door, ns).Get(ctx, name)
+		return err == nil && string(r.Spec.NodeName) == node, ignoreNotFound(err)
 	case "resourceslices":
 		res, err := a.door.Do(ctx, &client.Request{Verb: client.Get, Name: name,
 			Resource: schema.GroupVersionResource{Group: "resource.k8s.io", Version: "v1", Resource: "resourceslices"}})

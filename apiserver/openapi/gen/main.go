@@ -35,7 +35,7 @@ func main() {
 	if len(os.Args) != 2 {
 		log.Fatal("usage: gen DIRECTORY")
 	}
-	table, err := builtin.New(builtin.Optional()...)
+	table, err := builtin.With(builtin.Everything())
 	if err != nil {
 		log.Fatal(err)
 	}
