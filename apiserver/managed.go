@@ -108,6 +108,9 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 		return nil
 	}
 	set := fieldpath.NewSet(fieldpath.MakePathOrDie(field))
+	if r.custom && sub == "status" {
+		set.Insert(fieldpath.MakePathOrDie("metadata")) // it stays as it was
+	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range r.Views {
 		out[fieldpath.APIVersion(r.Views[i].GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/builtin"
@@ -211,5 +212,19 @@ func TestCustomAppliesAreTheLibrary(t *testing.T) {
 	}
 	if known < 60 || hits < 6 {
 		t.Errorf("%d were known, %d of them by memory", known, hits)
+	}
+}
+
+// Who writes the status of a custom object owns nothing of its metadata, which
+// stays as it was.
+func TestCustomStatusOwnsNoMetadata(t *testing.T) {
+	all := fieldpath.NewSet(fieldpath.MakePathOrDie("metadata", "labels", "a"), fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("status", "x"))
+	for _, custom := range []bool{true, false} {
+		r := customResource(t)
+		r.custom = custom
+		got := r.resetFields("status")["a.example/v1"].Filter(all)
+		if got.Has(fieldpath.MakePathOrDie("metadata", "labels", "a")) == custom || got.Has(fieldpath.MakePathOrDie("spec")) || !got.Has(fieldpath.MakePathOrDie("status", "x")) {
+			t.Errorf("custom %v: %s", custom, got)
+		}
 	}
 }

@@ -126,7 +126,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 func validatePodsMetric(p *autoscalingv2.PodsMetricSource, at *field.Path) field.ErrorList {
 	errs := validateIdentifier(&p.Metric, at.Child("metric"))
 	errs = append(errs, validateTarget(&p.Target, at.Child("target"))...)
-	if p.Target.AverageValue == nil || p.Target.AverageValue.Sign() != 1 {
+	if p.Target.AverageValue == nil { // else what is wrong with it is said
 		errs = append(errs, field.Required(at.Child("target", "averageValue"), "must specify a positive target averageValue"))
 	}
 	return errs
