@@ -35,12 +35,14 @@ func TestStickiness(t *testing.T) {
 		s.begin()
 		s.end()
 		time.Sleep(patience - time.Second) // the timer is about to look
+		synctest.Wait()
 		if !w.ended.IsZero() {
 			t.Fatal("ended while it read")
 		}
 		s.begin()
 		want := time.Now().Add(patience)
 		time.Sleep(2 * patience)
+		synctest.Wait()
 		if !w.ended.Equal(want) {
 			t.Errorf("ended at %v, want %v", w.ended, want)
 		}
@@ -56,6 +58,7 @@ func TestStickinessFinished(t *testing.T) {
 		s.begin()
 		s.finish()
 		time.Sleep(2 * patience)
+		synctest.Wait()
 		if !w.ended.IsZero() {
 			t.Error("ended after its end")
 		}
