@@ -215,6 +215,10 @@ func setRunning(st *corev1.ContainerStatus, c *corev1.Container, cur *instance, 
 	if u := cur.GetUser().GetLinux(); u != nil {
 		st.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != nil && cur.GetStopSignal() != runtimeapi.Signal_RUNTIME_DEFAULT {
+		s := corev1.Signal(cur.GetStopSignal().String())
+		st.StopSignal = &s
+	}
 	for _, m := range c.VolumeMounts {
 		vm := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {

@@ -72,12 +72,13 @@ type Beyond struct {
 
 // Everything is all that can be on.
 func Everything() Beyond {
-	return Beyond{Served: Optional(), Gates: []string{GateTrustBundleProjection, GatePodCertificate}}
+	return Beyond{Served: Optional(), Gates: []string{GateTrustBundleProjection, GateStopSignals, GatePodCertificate}}
 }
 
 // The gates that kinds which are always served depend on.
 const (
 	GateTrustBundleProjection = "ClusterTrustBundleProjection"
+	GateStopSignals           = "ContainerStopSignals"
 	GatePodCertificate        = "PodCertificateRequest"
 )
 
@@ -94,6 +95,7 @@ func With(b Beyond) (*api.Table, error) {
 	}
 	all := kinds(podspec.Gates{
 		ClusterTrustBundleProjection: slices.Contains(b.Gates, GateTrustBundleProjection),
+		ContainerStopSignals:         slices.Contains(b.Gates, GateStopSignals),
 		PodCertificateRequest:        slices.Contains(b.Gates, GatePodCertificate),
 	})
 	for _, gvr := range Optional() {

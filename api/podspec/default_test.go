@@ -169,6 +169,11 @@ func TestDropDisabled(t *testing.T) {
 		t.Errorf("fields of features that are off stay: %+v", spec)
 	}
 	spec = stop()
+	Gates{ContainerStopSignals: true}.DropDisabled(spec, nil)
+	if spec.SchedulingGroup != nil || spec.Containers[0].Lifecycle == nil {
+		t.Errorf("with stop signals on: %+v", spec)
+	}
+	spec = stop()
 	Gates{}.DropDisabled(spec, stop())
 	if spec.SchedulingGroup == nil || spec.Containers[0].Lifecycle == nil {
 		t.Error("fields that are stored already go")

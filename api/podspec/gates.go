@@ -5,7 +5,7 @@ import corev1 "k8s.io/api/core/v1"
 // Gates are those features of pods that 1.36 has off by default and that can be
 // switched on. The zero value is 1.36's default.
 type Gates struct {
-	ClusterTrustBundleProjection, PodCertificateRequest bool
+	ClusterTrustBundleProjection, ContainerStopSignals, PodCertificateRequest bool
 }
 
 // DropDisabled clears the fields of features that 1.36 has off by default and
@@ -19,7 +19,7 @@ func (g Gates) DropDisabled(spec, old *corev1.PodSpec) {
 	if old.SchedulingGroup == nil {
 		spec.SchedulingGroup = nil
 	}
-	if !usesStopSignal(old) {
+	if !g.ContainerStopSignals && !usesStopSignal(old) {
 		eachContainer(spec, func(c *corev1.Container) bool {
 			if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 				c.Lifecycle.StopSignal = nil

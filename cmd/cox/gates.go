@@ -22,7 +22,7 @@ const (
 
 // switchable are the feature gates that can be set otherwise than 1.36 has
 // them. All others are as by default.
-var switchable = []string{gateTrustBundle, builtin.GateTrustBundleProjection, builtin.GatePodCertificate, gateStorageMigration}
+var switchable = []string{gateTrustBundle, builtin.GateTrustBundleProjection, builtin.GateStopSignals, builtin.GatePodCertificate, gateStorageMigration}
 
 // features are the gates and resources that are switched on beyond 1.36's
 // defaults, by upstream's flags.

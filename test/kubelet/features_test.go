@@ -76,6 +76,24 @@ func TestEnds(t *testing.T) {
 	w.until("deaf", "gone", gone)
 }
 
+// TestStopSignal: a container is stopped by the signal that it asks for, where
+// the feature is on (KEP-4960).
+func TestStopSignal(t *testing.T) {
+	w := newWorld(t)
+	w.pod(shell("polite", "trap 'exit 7' USR1; trap '' TERM; while :; do sleep 0.1; done",
+		"lifecycle: {stopSignal: SIGUSR1}", "os: {name: linux}\nterminationGracePeriodSeconds: 1000"))
+	p := w.until("polite", "ready", isReady)
+	if s := status(p, "c").StopSignal; s == nil || *s != corev1.SIGUSR1 {
+		t.Errorf("the status tells of the signal %v", s)
+	}
+	w.delete("polite", 1000)
+	p = w.until("polite", "ended", func(p *corev1.Pod) bool { return p == nil || status(p, "c").State.Terminated != nil })
+	if p == nil || status(p, "c").State.Terminated.ExitCode != 7 {
+		t.Errorf("it ended as %+v", p)
+	}
+	w.until("polite", "gone", gone)
+}
+
 // TestPidsLimit: a pod may have so many processes and no more.
 func TestPidsLimit(t *testing.T) {
 	w := newWorld(t)

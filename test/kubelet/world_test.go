@@ -112,7 +112,7 @@ func (w *world) startAPI() {
 	e, err := etcd.Start(context.Background(), etcd.Config{Dir: filepath.Join(w.dir, "etcd")})
 	w.must(err)
 	t.Cleanup(func() { _ = e.Close() })
-	table, err := builtin.New()
+	table, err := builtin.With(builtin.Everything())
 	w.must(err)
 	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
 	w.must(err)
