@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
+
+	"github.com/coxswain/cox/internal/tenure"
 )
 
 // Election is how a component competes for a Lease. Components of upstream
@@ -71,7 +73,7 @@ func (e *Election) term(ctx context.Context, run func(ctx context.Context) error
 	electorCtx := klog.NewContext(context.WithoutCancel(ctx), logr.FromSlogHandler(e.Log.Handler()))
 	electorCtx, stopElector := context.WithCancel(electorCtx)
 	defer stopElector()
-	lock := &leaseLock{e: e, tenure: &tenure{length: e.LeaseDuration}}
+	lock := &leaseLock{e: e, tenure: &tenure.Tenure{Length: e.LeaseDuration}}
 	started, done := make(chan struct{}), make(chan struct{})
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, Name: e.Name,
@@ -80,7 +82,7 @@ func (e *Election) term(ctx context.Context, run func(ctx context.Context) error
 			OnStartedLeading: func(leadCtx context.Context) {
 				close(started)
 				defer close(done)
-				runCtx, cancel := context.WithCancel(context.WithValue(leadCtx, tenureKey{}, lock.tenure))
+				runCtx, cancel := context.WithCancel(tenure.With(leadCtx, lock.tenure))
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
 				e.Metrics.leads(e.Name, true)
@@ -145,7 +147,7 @@ type leaseLock struct {
 	e        *Election
 	lease    *coordinationv1.Lease // as last seen; shared, read only
 	acquired bool                  // has ever been held during this term
-	tenure   *tenure               // how long it is good
+	tenure   *tenure.Tenure        // how long it is good
 }
 
 func (l *leaseLock) leases() Resource[*coordinationv1.Lease] {
@@ -172,7 +174,7 @@ func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRec
 	got, err := l.leases().Create(ctx, lease)
 	if err == nil {
 		l.lease = got
-		l.tenure.renewed(sent)
+		l.tenure.Renewed(sent)
 	}
 	return err
 }
@@ -189,7 +191,7 @@ func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRec
 	if err == nil {
 		l.lease = got
 		if r.HolderIdentity == l.e.Identity {
-			l.tenure.renewed(sent)
+			l.tenure.Renewed(sent)
 		}
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/internal/share"
+	"github.com/coxswain/cox/internal/tenure"
 )
 
 // Create stores obj under an absent key.
@@ -255,6 +256,9 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 			return nil, 0, err
 		}
 	}
+	if err := tenure.Check(ctx); err != nil { // the process may have been stopped since the request began
+		return nil, 0, err
+	}
 	if d.cache != nil {
 		d.cache.expect(w)
 	}
@@ -279,6 +283,9 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 
 // remove deletes cur if it is still what etcd holds; see commit.
 func (d *direct) remove(ctx context.Context, cur *Entry) (*Entry, int64, error) {
+	if err := tenure.Check(ctx); err != nil {
+		return nil, 0, err
+	}
 	full := d.root + cur.Key
 	begin := time.Now()
 	resp, err := d.s.cfg.Backend.Txn(ctx).

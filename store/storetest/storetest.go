@@ -111,6 +111,7 @@ func Run(t *testing.T, open Opener) {
 		run  func(*testing.T, Opener)
 	}{
 		{"Create", testCreate},
+		{"Tenure", testTenure},
 		{"Get", testGet},
 		{"Update", testUpdate},
 		{"UpdateUnchanged", testUpdateUnchanged},

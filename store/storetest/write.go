@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -14,8 +15,41 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coxswain/cox/internal/tenure"
 	"github.com/coxswain/cox/store"
 )
+
+// testTenure has a leader write, whose lease runs out while its requests are on
+// their way.
+func testTenure(t *testing.T, open Opener) {
+	i := open(t, Options{}).Kind(ConfigMaps)
+	n := &tenure.Tenure{Length: time.Minute}
+	ctx := tenure.With(t.Context(), n)
+	n.Renewed(time.Now())
+	if _, err := i.Create(ctx, "ns/a", ConfigMap("ns", "a", "1")); err != nil {
+		t.Fatal(err)
+	}
+	over := func() { n.Renewed(time.Now().Add(-2 * time.Minute)) }
+	_, err := i.Update(ctx, "ns/a", false, func(cur *store.Entry) (runtime.Object, error) {
+		over()
+		return ConfigMap("ns", "a", "2"), nil
+	})
+	refused := func(what string, err error) {
+		if err == nil || !strings.Contains(err.Error(), tenure.ErrOver.Error()) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("updated", err)
+	_, err = i.Create(ctx, "ns/b", ConfigMap("ns", "b", "1"))
+	refused("created", err)
+	n.Renewed(time.Now())
+	_, err = i.Delete(ctx, "ns/a", nil, func(*store.Entry) error { over(); return nil })
+	refused("deleted", err)
+	equal(t, "values", values(list(t, i, "", store.ListOptions{})), []string{"ns/a=1"})
+	if _, err := i.Create(t.Context(), "ns/b", ConfigMap("ns", "b", "1")); err != nil {
+		t.Errorf("another's write afterwards: %v", err)
+	}
+}
 
 func testCreate(t *testing.T, open Opener) {
 	f := open(t, Options{})
