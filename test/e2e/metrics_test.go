@@ -331,7 +331,7 @@ func takesOver(t *testing.T, m *measured) {
 
 	m.kubectl(t, "delete", apiService)
 	m.shows(t, "^Local True$", "get", apiService, "-o", `jsonpath={range .status.conditions[?(@.type=="Available")]}{.reason} {.status}{end}`)
-	m.shows(t, `^burner-\S+ +\d{1,2}m +\d+Mi *$`, "top", "pod")
+	m.shows(t, `^burner-\S+ +\d{1,3}m +\d+Mi *$`, "top", "pod")
 	if out := m.kubectl(t, in("top", "pod")...); regexp.MustCompile("(?m)" + figure).MatchString(out) {
 		t.Errorf("measures of a server that is gone:\n%s", out)
 	}
