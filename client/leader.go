@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -148,6 +149,7 @@ type leaseLock struct {
 	lease    *coordinationv1.Lease // as last seen; shared, read only
 	acquired bool                  // has ever been held during this term
 	tenure   *tenure.Tenure        // how long it is good
+	since    metav1.MicroTime      // the acquireTime of this term, once it is stored
 }
 
 func (l *leaseLock) leases() Resource[*coordinationv1.Lease] {
@@ -171,12 +173,25 @@ func (l *leaseLock) Create(ctx context.Context, r resourcelock.LeaderElectionRec
 	lease := &coordinationv1.Lease{Spec: resourcelock.LeaderElectionRecordToLeaseSpec(&r)}
 	lease.Namespace, lease.Name = l.e.Namespace, l.e.Name
 	sent := time.Now()
+	lease.Spec.AcquireTime = &metav1.MicroTime{Time: sent.Truncate(time.Microsecond)}
 	got, err := l.leases().Create(ctx, lease)
 	if err == nil {
-		l.lease = got
-		l.tenure.Renewed(sent)
+		l.written(got, sent)
 	}
 	return err
+}
+
+// written notes that the Lease is stored as ours, by a request sent at that
+// time. The store counts a new acquireTime as a change of hands, by which it
+// tells this term's writes from those of an earlier one (see store.Store).
+func (l *leaseLock) written(got *coordinationv1.Lease, sent time.Time) {
+	l.lease = got
+	at := metav1.MicroTime{Time: got.Spec.AcquireTime.Truncate(time.Microsecond)}
+	if revision, err := strconv.ParseInt(got.ResourceVersion, 10, 64); err == nil && !at.Equal(&l.since) {
+		l.tenure.Taken(tenure.Fence{Lease: l.Describe(), Revision: revision})
+	}
+	l.since = at
+	l.tenure.Renewed(sent)
 }
 
 // Update writes the Lease if nobody else has since it was read.
@@ -185,14 +200,24 @@ func (l *leaseLock) Update(ctx context.Context, r resourcelock.LeaderElectionRec
 		return errors.New("the lease has not been read yet")
 	}
 	lease := l.lease.DeepCopy()
+	was := lease.Spec.AcquireTime
 	lease.Spec = resourcelock.LeaderElectionRecordToLeaseSpec(&r)
 	sent := time.Now()
-	got, err := l.leases().Update(ctx, lease)
-	if err == nil {
-		l.lease = got
-		if r.HolderIdentity == l.e.Identity {
-			l.tenure.Renewed(sent)
+	ours := r.HolderIdentity == l.e.Identity
+	if ours {
+		// A term begins anew also where the identity is that of the process
+		// before this one, or somebody else has edited the Lease.
+		lease.Spec.AcquireTime = &metav1.MicroTime{Time: sent.Truncate(time.Microsecond)}
+		if !l.since.IsZero() && l.since.Equal(was) {
+			lease.Spec.AcquireTime = was
 		}
+	}
+	got, err := l.leases().Update(ctx, lease)
+	switch {
+	case err == nil && ours:
+		l.written(got, sent)
+	case err == nil:
+		l.lease = got
 	}
 	return err
 }

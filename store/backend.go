@@ -30,18 +30,18 @@ type Follower interface {
 // writes of objects are (an embedded etcd): value is stored under key, with a
 // lease or none (0), if the key's revision still is the given one (0: absent),
 // which done says. at is the write's revision, or one at which the key had
-// another revision. value is only read, during the call.
+// another revision. value is only read, during the call. also must hold, too.
 type Swapper interface {
-	Swap(ctx context.Context, key string, revision int64, value []byte, lease clientv3.LeaseID) (at int64, done bool, err error)
+	Swap(ctx context.Context, key string, revision int64, value []byte, lease clientv3.LeaseID, also ...clientv3.Cmp) (at int64, done bool, err error)
 }
 
 // swap does what Swapper describes with any Backend.
-func swap(ctx context.Context, b Backend, key string, revision int64, value []byte, lease clientv3.LeaseID) (at int64, done bool, err error) {
+func swap(ctx context.Context, b Backend, key string, revision int64, value []byte, lease clientv3.LeaseID, also ...clientv3.Cmp) (at int64, done bool, err error) {
 	if s, ok := b.(Swapper); ok {
-		return s.Swap(ctx, key, revision, value, lease)
+		return s.Swap(ctx, key, revision, value, lease, also...)
 	}
 	resp, err := b.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(key), "=", revision)).
+		If(append(also, clientv3.Compare(clientv3.ModRevision(key), "=", revision))...).
 		Then(clientv3.OpPut(key, string(value), clientv3.WithLease(lease))).
 		Commit()
 	if err != nil {

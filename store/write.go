@@ -31,7 +31,7 @@ func (d *direct) Create(ctx context.Context, key string, obj runtime.Object) (*E
 	if err != nil {
 		return nil, err
 	}
-	e, _, err := d.commit(ctx, w, 0)
+	e, _, err := d.commit(ctx, w, nil)
 	if err != nil {
 		return nil, asStatus(err, d.gr, "create")
 	}
@@ -151,7 +151,7 @@ func (d *direct) Update(ctx context.Context, key string, allowAbsent bool, chang
 			}
 			continue
 		}
-		e, at, cerr := d.commit(ctx, w, revisionOf(cur.entry))
+		e, at, cerr := d.commit(ctx, w, cur.entry)
 		if cerr != nil || e != nil {
 			return e, asStatus(cerr, d.gr, "update")
 		}
@@ -246,9 +246,9 @@ func (d *direct) prepare(ctx context.Context, key string, obj runtime.Object, li
 	return w, nil
 }
 
-// commit writes w if the key's revision still is the given one (0: absent).
-// It returns nil when it is not, with the revision at which etcd saw that.
-func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, int64, error) {
+// commit writes w if cur (nil: nothing) still is what etcd holds. It returns nil
+// when it is not, with the revision at which etcd saw that.
+func (d *direct) commit(ctx context.Context, w *write, cur *Entry) (*Entry, int64, error) {
 	var lease clientv3.LeaseID
 	if d.kind.TTL > 0 {
 		var err error
@@ -263,10 +263,21 @@ func (d *direct) commit(ctx context.Context, w *write, revision int64) (*Entry, 
 		d.cache.expect(w)
 	}
 	op, begin := opUpdate, time.Now()
-	if revision == 0 {
+	if cur == nil {
 		op = opCreate
 	}
-	at, done, err := swap(ctx, d.s.cfg.Backend, d.root+w.key, revision, w.stored, lease)
+	fence := d.s.fence(ctx)
+	var at int64
+	var done bool
+	var err error
+	if changesHands(cur, w.obj) {
+		at, done, err = d.s.handOver(ctx, d.root+w.key, revisionOf(cur), w, fence)
+	} else {
+		at, done, err = swap(ctx, d.s.cfg.Backend, d.root+w.key, revisionOf(cur), w.stored, lease, fence.holds()...)
+	}
+	if err == nil && !done {
+		err = fence.check(ctx)
+	}
 	d.took.since(op, begin)
 	if err != nil || !done {
 		if d.cache != nil {
@@ -287,9 +298,10 @@ func (d *direct) remove(ctx context.Context, cur *Entry) (*Entry, int64, error) 
 		return nil, 0, err
 	}
 	full := d.root + cur.Key
+	fence := d.s.fence(ctx)
 	begin := time.Now()
 	resp, err := d.s.cfg.Backend.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(full), "=", cur.Revision)).
+		If(append(fence.holds(), clientv3.Compare(clientv3.ModRevision(full), "=", cur.Revision))...).
 		Then(clientv3.OpDelete(full)).
 		Commit()
 	d.took.since(opDelete, begin)
@@ -297,7 +309,7 @@ func (d *direct) remove(ctx context.Context, cur *Entry) (*Entry, int64, error) 
 		return nil, 0, err
 	}
 	if !resp.Succeeded {
-		return nil, resp.Header.Revision, nil
+		return nil, resp.Header.Revision, fence.check(ctx)
 	}
 	return cur.at(resp.Header.Revision), resp.Header.Revision, nil
 }

@@ -112,6 +112,7 @@ func Run(t *testing.T, open Opener) {
 	}{
 		{"Create", testCreate},
 		{"Tenure", testTenure},
+		{"Fence", testFence},
 		{"Get", testGet},
 		{"Update", testUpdate},
 		{"UpdateUnchanged", testUpdateUnchanged},

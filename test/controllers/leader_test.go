@@ -2,6 +2,7 @@ package controllers_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,29 +12,39 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/tenure"
 )
 
 // candidate competes for one lease; began gets a word whenever its component
-// starts, ended whenever it stops.
+// starts, ended whenever it stops, late what then became of a last write.
 type candidate struct {
 	began, ended chan string
+	late         chan error
 	stop         context.CancelFunc
 	done         chan error
 }
 
 func (w *world) candidate(identity string, lease time.Duration) *candidate {
 	ctx, cancel := context.WithCancel(w.t.Context())
-	c := &candidate{began: make(chan string, 10), ended: make(chan string, 10), stop: cancel, done: make(chan error, 1)}
+	c := &candidate{began: make(chan string, 10), ended: make(chan string, 10), late: make(chan error, 10), stop: cancel, done: make(chan error, 1)}
+	door := client.As(w.server.Door(), client.User{Name: "system:kube-scheduler", Groups: []string{"system:authenticated"}})
 	e := client.Election{
-		Client: client.As(w.server.Door(), client.User{Name: "system:kube-scheduler", Groups: []string{"system:authenticated"}}),
+		Client: door,
 		// The role of the scheduler's own lease.
 		Namespace: "kube-system", Name: "kube-scheduler", Identity: identity,
 		LeaseDuration: lease, RenewDeadline: lease / 2, RetryPeriod: lease / 20, Log: w.log,
 	}
 	go func() {
 		c.done <- e.Lead(ctx, func(ctx context.Context) error {
+			event := &corev1.Event{InvolvedObject: corev1.ObjectReference{Namespace: "default"}}
+			event.GenerateName = "led-"
+			if _, err := client.Events.In(door, "default").Create(ctx, event.DeepCopy()); err != nil {
+				w.t.Errorf("%s leads and may not write: %v", identity, err)
+			}
 			c.began <- identity
 			<-ctx.Done()
+			_, err := client.Events.In(door, "default").Create(context.WithoutCancel(ctx), event)
+			c.late <- err
 			c.ended <- identity
 			return nil
 		})
@@ -81,6 +92,9 @@ func TestLeaderElection(t *testing.T) {
 	})
 	w.must(err)
 	w.within("a loses the lease", a.ended)
+	if err := <-a.late; err == nil || !strings.Contains(err.Error(), tenure.ErrOver.Error()) {
+		t.Errorf("a wrote although the lease is another's: %v", err)
+	}
 	select {
 	case <-b.began:
 		t.Fatal("b leads although the lease is held")
@@ -101,6 +115,9 @@ func TestLeaderElection(t *testing.T) {
 	c := w.candidate("c", 2*time.Second)
 	a.stop()
 	w.within("a's component ends", a.ended)
+	if err := <-a.late; err != nil {
+		t.Errorf("a may not write the last it has to, before it gives the lease up: %v", err)
+	}
 	<-a.done
 	w.within("c follows", c.began)
 	if h := w.lease().Spec.HolderIdentity; h == nil || *h != "c" {
