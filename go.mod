@@ -24,6 +24,8 @@ require k8s.io/cri-api v0.36.6
 
 require k8s.io/cri-streaming v0.36.6 // indirect
 
+require k8s.io/dynamic-resource-allocation v0.36.6
+
 require k8s.io/kubectl v0.36.6
 
 require k8s.io/kubelet v0.36.6

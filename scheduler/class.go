@@ -47,6 +47,10 @@ func (c *classes) of(p *Pod, profile *Profile, s *Snapshot) *class {
 		// What is prepared for it holds for this state of the storage only.
 		key += "." + strconv.FormatUint(s.storage, 36)
 	}
+	if len(p.request.Scalar) > 0 && s.deviceClasses > 0 {
+		// Which resources are devices is up to the classes.
+		key += "/" + strconv.FormatUint(s.deviceClasses, 36)
+	}
 	if e, ok := c.byKey[key]; ok {
 		c.order.MoveToFront(e)
 		return e.Value.(*class)

@@ -20,6 +20,8 @@ type Reason struct {
 	Unresolvable bool
 	// Whole says that the reason is the pod's, whatever the node.
 	Whole bool
+	// Fault says that the plugin failed, rather than refused.
+	Fault bool
 }
 
 // Check is a filter prepared for one pod: it returns why the pod cannot run
@@ -76,7 +78,7 @@ func DefaultProfile() *Profile {
 	return &Profile{
 		Name: "default-scheduler",
 		Filters: []Filter{
-			nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, resourcesFit{},
+			nodeUnschedulable{}, nodeName{}, taintToleration{}, nodeAffinity{}, nodePorts{}, resourcesFit{nil},
 		},
 		Scorers: []Weighted{
 			{taintScore{}, 3}, {affinityScore{}, 2}, {leastAllocated{}, 1}, {balancedAllocation{}, 1}, {imageLocality{}, 1},
@@ -100,6 +102,7 @@ const (
 	PodPlaced         // another pod was assigned
 	PodUpdated        // the waiting pod itself changed
 	StorageChanged    // a claim, a volume or a storage class came or changed
+	DevicesChanged    // a resource claim, a device class or a resource slice came, changed or went
 	Timeout           // waited long enough to be tried anyway
 )
 
@@ -112,8 +115,8 @@ type Diagnosis struct {
 	// Plugins are those that refused at least one node.
 	Plugins map[string]bool
 	// Whole is the reason that holds for the pod on any node, "" if there is
-	// none.
-	Whole string
+	// none. Fault is the plugin that failed with it.
+	Whole, Fault string
 	// PerNode lists the reasons node by node, for explanations; nil unless
 	// asked for.
 	PerNode map[string][]*Reason
@@ -124,6 +127,9 @@ func (d *Diagnosis) add(node string, reasons []*Reason) {
 		d.Reasons[r.Text]++
 		if r.Whole {
 			d.Whole = r.Text
+		}
+		if r.Fault {
+			d.Fault = r.Plugin
 		}
 		d.Plugins[r.Plugin] = true
 	}
@@ -137,6 +143,9 @@ func (d *Diagnosis) add(node string, reasons []*Reason) {
 func (d *Diagnosis) Message() string {
 	if d.Nodes == 0 {
 		return "no nodes available to schedule pods"
+	}
+	if d.Fault != "" {
+		return fmt.Sprintf("running %q filter plugin: %s", d.Fault, d.Whole)
 	}
 	if d.Whole != "" {
 		return fmt.Sprintf("0/%d nodes are available: %s.", d.Nodes, d.Whole)

@@ -138,12 +138,20 @@ func (a hostPort) conflicts(b hostPort) bool {
 
 func anyAddress(ip string) bool { return ip == "0.0.0.0" || ip == "::" }
 
-// resourcesFit refuses nodes that have less left than the pod requests.
-type resourcesFit struct{}
+// deviceResources says which extended resources are devices on a node.
+type deviceResources interface {
+	serves(n *Node, resource corev1.ResourceName) bool
+}
+
+// resourcesFit refuses nodes that have less left than the pod requests, other
+// than of what is allocated as devices (nil: nothing is).
+type resourcesFit struct{ devices deviceResources }
 
 func (resourcesFit) Name() string { return "NodeResourcesFit" }
-func (resourcesFit) Wakes() Event { return NodeAdded | NodeAllocatable | PodRemoved | PodUpdated }
-func (resourcesFit) For(p *Pod) Check {
+func (resourcesFit) Wakes() Event {
+	return NodeAdded | NodeAllocatable | PodRemoved | PodUpdated | DevicesChanged
+}
+func (f resourcesFit) For(p *Pod) Check {
 	want := p.request
 	const plugin = "NodeResourcesFit"
 	return func(n *Node) []*Reason {
@@ -160,6 +168,9 @@ func (resourcesFit) For(p *Pod) Check {
 		lacking(corev1.ResourceMemory, want.Memory, n.used.Memory, n.allocatable.Memory)
 		lacking(corev1.ResourceEphemeralStorage, want.Ephemeral, n.used.Ephemeral, n.allocatable.Ephemeral)
 		for name, v := range want.Scalar {
+			if f.devices != nil && f.devices.serves(n, name) {
+				continue
+			}
 			lacking(name, v, n.used.Scalar[name], n.allocatable.Scalar[name])
 		}
 		return out

@@ -50,6 +50,7 @@ type Queue struct {
 
 	mu      sync.Mutex
 	pods    map[types.UID]*queued
+	devices map[types.UID]*queued // those of pods that may need devices
 	active  byPriority
 	backoff byTime
 	// signal holds one token while something may be ready.
@@ -58,7 +59,7 @@ type Queue struct {
 
 // NewQueue returns an empty queue.
 func NewQueue(c clock.WithTicker) *Queue {
-	return &Queue{clock: c, pods: map[types.UID]*queued{}, signal: make(chan struct{}, 1)}
+	return &Queue{clock: c, pods: map[types.UID]*queued{}, devices: map[types.UID]*queued{}, signal: make(chan struct{}, 1)}
 }
 
 func (q *Queue) wake() {
@@ -75,8 +76,7 @@ func (q *Queue) Add(p *Pod) {
 	defer q.mu.Unlock()
 	e, ok := q.pods[p.UID]
 	if !ok {
-		e = &queued{Pod: p, added: q.clock.Now()}
-		q.pods[p.UID] = e
+		e = q.enter(p)
 		q.push(e, active)
 		return
 	}
@@ -93,6 +93,35 @@ func (q *Queue) Add(p *Pod) {
 	}
 }
 
+func (q *Queue) enter(p *Pod) *queued {
+	e := &queued{Pod: p, added: q.clock.Now()}
+	q.pods[p.UID] = e
+	if len(p.Spec.ResourceClaims) > 0 || len(p.request.Scalar) > 0 {
+		q.devices[p.UID] = e
+	}
+	return e
+}
+
+// Hold is Add for a pod that need not be tried before one of wakes, and is not
+// until then.
+func (q *Queue) Hold(p *Pod, wakes Event) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	e, ok := q.pods[p.UID]
+	if !ok {
+		e = q.enter(p)
+	}
+	e.Pod = p
+	if e.state == inFlight && ok {
+		return // what tries it finds out
+	}
+	if ok {
+		q.detach(e)
+	}
+	e.state, e.wakes, e.until = unschedulable, wakes|Timeout, q.clock.Now()
+	q.wake() // the patience timer must know of it
+}
+
 // Remove forgets a pod.
 func (q *Queue) Remove(uid types.UID) {
 	q.mu.Lock()
@@ -100,6 +129,7 @@ func (q *Queue) Remove(uid types.UID) {
 	if e, ok := q.pods[uid]; ok {
 		q.detach(e)
 		delete(q.pods, uid)
+		delete(q.devices, uid)
 	}
 }
 
@@ -135,13 +165,24 @@ func (q *Queue) activate(e *queued) {
 }
 
 // Happened wakes the pods that an event may help.
-func (q *Queue) Happened(ev Event) {
+func (q *Queue) Happened(ev Event) { q.HappenedTo(ev, nil) }
+
+// HappenedTo is Happened for the pods alone that it concerns; nil is all.
+// concerns must not block.
+func (q *Queue) HappenedTo(ev Event, concerns func(*Pod) bool) {
 	if ev == 0 {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, e := range q.pods {
+	pods := q.pods
+	if ev == DevicesChanged {
+		pods = q.devices
+	}
+	for _, e := range pods {
+		if concerns != nil && !concerns(e.Pod) {
+			continue
+		}
 		switch e.state {
 		case unschedulable:
 			if e.wakes&ev != 0 {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/utils/clock"
 
 	"github.com/coxswain/cox/client"
@@ -29,6 +30,8 @@ type Config struct {
 	Clock     clock.WithTicker // nil means the real one
 	// Profiles by the pods' schedulerName; nil means DefaultProfile alone.
 	Profiles []*Profile
+	// Counts are the scheduler's metrics about devices; nil for none.
+	Counts *Counts
 	// Binders is how many bindings may be under way at once; 0 means 64.
 	Binders int
 }
@@ -43,6 +46,7 @@ type Scheduler struct {
 	synced   []cache.DoneChecker
 	binding  chan struct{} // a token per binding under way
 	storage  *volumeBinder
+	devices  *deviceClaims
 	budgets  client.Informer[*policyv1.PodDisruptionBudget]
 
 	mu       sync.Mutex // guards what follows
@@ -75,8 +79,13 @@ func New(cfg Config) (*Scheduler, error) {
 		return nil, err
 	}
 	s.storage, storage.snapshot = storage, s.snapshot
+	s.devices = newDeviceClaims(cfg.Client, cfg.Clock.Now, cfg.Counts)
+	devicesSynced, err := s.watchDevices(cfg.Informers)
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range cfg.Profiles {
-		s.profiles[p.Name] = withVolumes(p, storage)
+		s.profiles[p.Name] = withDevices(withVolumes(p, storage), s.devices)
 	}
 	pods, err := client.InformerFor(cfg.Informers, client.Pods).OnChange(s.podChanged)
 	if err != nil {
@@ -100,7 +109,7 @@ func New(cfg Config) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	s.synced = append(storageSynced, pods.HasSyncedChecker(), namespaces.HasSyncedChecker(), nodes.HasSyncedChecker())
+	s.synced = append(append(storageSynced, devicesSynced...), pods.HasSyncedChecker(), namespaces.HasSyncedChecker(), nodes.HasSyncedChecker())
 	return s, nil
 }
 
@@ -171,12 +180,20 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 	if old != nil && onlyStatus(old, pod) {
 		return
 	}
+	s.mu.Lock()
+	missing := s.devices.missing(pod)
+	s.mu.Unlock()
+	if missing {
+		s.queue.Hold(NewPod(pod), DevicesChanged|PodUpdated)
+		return
+	}
 	s.queue.Add(NewPod(pod))
 }
 
 func (s *Scheduler) forget(pod *corev1.Pod) {
 	s.queue.Remove(pod.UID)
 	s.storage.forget(pod.UID)
+	s.devices.forget(pod.UID)
 	s.mu.Lock()
 	delete(s.nominated, pod.UID)
 	removed := s.snapshot.RemovePod(pod.UID)
@@ -193,7 +210,8 @@ func finished(pod *corev1.Pod) bool {
 // onlyStatus says that nothing which scheduling reads has changed.
 func onlyStatus(old, pod *corev1.Pod) bool {
 	return old.Generation == pod.Generation && pod.Generation != 0 &&
-		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates)
+		len(old.Spec.SchedulingGates) == len(pod.Spec.SchedulingGates) &&
+		resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses)
 }
 
 func sameRequests(old, pod *corev1.Pod) bool { return old.Generation == pod.Generation }
@@ -218,21 +236,21 @@ func (s *Scheduler) Run(ctx context.Context) {
 func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 	profile := s.profiles[p.Spec.SchedulerName]
 	s.mu.Lock()
-	held, holds := s.nominated[p.UID]
+	place, holds := s.nominated[p.UID]
 	if holds {
 		s.snapshot.RemovePod(p.UID) // it does not stand in its own way
 	}
 	node, diagnosis := s.classes.of(p, profile, s.snapshot).place(p, profile, s.snapshot, false)
 	if node == nil && holds {
-		s.snapshot.SetPod(p, held)
+		s.snapshot.SetPod(p, place)
 	}
 	name := ""
-	var choices []choice
+	var held held
 	var err error
 	if node != nil {
 		name = node.Name
 		delete(s.nominated, p.UID)
-		if choices, err = s.storage.reserve(p, node.Node); err == nil {
+		if held, err = s.hold(p, node); err == nil {
 			s.snapshot.SetPod(p, name)
 			s.snapshot.storage++ // what is reserved is no longer free
 		}
@@ -246,9 +264,9 @@ func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 		s.queue.Refused(p.UID, 0)
 		return
 	}
-	if len(choices) > 0 {
+	if held.any() {
 		// Provisioning may take minutes: it holds no binder.
-		wg.Go(func() { s.bindWithVolumes(ctx, p, name, choices) })
+		wg.Go(func() { s.bindHeld(ctx, p, name, held) })
 		return
 	}
 	select {
@@ -264,7 +282,7 @@ func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 
 // bind writes the decision; when that fails the pod is no longer counted on
 // the node and waits for its back-off.
-func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) {
+func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) error {
 	_, err := client.Pods.In(s.cfg.Client, p.Namespace).CreateSub(ctx, p.Name, "binding", &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -272,30 +290,10 @@ func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) {
 	if err == nil {
 		// The informer's event brings the bound pod and ends its queueing.
 		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
-		return
+		return nil
 	}
 	s.unplace(ctx, p, node, err)
-}
-
-// bindWithVolumes has the pod's volumes bound first.
-func (s *Scheduler) bindWithVolumes(ctx context.Context, p *Pod, node string, choices []choice) {
-	err := s.storage.bind(ctx, p, node, choices)
-	s.mu.Lock()
-	s.storage.release(choices)
-	s.snapshot.storage++
-	s.mu.Unlock()
-	if err != nil {
-		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeWarning, "FailedScheduling", "running PreBind plugin %q: binding volumes: %v", "VolumeBinding", err)
-		s.unplace(ctx, p, node, fmt.Errorf("binding volumes: %w", err))
-		return
-	}
-	select {
-	case s.binding <- struct{}{}:
-	case <-ctx.Done():
-		return
-	}
-	defer func() { <-s.binding }()
-	s.bind(ctx, p, node)
+	return err
 }
 
 // unplace takes back a decision that could not be carried out.
@@ -331,9 +329,12 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 		}
 	}
 	plan, why := s.makeRoom(p, profile)
+	s.mu.Lock()
+	free, devices := s.devices.blocked(p)
+	s.mu.Unlock()
 	message := d.Message()
-	if why != "" {
-		message += " no new claims to deallocate, " + why
+	if why != "" && d.Fault == "" {
+		message += " " + devices + ", " + why
 	}
 	s.queue.Refused(p.UID, wakes|PodRemoved)
 	wg.Go(func() {
@@ -342,7 +343,16 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 			nominate = plan.Node
 		}
 		s.cfg.Recorder.Event(p.Pod, corev1.EventTypeWarning, "FailedScheduling", message)
-		if err := s.setCondition(ctx, p, message, nominate); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		if free != nil {
+			if err := s.devices.leave(ctx, p, free, true); err != nil && ctx.Err() == nil {
+				s.log.Warn("cannot free a resource claim", "pod", p.Namespace+"/"+p.Name, "error", err)
+			}
+		}
+		reason := corev1.PodReasonUnschedulable
+		if d.Fault != "" {
+			reason = corev1.PodReasonSchedulerError
+		}
+		if err := s.setCondition(ctx, p, reason, message, nominate); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 			s.log.Warn("cannot report that a pod is unschedulable", "pod", p.Namespace+"/"+p.Name, "error", err)
 		}
 		if plan != nil {
@@ -351,14 +361,14 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 	})
 }
 
-func (s *Scheduler) setCondition(ctx context.Context, p *Pod, message, nominate string) error {
+func (s *Scheduler) setCondition(ctx context.Context, p *Pod, reason, message, nominate string) error {
 	now := metav1.NewTime(s.clock.Now().Truncate(time.Second))
 	_, err := client.Pods.In(s.cfg.Client, p.Namespace).Mutate(ctx, p.Name, "status", func(pod *corev1.Pod) (bool, error) {
 		if pod.UID != p.UID || pod.Spec.NodeName != "" {
 			return false, nil
 		}
 		want := corev1.PodCondition{
-			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason,
 			Message: message, LastTransitionTime: now, ObservedGeneration: pod.Generation,
 		}
 		moved := nominate != "" && pod.Status.NominatedNodeName != nominate

@@ -159,6 +159,8 @@ type Snapshot struct {
 	// pods, by claim ("namespace/name").
 	storage    uint64
 	claimUsers map[string]map[types.UID]string
+	// deviceClasses changes with every device class.
+	deviceClasses uint64
 
 	// related is what relations look up.
 	related
