@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -312,31 +310,6 @@ func (w *worker) kill(a killAction) {
 	})
 }
 
-// maxRemovals bounds how much is removed from the runtime at once. It does
-// that one after the other anyway (its database and the kernel's lock of links
-// see to it), and a pod that starts would have to stand in line with them all.
-func maxRemovals() int { return max(4, 2*runtime.NumCPU()) }
-
-// maxTurn is how long a removal keeps others waiting: one that hangs must not
-// keep other pods from ending.
-const maxTurn = 5 * time.Second
-
-// removal waits for a turn to remove something from the runtime. Call what it
-// returns when that is done.
-func (k *Kubelet) removal(ctx context.Context) (done func()) {
-	select {
-	case k.removals <- struct{}{}:
-	case <-ctx.Done():
-		return func() {}
-	}
-	free := sync.OnceFunc(func() { <-k.removals })
-	t := k.cfg.Clock.AfterFunc(maxTurn, free)
-	return func() {
-		t.Stop()
-		free()
-	}
-}
-
 // drop runs an operation on a dead container or sandbox.
 func (w *worker) drop(id string, op func(context.Context) error) {
 	s := &w.state
@@ -361,7 +334,7 @@ func (w *worker) drop(id string, op func(context.Context) error) {
 }
 
 func (w *worker) stopSandbox(ctx context.Context, id string) error {
-	defer w.k.removal(ctx)()
+	defer w.k.turns.take(ctx, turnEnd, maxTurn)()
 	_, err := w.k.cfg.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("stop sandbox: %w", err)
@@ -374,7 +347,7 @@ func (w *worker) removeContainer(ctx context.Context, id string) error {
 	w.mu.Lock()
 	c, pod := w.containers[id], w.state.Pod
 	w.mu.Unlock()
-	defer w.k.removal(ctx)()
+	defer w.k.turns.take(ctx, turnEnd, maxTurn)()
 	_, err := w.k.cfg.Runtime.RemoveContainer(ctx, &runtimeapi.RemoveContainerRequest{ContainerId: id})
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove container: %w", err)
@@ -398,7 +371,7 @@ func (w *worker) removeContainer(ctx context.Context, id string) error {
 }
 
 func (w *worker) removeSandbox(ctx context.Context, id string) error {
-	defer w.k.removal(ctx)()
+	defer w.k.turns.take(ctx, turnEnd, maxTurn)()
 	_, err := w.k.cfg.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("remove sandbox: %w", err)

@@ -39,6 +39,15 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	if err != nil {
 		return &startError{reason: reason{createContainerConfigError, err.Error()}}
 	}
+	kind := turnFinish
+	if a.Attempt > 0 {
+		kind = turnStart
+	}
+	done := k.turns.take(ctx, kind, maxTurn)
+	defer done()
+	if ctx.Err() != nil { // ended while it waited
+		return &startError{reason: reason{createContainerError, ctx.Err().Error()}}
+	}
 	created, err := k.cfg.Runtime.CreateContainer(ctx, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.Id, Config: cfg, SandboxConfig: sandbox})
 	if err != nil {
 		return &startError{reason: reason{createContainerError, status.Convert(err).Message()}}
@@ -52,6 +61,7 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 		return &startError{reason: reason{"PreStartHookError", err.Error()}}
 	}
 	_, err = k.cfg.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	done()
 	// Whatever came of it, the runtime knows: the exit reason of a container
 	// that could not start is there too.
 	w.inspect(context.WithoutCancel(ctx), id, sb.Id)

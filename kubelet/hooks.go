@@ -86,6 +86,7 @@ func (k *Kubelet) stopContainer(ctx context.Context, pod *corev1.Pod, a killActi
 		}
 		cancel()
 	}
+	defer k.stopTurn(ctx)()
 	grace := max(a.Grace-k.cfg.Clock.Since(begun), min(minGrace, a.Grace))
 	_, err := k.cfg.Runtime.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: a.ID, Timeout: int64((grace + time.Second - 1) / time.Second)})
 	if isGone(err) {

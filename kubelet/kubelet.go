@@ -80,7 +80,7 @@ type Kubelet struct {
 	csi       *csi.Manager
 	providers *registries.Manager // nil without plugins
 	pulls     chan struct{}       // holds a value per pull under way; nil without bound
-	removals  chan struct{}       // holds a value per removal under way
+	turns     *turns              // at the runtime
 	pulled    *pulled.Records
 	goingDown atomic.Bool   // the machine shuts down
 	sharing   sync.Mutex    // held while containers are told which CPUs they share
@@ -110,7 +110,7 @@ func New(cfg Config) (*Kubelet, error) {
 		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
 		facts:  nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
 		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, short: pressures{},
-		passed: map[int]watched{}, removals: make(chan struct{}, maxRemovals()), workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
+		passed: map[int]watched{}, turns: newTurns(cfg.Clock), workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
 	}
 	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	if err := k.newExclusive(); err != nil {

@@ -147,6 +147,10 @@ func (k *Kubelet) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 		// Such as runc before 1.2, which cannot map the owners in mounts.
 		return nil, fmt.Errorf("hostUsers is false, but the runtime handler %q does not support user namespaces", handler)
 	}
+	defer k.turns.take(ctx, turnStart, maxTurn)()
+	if err := ctx.Err(); err != nil {
+		return nil, err // ended while it waited
+	}
 	res, err := k.cfg.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
 	if err != nil {
 		return nil, err
