@@ -41,7 +41,7 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	}
 	kind := turnFinish
 	if a.Attempt > 0 {
-		kind = turnStart
+		kind = turnAgain
 	}
 	done := k.turns.take(ctx, kind, maxTurn)
 	defer done()

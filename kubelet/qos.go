@@ -127,7 +127,9 @@ func all(pod *corev1.Pod, name corev1.ResourceName) bool {
 // resources is what a container may use on this machine, as CRI has it.
 func (k *Kubelet) resources(pod *corev1.Pod, c *corev1.Container) *runtimeapi.LinuxContainerResources {
 	r := containerResources(pod, c, k.capacityMemory(), k.oom, &k.cfg.Containers)
-	if m := &k.node.machine; m.Swap > 0 {
+	m := &k.node.machine
+	r.HugepageLimits = containerHugePages(m.hugePageSizes(), c.Resources.Limits)
+	if m.Swap > 0 {
 		limitSwap(r, k.cgroups.Mode() == "v2", swapLimit(pod, c, &k.cfg.Containers, m.Memory, m.Swap))
 	}
 	return r
@@ -157,11 +159,6 @@ func containerResources(pod *corev1.Pod, c *corev1.Container, capacity int64, oo
 	if q := rules.quota(limitOf(pod, c, corev1.ResourceCPU).MilliValue()); q > 0 {
 		r.CpuQuota, r.CpuPeriod = q, rules.period()
 	}
-	for name, q := range limit {
-		if size, ok := hugePageSize(name); ok {
-			r.HugepageLimits = append(r.HugepageLimits, &runtimeapi.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
-		}
-	}
 	return r
 }
 
@@ -185,26 +182,6 @@ func swapLimit(pod *corev1.Pod, c *corev1.Container, rules *Containers, memory, 
 		return 0
 	}
 	return int64(float64(req.Value()) / float64(memory) * float64(swap))
-}
-
-// hugePageSize turns "hugepages-2Mi" into the kernel's "2MB".
-func hugePageSize(name corev1.ResourceName) (string, bool) {
-	s, ok := bytes.CutPrefix([]byte(name), []byte(corev1.ResourceHugePagesPrefix))
-	if !ok {
-		return "", false
-	}
-	q, err := resource.ParseQuantity(string(s))
-	if err != nil {
-		return "", false
-	}
-	switch n := q.Value(); {
-	case n >= 1<<30:
-		return strconv.FormatInt(n>>30, 10) + "GB", true
-	case n >= 1<<20:
-		return strconv.FormatInt(n>>20, 10) + "MB", true
-	default:
-		return strconv.FormatInt(n>>10, 10) + "KB", true
-	}
 }
 
 // oomScoreAdj says how readily the kernel kills a container when the node is

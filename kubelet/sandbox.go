@@ -132,6 +132,9 @@ func (k *Kubelet) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err := k.cgroups.EnsurePod(class, group, k.podCgroupResources(pod)); err != nil {
 		return nil, err
 	}
+	if err := k.limitHugePages(pod, class, group); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(k.podLogDir(pod), 0o755); err != nil {
 		return nil, fmt.Errorf("make the log folder: %w", err)
 	}

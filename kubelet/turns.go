@@ -29,7 +29,8 @@ type turnKind int
 
 const (
 	turnFinish turnKind = iota // a pod's first containers: its sandbox is there
-	turnStart                  // a sandbox, and containers that start again
+	turnStart                  // a sandbox
+	turnAgain                  // a container that starts again
 	turnEnd                    // whatever stops or removes
 	turnKinds
 )
@@ -112,16 +113,17 @@ func (t *turns) next() {
 	}
 }
 
-// may says that one more of the kind may begin. While anything starts, one end
-// is under way at a time: never none, because on a busy node something always
-// starts. Call with the lock held.
+// may says that one more of the kind may begin. While pods are new, others
+// start again, and end, one at a time: never none, because on a busy node some
+// are always new. Call with the lock held.
 func (t *turns) may(kind turnKind) bool {
-	starts := t.active[turnFinish] + t.active[turnStart]
-	if kind != turnEnd {
-		return starts < t.most
+	fresh := t.active[turnFinish] + t.active[turnStart]
+	waits := len(t.queue[turnFinish]) + len(t.queue[turnStart])
+	switch {
+	case kind == turnAgain && waits > 0, kind == turnEnd && fresh+waits > 0:
+		return t.active[kind] < 1
+	case kind == turnEnd:
+		return t.active[kind] < t.most
 	}
-	if starts+len(t.queue[turnFinish])+len(t.queue[turnStart]) > 0 {
-		return t.active[turnEnd] < 1
-	}
-	return t.active[turnEnd] < t.most
+	return fresh+t.active[turnAgain] < t.most
 }

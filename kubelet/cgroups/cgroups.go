@@ -46,6 +46,8 @@ type adapter interface {
 	create(group string) error
 	// set applies resources to a group that exists.
 	set(group string, r Resources) error
+	// limitHugePages bounds a group that exists, in bytes by page size.
+	limitHugePages(group string, limits map[string]int64) error
 	// remove deletes a group with everything below it, in all hierarchies.
 	// Processes must have left it; groups that do not exist are no error.
 	remove(group string) error

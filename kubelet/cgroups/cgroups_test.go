@@ -67,8 +67,8 @@ func TestV2(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
-		"cox/kubepods/cpu.weight": "157", "cox/kubepods/memory.max": "1073741824", "cox/kubepods/pids.max": "1000",
-		"cox/kubepods/besteffort/cpu.weight": "1", "cox/kubepods/burstable/podx/cpu.weight": "20",
+		"cox/kubepods/cpu.weight": "303", "cox/kubepods/memory.max": "1073741824", "cox/kubepods/pids.max": "1000",
+		"cox/kubepods/besteffort/cpu.weight": "1", "cox/kubepods/burstable/podx/cpu.weight": "59",
 		"cox/kubepods/burstable/podx/cpu.max": "50000 100000", "cox/kubepods/burstable/podx/memory.max": "1048576",
 		"cgroup.subtree_control": "+cpu +cpuset +memory +pids +io", "cox/kubepods/burstable/podx/cgroup.subtree_control": "+cpu +cpuset +memory +pids +io",
 	} {
@@ -84,7 +84,7 @@ func TestV2(t *testing.T) {
 }
 
 func TestWeight(t *testing.T) {
-	for shares, want := range map[int64]int64{0: 1, 2: 1, 1024: 39, 262144: 10000, 1 << 40: 10000} {
+	for shares, want := range map[int64]int64{0: 1, 2: 1, 102: 17, 1024: 100, 2048: 174, 262144: 10000, 1 << 40: 10000} {
 		if got := weight(shares); got != want {
 			t.Errorf("%d: got %d, want %d", shares, got, want)
 		}

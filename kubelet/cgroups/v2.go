@@ -3,6 +3,7 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,10 +70,13 @@ func set(s string) map[string]bool {
 	return out
 }
 
-// weight turns shares (2 to 262144) into a weight (1 to 10000), KEP-2254.
+// weight turns shares (2 to 262144) into a weight (1 to 10000) as KEP-2254 has
+// it now, and as runc 1.3.2 and crun 1.23 do: a curve through both ends that
+// has the defaults, 1024 shares and weight 100, meet.
 func weight(shares int64) int64 {
-	shares = min(max(shares, 2), 262144)
-	return 1 + (shares-2)*9999/262142
+	l := math.Log2(float64(min(max(shares, 2), 262144)))
+	// The exponents at the ends are 0 and 4; do not let rounding exceed them.
+	return int64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34) - 1e-9))
 }
 
 func (a *v2) set(group string, r Resources) error {
