@@ -71,6 +71,12 @@ func (l *Loop) AddObject(obj Object) {
 	l.queue.Add(cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String())
 }
 
+// AddObjectAfter puts an object's "namespace/name" into the queue when d has
+// passed; at once if d is 0.
+func (l *Loop) AddObjectAfter(obj Object, d time.Duration) {
+	l.queue.AddAfter(cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String(), d)
+}
+
 // Retries is how many times in a row the key's reconcile has failed.
 func (l *Loop) Retries(key string) int { return l.queue.NumRequeues(key) }
 

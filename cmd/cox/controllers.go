@@ -2,13 +2,16 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/coxswain/cox/controllers/autoscaling"
+	"github.com/coxswain/cox/controllers/endpointslice"
 	"github.com/coxswain/cox/controllers/legacytoken"
 	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/controllers/mirroring"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
 )
 
@@ -21,6 +24,13 @@ type controllerConfig struct {
 	mask4, mask6 int
 	nodes        nodelifecycle.Settings
 	scaling      autoscaling.Settings
+	// Endpoints and their slices.
+	batch  time.Duration
+	slices endpointslice.Settings
+	mirror mirroring.Settings
+	// What is done unless it is switched off.
+	collect, provision bool
+	keepAttached       bool
 	// Of the zone's nodes that are evicted from, so many per second.
 	rate, slowRate float64
 }
@@ -30,6 +40,10 @@ func (c *controllerConfig) flags(fs *pflag.FlagSet) {
 	perSecond := func(every time.Duration) float64 { return 1 / every.Seconds() }
 	fs.StringSliceVar(&c.list, "controllers", []string{"*"}, "which controllers run: '*' all, 'foo' that one, '-foo' all but that one")
 	c.scalingFlags(fs)
+	c.endpointFlags(fs)
+	fs.BoolVar(&c.collect, "enable-garbage-collector", true, "whether objects are deleted whose owners are gone")
+	fs.BoolVar(&c.provision, "enable-dynamic-provisioning", true, "whether volumes are provided for claims that none fits")
+	fs.BoolVar(&c.keepAttached, "disable-force-detach-on-timeout", false, "leave volumes in use attached to a node that has not been well for long: it must be marked out of service")
 	c.workers = map[string]*int{}
 	for name, flag := range manager.Flags() {
 		c.workers[name] = fs.Int("concurrent-"+flag+"-syncs", 0, "how many objects the "+name+" handles at once (default: its own number)")
@@ -57,6 +71,14 @@ func (c *controllerConfig) scalingFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.scaling.InitialReadiness, prefix+"initial-readiness-delay", d.InitialReadiness, "for how long after a pod's start its readiness counts as that of its start")
 }
 
+func (c *controllerConfig) endpointFlags(fs *pflag.FlagSet) {
+	fs.DurationVar(&c.batch, "endpoint-updates-batch-period", 0, "for how long the changes of pods are gathered before Endpoints are written")
+	fs.DurationVar(&c.slices.Batch, "endpointslice-updates-batch-period", 0, "the same of EndpointSlices")
+	fs.IntVar(&c.slices.Most, "max-endpoints-per-slice", endpointslice.MaxEndpoints, "how many endpoints a slice holds at most")
+	fs.DurationVar(&c.mirror.Batch, "mirroring-endpointslice-updates-batch-period", 0, "for how long the changes of Endpoints are gathered before they are mirrored")
+	fs.IntVar(&c.mirror.Most, "mirroring-max-endpoints-per-subset", mirroring.PerSubset, "how many addresses of a subset are mirrored at most")
+}
+
 // complete checks what was given.
 func (c *controllerConfig) complete() error {
 	if err := manager.CheckControllers(c.list); err != nil {
@@ -79,6 +101,16 @@ func (c *controllerConfig) complete() error {
 	if a := c.scaling; a.SyncPeriod <= 0 || a.Tolerance < 0 || a.DownscaleStabilization < 0 || a.CPUInitialization < 0 || a.InitialReadiness < 0 {
 		return fmt.Errorf("--horizontal-pod-autoscaler-sync-period is positive, and its other settings are not negative")
 	}
+	if c.batch < 0 || c.slices.Batch < 0 || c.mirror.Batch < 0 {
+		return fmt.Errorf("the batch periods of Endpoints and EndpointSlices are not negative")
+	}
+	const most = 1000 // endpoints of a slice: the API's own bound
+	if n := c.slices.Most; n < 1 || n > most {
+		return fmt.Errorf("--max-endpoints-per-slice=%d is not between 1 and %d", n, most)
+	}
+	if n := c.mirror.Most; n < 1 || n > most {
+		return fmt.Errorf("--mirroring-max-endpoints-per-subset=%d is not between 1 and %d", n, most)
+	}
 	c.nodes.EvictionInterval, c.nodes.SlowInterval = interval(c.rate), interval(c.slowRate)
 	return nil
 }
@@ -97,6 +129,12 @@ func interval(rate float64) time.Duration {
 func (c *controllerConfig) put(m *manager.Config) {
 	m.Controllers, m.Nodes, m.Autoscaling = c.list, c.nodes, c.scaling
 	m.NodeMaskIPv4, m.NodeMaskIPv6 = c.mask4, c.mask6
+	if !c.collect {
+		// The first that names it counts.
+		m.Controllers = slices.Insert(slices.Clone(c.list), 0, "-garbage-collector-controller")
+	}
+	m.EndpointsBatch, m.Slices, m.Mirror = c.batch, c.slices, c.mirror
+	m.StaticVolumes, m.KeepAttached = !c.provision, c.keepAttached
 	m.Workers = map[string]int{}
 	for name, n := range c.workers {
 		m.Workers[name] = *n

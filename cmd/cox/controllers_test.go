@@ -6,7 +6,9 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/coxswain/cox/controllers/endpointslice"
 	"github.com/coxswain/cox/controllers/manager"
+	"github.com/coxswain/cox/controllers/mirroring"
 	"github.com/coxswain/cox/controllers/nodelifecycle"
 )
 
@@ -32,7 +34,13 @@ func TestControllerFlags(t *testing.T) {
 	if err != nil || m.Workers["garbage-collector-controller"] != 3 || m.Nodes.EvictionInterval != 2*time.Second || m.Nodes.SlowInterval < 1000*time.Hour || m.FinishedPods != -1 || m.Autoscaling.SyncPeriod != 3*time.Second || m.Autoscaling.Tolerance != 0.2 || len(m.Controllers) != 2 {
 		t.Errorf("given: %+v %v", m, err)
 	}
-	for _, bad := range []string{"--controllers=foo", "--concurrent-job-syncs=-1", "--unhealthy-zone-threshold=2", "--node-eviction-rate=-1", "--horizontal-pod-autoscaler-sync-period=0s"} {
+	m, err = parse("--enable-garbage-collector=false", "--enable-dynamic-provisioning=false", "--disable-force-detach-on-timeout", "--endpoint-updates-batch-period=1s",
+		"--endpointslice-updates-batch-period=2s", "--max-endpoints-per-slice=7", "--mirroring-endpointslice-updates-batch-period=3s", "--mirroring-max-endpoints-per-subset=8")
+	if err != nil || m.Controllers[0] != "-garbage-collector-controller" || m.Controllers[1] != "*" || !m.StaticVolumes || !m.KeepAttached || m.EndpointsBatch != time.Second ||
+		m.Slices != (endpointslice.Settings{Batch: 2 * time.Second, Most: 7}) || m.Mirror != (mirroring.Settings{Batch: 3 * time.Second, Most: 8}) {
+		t.Errorf("given: %+v %v", m, err)
+	}
+	for _, bad := range []string{"--max-endpoints-per-slice=0", "--max-endpoints-per-slice=1001", "--mirroring-max-endpoints-per-subset=0", "--endpoint-updates-batch-period=-1s", "--controllers=foo", "--concurrent-job-syncs=-1", "--unhealthy-zone-threshold=2", "--node-eviction-rate=-1", "--horizontal-pod-autoscaler-sync-period=0s"} {
 		if _, err := parse(bad); err == nil {
 			t.Errorf("%s is taken", bad)
 		}

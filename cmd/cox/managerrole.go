@@ -41,7 +41,7 @@ type managerRole struct {
 	rootCA               string
 	accountKey           string
 	signingCert, signKey string
-	signers              [3]signerFiles
+	signers              [4]signerFiles
 	signingDuration      time.Duration
 	serviceCIDRs         []string
 	allocate             bool
@@ -285,8 +285,9 @@ type signerFiles struct{ cert, key string }
 
 // signerFlags are the signers that can have an authority of their own, and the
 // middle of their flags.
-var signerFlags = [3]struct{ flag, signer string }{
-	{"kube-apiserver-client", certificatesv1.KubeAPIServerClientSignerName + " and " + certificatesv1.KubeAPIServerClientKubeletSignerName},
+var signerFlags = [4]struct{ flag, signer string }{
+	{"kube-apiserver-client", certificatesv1.KubeAPIServerClientSignerName},
+	{"kubelet-client", certificatesv1.KubeAPIServerClientKubeletSignerName},
 	{"kubelet-serving", certificatesv1.KubeletServingSignerName},
 	{"legacy-unknown", "kubernetes.io/legacy-unknown"},
 }
@@ -294,7 +295,7 @@ var signerFlags = [3]struct{ flag, signer string }{
 // authorities reads those that sign certificate requests.
 func (r *managerRole) authorities(m *manager.Config) error {
 	m.Signing.Duration = r.signingDuration
-	for i, to := range []**pki.CA{&m.Signing.ClientCA, &m.Signing.ServingCA, &m.Signing.LegacyCA} {
+	for i, to := range []**pki.CA{&m.Signing.ClientCA, &m.Signing.KubeletCA, &m.Signing.ServingCA, &m.Signing.LegacyCA} {
 		files, flags := r.signers[i], "--cluster-signing-"+signerFlags[i].flag
 		if files == (signerFiles{}) {
 			files, flags = signerFiles{r.signingCert, r.signKey}, "--cluster-signing"

@@ -159,16 +159,16 @@ func TestSigners(t *testing.T) {
 	}
 	file := func(of, name string) string { return filepath.Join(dir, of, name) }
 	r := &managerRole{signingCert: file("common", "ca.crt"), signKey: file("common", "ca.key"), signingDuration: time.Hour}
-	r.signers[1] = signerFiles{file("own", "ca.crt"), file("own", "ca.key")}
+	r.signers[2] = signerFiles{file("own", "ca.crt"), file("own", "ca.key")}
 	var m manager.Config
 	if err := r.authorities(&m); err != nil {
 		t.Fatal(err)
 	}
 	common := string(b.CA.PEM())
-	if string(m.Signing.ClientCA.PEM()) != common || string(m.Signing.LegacyCA.PEM()) != common || string(m.Signing.ServingCA.PEM()) == common || m.Signing.Duration != time.Hour {
+	if string(m.Signing.ClientCA.PEM()) != common || string(m.Signing.KubeletCA.PEM()) != common || string(m.Signing.LegacyCA.PEM()) != common || string(m.Signing.ServingCA.PEM()) == common || m.Signing.Duration != time.Hour {
 		t.Errorf("%+v", m.Signing)
 	}
-	r.signers[1].key = file("own", "absent")
+	r.signers[2].key = file("own", "absent")
 	if err := r.authorities(&m); err == nil || !strings.Contains(err.Error(), "--cluster-signing-kubelet-serving-cert-file") {
 		t.Error(err)
 	}

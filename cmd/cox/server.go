@@ -283,7 +283,7 @@ func (s *server) startControllers(bundle *pki.Bundle) error {
 		return fmt.Errorf("the API server's certificate: %w", err)
 	}
 	signing := certificates.Config{
-		ClientCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA,
+		ClientCA: bundle.CA, KubeletCA: bundle.CA, ServingCA: bundle.CA, LegacyCA: bundle.CA,
 		Reserved: certificates.Reserved{Names: own.Leaf.DNSNames, IPs: own.Leaf.IPAddresses},
 	}
 	s.lead("controller-manager", "kube-controller-manager", func(ctx context.Context, door client.Interface) error {

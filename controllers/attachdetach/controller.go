@@ -31,6 +31,7 @@ const (
 // Controller attaches and detaches. Its keys are the names of nodes.
 type Controller struct {
 	env         controllers.Env
+	patient     bool
 	pods        client.Informer[*corev1.Pod]
 	nodes       client.Informer[*corev1.Node]
 	claims      client.Informer[*corev1.PersistentVolumeClaim]
@@ -49,10 +50,12 @@ type Controller struct {
 	attaching map[string]string
 }
 
-// New makes the controller and registers its handlers.
-func New(env controllers.Env) (*Controller, error) {
+// New makes the controller and registers its handlers. A patient one takes no
+// volume in use from a node only because that has not been well for long: then
+// a node must be marked out of service for its volumes to be used elsewhere.
+func New(env controllers.Env, patient bool) (*Controller, error) {
 	c := &Controller{
-		env:         env,
+		env: env, patient: patient,
 		pods:        client.InformerFor(env.Informers, client.Pods),
 		nodes:       client.InformerFor(env.Informers, client.Nodes),
 		claims:      client.InformerFor(env.Informers, client.PersistentVolumeClaims),
@@ -172,7 +175,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		return 0, nil
 	}
 	in := input{
-		name: name, node: node, wants: c.wants(name), attachments: c.attachments.ByIndex(byNode, name), now: c.env.Clock.Now(),
+		name: name, node: node, wants: c.wants(name), attachments: c.attachments.ByIndex(byNode, name), now: c.env.Clock.Now(), patient: c.patient,
 		volume: func(name string) *corev1.PersistentVolume { v, _ := c.volumes.Get("", name); return v },
 		elsewhere: func(volume string) []*storagev1.VolumeAttachment {
 			return slices.DeleteFunc(c.attachments.ByIndex(byVolume, volume), func(va *storagev1.VolumeAttachment) bool { return va.Spec.NodeName == name })

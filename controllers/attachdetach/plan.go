@@ -73,6 +73,8 @@ type input struct {
 	// unwanted is since when attachments are in nobody's wants, by name.
 	unwanted map[string]time.Time
 	now      time.Time
+	// patient: a volume in use is never taken from a node that is not well.
+	patient bool
 }
 
 // note is an event about a pod.
@@ -192,6 +194,7 @@ func (p *plan) release(in *input, va *storagev1.VolumeAttachment) {
 	}
 	left := forceAfter - in.now.Sub(in.unwanted[va.Name])
 	switch {
+	case in.patient:
 	case left <= 0 && !ready(in.node):
 		p.detach = append(p.detach, va)
 		return

@@ -94,6 +94,7 @@ func TestPlan(t *testing.T) {
 		elsewhere bool
 		users     []*corev1.Pod
 		unwanted  time.Duration
+		patient   bool
 		want      string
 	}{
 		"new":                       {node: machine(true, nil, nil), wanted: true, want: "attach v"},
@@ -110,6 +111,7 @@ func TestPlan(t *testing.T) {
 		"in use for long":           {node: machine(true, only, only), here: attachment(v, "n", true), unwanted: time.Hour},
 		"in use on a node not well": {node: machine(false, only, only), here: attachment(v, "n", true), unwanted: time.Minute, want: "again in 5m0s"},
 		"forced":                    {node: machine(false, only, only), here: attachment(v, "n", true), unwanted: forceAfter, want: "detach v; 0 attached"},
+		"not forced":                {node: machine(false, only, only), here: attachment(v, "n", true), unwanted: forceAfter, patient: true},
 		"out of service":            {node: tainted, here: attachment(v, "n", true), want: "detach v; 0 attached"},
 		"node gone":                 {here: attachment(v, "n", true), want: "detach v"},
 		"node gone, wanted":         {here: attachment(v, "n", true), wanted: true, want: "detach v"},
@@ -122,7 +124,7 @@ func TestPlan(t *testing.T) {
 			pv = c.volume
 		}
 		in := input{
-			name: "n", node: c.node, wants: map[string]*want{}, now: start.Add(c.unwanted),
+			name: "n", node: c.node, wants: map[string]*want{}, now: start.Add(c.unwanted), patient: c.patient,
 			volume: func(string) *corev1.PersistentVolume { return pv },
 			elsewhere: func(string) []*storagev1.VolumeAttachment {
 				if c.elsewhere {

@@ -20,10 +20,10 @@ const workers = 2
 
 // Config is what signing needs.
 type Config struct {
-	// ClientCA signs client certificates, ServingCA those of kubelets'
-	// servers, LegacyCA those of kubernetes.io/legacy-unknown. A signer
-	// whose CA is nil signs nothing.
-	ClientCA, ServingCA, LegacyCA *pki.CA
+	// ClientCA signs client certificates, KubeletCA those of kubelets, ServingCA
+	// those of kubelets' servers, LegacyCA those of
+	// kubernetes.io/legacy-unknown. A signer whose CA is nil signs nothing.
+	ClientCA, KubeletCA, ServingCA, LegacyCA *pki.CA
 	// Duration is the longest validity; 0 is a year.
 	Duration time.Duration
 	// Reserved is what no kubelet may serve under.
@@ -190,8 +190,10 @@ func (c *Controller) sign(ctx context.Context, r *certificatesv1.CertificateSign
 
 func (c *Controller) ca(signer string) *pki.CA {
 	switch signer {
-	case certificatesv1.KubeAPIServerClientSignerName, certificatesv1.KubeAPIServerClientKubeletSignerName:
+	case certificatesv1.KubeAPIServerClientSignerName:
 		return c.cfg.ClientCA
+	case certificatesv1.KubeAPIServerClientKubeletSignerName:
+		return c.cfg.KubeletCA
 	case certificatesv1.KubeletServingSignerName:
 		return c.cfg.ServingCA
 	}

@@ -25,8 +25,9 @@ type Controller struct {
 	writes    client.Writes
 }
 
-// New makes the controller and registers its handlers.
-func New(env controllers.Env) (*Controller, error) {
+// New makes the controller and registers its handlers. The changes of pods are
+// gathered for as long as batch before Endpoints are written; 0 is not at all.
+func New(env controllers.Env, batch time.Duration) (*Controller, error) {
 	c := &Controller{
 		env:       env,
 		services:  client.InformerFor(env.Informers, client.Services),
@@ -45,7 +46,7 @@ func New(env controllers.Env) (*Controller, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if err := c.index.OnPodChange(func(s *corev1.Service) { c.loop.AddObject(s) }); err != nil {
+	if err := c.index.OnPodChange(func(s *corev1.Service) { c.loop.AddObjectAfter(s, batch) }); err != nil {
 		return nil, err
 	}
 	_, err = c.endpoints.OnChange(func(e, old *corev1.Endpoints) {

@@ -1,6 +1,7 @@
 package endpointslice
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -20,9 +21,20 @@ const (
 	byService = "service"
 )
 
+// Settings are how a cluster may want its slices otherwise.
+type Settings struct {
+	// Batch is for how long the changes of pods are gathered before slices
+	// are written; 0 is not at all.
+	Batch time.Duration
+	// Most is how many endpoints a slice holds, from 1 to 1000; 0 is
+	// MaxEndpoints.
+	Most int
+}
+
 // Controller reconciles the EndpointSlices of Services with a selector.
 type Controller struct {
 	env      controllers.Env
+	settings Settings
 	index    *backends.Index
 	services client.Informer[*corev1.Service]
 	slices   client.Informer[*discoveryv1.EndpointSlice]
@@ -32,9 +44,10 @@ type Controller struct {
 }
 
 // New makes the controller and registers its handlers.
-func New(env controllers.Env) (*Controller, error) {
+func New(env controllers.Env, settings Settings) (*Controller, error) {
+	settings.Most = cmp.Or(settings.Most, MaxEndpoints)
 	c := &Controller{
-		env:      env,
+		env: env, settings: settings,
 		services: client.InformerFor(env.Informers, client.Services),
 		slices:   client.InformerFor(env.Informers, client.EndpointSlices),
 		nodes:    client.InformerFor(env.Informers, client.Nodes),
@@ -60,7 +73,7 @@ func New(env controllers.Env) (*Controller, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if err := c.index.OnPodChange(func(s *corev1.Service) { c.loop.AddObject(s) }); err != nil {
+	if err := c.index.OnPodChange(func(s *corev1.Service) { c.loop.AddObjectAfter(s, settings.Batch) }); err != nil {
 		return nil, err
 	}
 	if _, err := c.slices.OnChange(func(s, old *discoveryv1.EndpointSlice) { c.wakeOwner(s, old) }); err != nil {
@@ -124,7 +137,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if !c.slices.CaughtUp(&c.writes, key) {
 		return 0, nil // the event that is still to come wakes us
 	}
-	plan := Make(s, c.index.Pods(s), c.slices.ByIndex(byService, key), c.zoneOf)
+	plan := Make(s, c.index.Pods(s), c.slices.ByIndex(byService, key), c.zoneOf, c.settings.Most)
 	if err := c.apply(ctx, key, s, &plan); err != nil {
 		if controllers.NamespaceEnding(err) {
 			return 0, nil

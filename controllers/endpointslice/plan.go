@@ -25,9 +25,9 @@ import (
 // endpointslice.kubernetes.io/managed-by.
 const ManagedBy = "endpointslice-controller.k8s.io"
 
-// maxEndpoints is upstream's default size of a slice: small enough that one
+// MaxEndpoints is upstream's default size of a slice: small enough that one
 // pod's change is a small write.
-const maxEndpoints = 100
+const MaxEndpoints = 100
 
 // Plan is which slices to write. Updates are changed copies.
 type Plan struct {
@@ -43,8 +43,9 @@ type group struct {
 	existing []*discoveryv1.EndpointSlice
 }
 
-// Make plans for a Service. zoneOf returns a node's zone, "" if unknown.
-func Make(s *corev1.Service, ps []*corev1.Pod, existing []*discoveryv1.EndpointSlice, zoneOf func(node string) string) Plan {
+// Make plans for a Service. zoneOf returns a node's zone, "" if unknown; most
+// is how many endpoints a slice holds.
+func Make(s *corev1.Service, ps []*corev1.Pod, existing []*discoveryv1.EndpointSlice, zoneOf func(node string) string, most int) Plan {
 	existing = slices.Clone(existing)
 	slices.SortFunc(existing, func(a, b *discoveryv1.EndpointSlice) int { return cmp.Compare(a.Name, b.Name) })
 	groups := desired(s, ps, zoneOf)
@@ -60,7 +61,7 @@ func Make(s *corev1.Service, ps []*corev1.Pod, existing []*discoveryv1.EndpointS
 		plan.Delete = append(plan.Delete, slice) // ports or family that the Service has no longer
 	}
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
-		groups[key].reconcile(&plan, s)
+		groups[key].reconcile(&plan, s, most)
 	}
 	placeholders(&plan, s, ps, existing)
 	reuse(&plan)
@@ -186,7 +187,7 @@ func endpoint(s *corev1.Service, p *corev1.Pod, ip string, zoneOf func(string) s
 // reconcile spreads a group's endpoints over its slices. Those that are in a
 // slice stay there; new ones fill slices that change anyway, then whole new
 // slices, and the remainder the fullest slice that takes it all.
-func (g *group) reconcile(plan *Plan, s *corev1.Service) {
+func (g *group) reconcile(plan *Plan, s *corev1.Service, most int) {
 	var changed, same []*discoveryv1.EndpointSlice // changed are copies
 	labels := sliceLabels(s)
 	seen := make(map[string]bool, len(g.desired))
@@ -203,11 +204,11 @@ func (g *group) reconcile(plan *Plan, s *corev1.Service) {
 			dirty = dirty || !apiequality.Semantic.DeepEqual(&slice.Endpoints[i], &want)
 			kept = append(kept, want)
 		}
-		if len(kept) > maxEndpoints {
-			for _, e := range kept[maxEndpoints:] {
+		if len(kept) > most {
+			for _, e := range kept[most:] {
 				delete(seen, identity(&e))
 			}
-			kept, dirty = kept[:maxEndpoints], true
+			kept, dirty = kept[:most], true
 		}
 		if dirty || !maps.Equal(slice.Labels, labels) || !ownedBy(slice, s) {
 			c := slice.DeepCopy()
@@ -225,20 +226,20 @@ func (g *group) reconcile(plan *Plan, s *corev1.Service) {
 		}
 	}
 	for _, c := range changed {
-		rest = fill(c, rest)
+		rest = fill(c, rest, most)
 	}
 	create := func() {
 		c := newSlice(s, g.family, g.ports, labels)
-		rest = fill(c, rest)
+		rest = fill(c, rest, most)
 		plan.Create = append(plan.Create, c)
 	}
-	for len(rest) >= maxEndpoints {
+	for len(rest) >= most {
 		create()
 	}
 	if len(rest) > 0 {
-		if c := fullestFor(same, len(rest)); c != nil {
+		if c := fullestFor(same, len(rest), most); c != nil {
 			c = c.DeepCopy()
-			rest = fill(c, rest)
+			rest = fill(c, rest, most)
 			changed = append(changed, c)
 		} else {
 			create()
@@ -253,16 +254,16 @@ func (g *group) reconcile(plan *Plan, s *corev1.Service) {
 	}
 }
 
-func fill(slice *discoveryv1.EndpointSlice, rest []discoveryv1.Endpoint) []discoveryv1.Endpoint {
-	n := min(maxEndpoints-len(slice.Endpoints), len(rest))
+func fill(slice *discoveryv1.EndpointSlice, rest []discoveryv1.Endpoint, most int) []discoveryv1.Endpoint {
+	n := min(most-len(slice.Endpoints), len(rest))
 	slice.Endpoints = append(slice.Endpoints, rest[:n]...)
 	return rest[n:]
 }
 
-func fullestFor(same []*discoveryv1.EndpointSlice, n int) *discoveryv1.EndpointSlice {
+func fullestFor(same []*discoveryv1.EndpointSlice, n, most int) *discoveryv1.EndpointSlice {
 	var best *discoveryv1.EndpointSlice
 	for _, s := range same {
-		if maxEndpoints-len(s.Endpoints) >= n && (best == nil || len(s.Endpoints) > len(best.Endpoints)) {
+		if most-len(s.Endpoints) >= n && (best == nil || len(s.Endpoints) > len(best.Endpoints)) {
 			best = s
 		}
 	}

@@ -106,7 +106,7 @@ func TestOneEndpoint(t *testing.T) {
 		{"with a name in the service", service(), pod(1, func(p *corev1.Pod) { p.Spec.Hostname, p.Spec.Subdomain = "h", "s" }), true, yes, yes, no, "h"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			plan := Make(tc.s, []*corev1.Pod{tc.p}, nil, zones)
+			plan := Make(tc.s, []*corev1.Pod{tc.p}, nil, zones, MaxEndpoints)
 			if len(plan.Create) != 1 || len(plan.Update)+len(plan.Delete) > 0 {
 				t.Fatalf("%+v", plan)
 			}
@@ -139,7 +139,7 @@ func TestFewWrites(t *testing.T) {
 	var have []*discoveryv1.EndpointSlice
 	step := func(what string, ps []*corev1.Pod, create, update, del int) {
 		t.Helper()
-		plan := Make(s, ps, have, zones)
+		plan := Make(s, ps, have, zones, MaxEndpoints)
 		if len(plan.Create) != create || len(plan.Update) != update || len(plan.Delete) != del {
 			t.Errorf("%s: %d created, %d updated, %d deleted; want %d, %d, %d", what, len(plan.Create), len(plan.Update), len(plan.Delete), create, update, del)
 		}
@@ -153,11 +153,11 @@ func TestFewWrites(t *testing.T) {
 			t.Fatalf("%s: %d endpoints, want %d", what, len(got), len(want))
 		}
 		for _, x := range have {
-			if len(x.Endpoints) > maxEndpoints {
+			if len(x.Endpoints) > MaxEndpoints {
 				t.Fatalf("%s: %d endpoints in one slice", what, len(x.Endpoints))
 			}
 		}
-		if again := Make(s, ps, have, zones); len(again.Create)+len(again.Update)+len(again.Delete) > 0 {
+		if again := Make(s, ps, have, zones, MaxEndpoints); len(again.Create)+len(again.Update)+len(again.Delete) > 0 {
 			t.Fatalf("%s: a second look finds work: %+v", what, again)
 		}
 	}
@@ -194,7 +194,7 @@ func TestNamedPortsAndTwoFamilies(t *testing.T) {
 		always := corev1.ContainerRestartPolicyAlways
 		p.Spec.InitContainers = []corev1.Container{{RestartPolicy: &always, Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 3, Protocol: corev1.ProtocolTCP}}}}
 	}
-	plan := Make(s, []*corev1.Pod{pod(0, port(1)), pod(1, port(2)), pod(2, port(1)), pod(3, sidecar), pod(4)}, nil, zones)
+	plan := Make(s, []*corev1.Pod{pod(0, port(1)), pod(1, port(2)), pod(2, port(1)), pod(3, sidecar), pod(4)}, nil, zones, MaxEndpoints)
 	var got []string
 	for _, c := range plan.Create {
 		line := string(c.AddressType)
@@ -216,7 +216,7 @@ func TestNamedPortsAndTwoFamilies(t *testing.T) {
 
 func TestHeadless(t *testing.T) {
 	s := service(func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.Ports = corev1.ClusterIPNone, nil })
-	plan := Make(s, many(2), nil, zones)
+	plan := Make(s, many(2), nil, zones, MaxEndpoints)
 	if len(plan.Create) != 1 || len(plan.Create[0].Endpoints) != 2 || len(plan.Create[0].Ports) != 0 {
 		t.Fatalf("%+v", plan)
 	}

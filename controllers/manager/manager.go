@@ -92,6 +92,20 @@ type Config struct {
 	// Autoscaling are the settings of autoscalers; the zero value means
 	// upstream's defaults.
 	Autoscaling autoscaling.Settings
+	// EndpointsBatch is for how long the changes of pods are gathered before
+	// Endpoints are written; 0 is not at all. Slices and Mirror are the same, and
+	// more, of EndpointSlices.
+	EndpointsBatch time.Duration
+	Slices         endpointslice.Settings
+	Mirror         mirroring.Settings
+	// KeepAttached says that a volume in use stays attached to a node that has
+	// not been well for long.
+	KeepAttached bool
+	// StaticVolumes says that no volumes are provided for claims.
+	StaticVolumes bool
+	// StartInterval is the time between the starts of two controllers; 0 is
+	// none.
+	StartInterval time.Duration
 	// Controllers says which run, as upstream's --controllers: "*" is all,
 	// "name" one, "-name" all but that one; names are upstream's, long or
 	// short. Empty is all.
@@ -167,16 +181,26 @@ func parts(cfg *Config) ([]part, error) {
 		{"disruption-controller", "disruption-controller", as(func(env controllers.Env) (*disruption.Controller, error) {
 			return disruption.New(env, cfg.Discovery)
 		})},
-		{"endpoints-controller", "endpoint-controller", as(endpoints.New)},
-		{"endpointslice-controller", "endpointslice-controller", as(endpointslice.New)},
-		{"endpointslice-mirroring-controller", "endpointslicemirroring-controller", as(mirroring.New)},
+		{"endpoints-controller", "endpoint-controller", as(func(env controllers.Env) (*endpoints.Controller, error) {
+			return endpoints.New(env, cfg.EndpointsBatch)
+		})},
+		{"endpointslice-controller", "endpointslice-controller", as(func(env controllers.Env) (*endpointslice.Controller, error) {
+			return endpointslice.New(env, cfg.Slices)
+		})},
+		{"endpointslice-mirroring-controller", "endpointslicemirroring-controller", as(func(env controllers.Env) (*mirroring.Controller, error) {
+			return mirroring.New(env, cfg.Mirror)
+		})},
 		{"clusterrole-aggregation-controller", "clusterrole-aggregation-controller", as(aggregation.New)},
 		{"serviceaccount-controller", "service-account-controller", as(serviceaccount.New)},
 		{"job-controller", "job-controller", as(job.New)},
 		{"cronjob-controller", "cronjob-controller", as(cronjob.New)},
 		{"ttl-after-finished-controller", "ttl-after-finished-controller", as(job.NewTTL)},
-		{"persistentvolume-binder-controller", "persistent-volume-binder", as(volumebinder.New)},
-		{"persistentvolume-attach-detach-controller", "attachdetach-controller", as(attachdetach.New)},
+		{"persistentvolume-binder-controller", "persistent-volume-binder", as(func(env controllers.Env) (*volumebinder.Controller, error) {
+			return volumebinder.New(env, cfg.StaticVolumes)
+		})},
+		{"persistentvolume-attach-detach-controller", "attachdetach-controller", as(func(env controllers.Env) (*attachdetach.Controller, error) {
+			return attachdetach.New(env, cfg.KeepAttached)
+		})},
 		{"persistentvolume-expander-controller", "expand-controller", as(volumeexpand.New)},
 		{"local-provisioner-controller", "persistent-volume-binder", as(localprovisioner.New)},
 		{"ephemeral-volume-controller", "ephemeral-volume-controller", as(ephemeralvolume.New)},
@@ -305,6 +329,12 @@ func Run(ctx context.Context, cfg Config) error {
 	// They run even if ctx has ended before: each has a queue to shut down.
 	var wg sync.WaitGroup
 	for i, c := range running {
+		if i > 0 && cfg.StartInterval > 0 {
+			select {
+			case <-ctx.Done():
+			case <-cfg.Clock.After(cfg.StartInterval):
+			}
+		}
 		wg.Go(func() { keep(ctx, cfg.Log, all[i].name, c) })
 	}
 	wg.Wait()

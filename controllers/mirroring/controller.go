@@ -1,6 +1,7 @@
 package mirroring
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -19,9 +20,20 @@ const (
 	byService = "mirrored"
 )
 
+// Settings are how a cluster may want its mirrored slices otherwise.
+type Settings struct {
+	// Batch is for how long the changes of Endpoints are gathered before slices
+	// are written; 0 is not at all.
+	Batch time.Duration
+	// Most is how many addresses of a subset are mirrored, from 1 to 1000; 0 is
+	// PerSubset.
+	Most int
+}
+
 // Controller reconciles the slices that mirror Endpoints.
 type Controller struct {
 	env       controllers.Env
+	settings  Settings
 	services  client.Informer[*corev1.Service]
 	endpoints client.Informer[*corev1.Endpoints]
 	slices    client.Informer[*discoveryv1.EndpointSlice]
@@ -30,9 +42,10 @@ type Controller struct {
 }
 
 // New makes the controller and registers its handlers.
-func New(env controllers.Env) (*Controller, error) {
+func New(env controllers.Env, settings Settings) (*Controller, error) {
+	settings.Most = cmp.Or(settings.Most, PerSubset)
 	c := &Controller{
-		env:       env,
+		env: env, settings: settings,
 		services:  client.InformerFor(env.Informers, client.Services),
 		endpoints: client.InformerFor(env.Informers, client.Endpoints),
 		slices:    client.InformerFor(env.Informers, client.EndpointSlices),
@@ -61,7 +74,7 @@ func New(env controllers.Env) (*Controller, error) {
 		if e == nil {
 			e = old
 		}
-		c.loop.AddObject(e)
+		c.loop.AddObjectAfter(e, settings.Batch)
 	}); err != nil {
 		return nil, err
 	}
@@ -93,7 +106,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 			return 0, nil
 		}
 	}
-	plan := Make(e, have)
+	plan := Make(e, have, c.settings.Most)
 	if err := c.apply(ctx, key, &plan); err != nil {
 		if controllers.NamespaceEnding(err) {
 			return 0, nil

@@ -23,8 +23,9 @@ const (
 	ManagedBy = "endpointslicemirroring-controller.k8s.io"
 	// leader marks Endpoints that are only a lock.
 	leader = "control-plane.alpha.kubernetes.io/leader"
-	// perSubset bounds the addresses that are mirrored of one subset.
-	perSubset = 1000
+	// PerSubset bounds the addresses that are mirrored of one subset, unless
+	// settings say otherwise.
+	PerSubset = 1000
 )
 
 // Plan is what one reconcile does about the slices.
@@ -43,12 +44,12 @@ func Wanted(e *corev1.Endpoints, s *corev1.Service) bool {
 }
 
 // Make plans for Endpoints; nil, when nothing is to be mirrored, takes the
-// slices away.
-func Make(e *corev1.Endpoints, have []*discoveryv1.EndpointSlice) Plan {
+// slices away. Most is how many addresses of a subset are mirrored.
+func Make(e *corev1.Endpoints, have []*discoveryv1.EndpointSlice, most int) Plan {
 	var plan Plan
 	have = slices.Clone(have)
 	slices.SortFunc(have, func(a, b *discoveryv1.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
-	for _, want := range desired(e) {
+	for _, want := range desired(e, most) {
 		i := slices.IndexFunc(have, func(s *discoveryv1.EndpointSlice) bool {
 			return s.DeletionTimestamp == nil && key(s) == key(want)
 		})
@@ -85,14 +86,14 @@ func key(s *discoveryv1.EndpointSlice) string {
 }
 
 // desired is one slice for each family and set of ports.
-func desired(e *corev1.Endpoints) []*discoveryv1.EndpointSlice {
+func desired(e *corev1.Endpoints, most int) []*discoveryv1.EndpointSlice {
 	if e == nil {
 		return nil
 	}
 	var out []*discoveryv1.EndpointSlice
 	for i := range e.Subsets {
 		sub := &e.Subsets[i]
-		left := perSubset
+		left := most
 		for _, half := range [...]struct {
 			addresses []corev1.EndpointAddress
 			ready     bool

@@ -29,7 +29,7 @@ func subset(port int32, ready, not []string) corev1.EndpointSubset {
 
 func TestMake(t *testing.T) {
 	first := endpoints(subset(80, []string{"10.0.0.1", "fd00::1"}, []string{"10.0.0.2"}), subset(81, []string{"10.0.0.3"}, nil), subset(80, []string{"10.0.0.4", "nonsense"}, nil))
-	made := Make(first, nil)
+	made := Make(first, nil, PerSubset)
 	if len(made.Create) != 3 || len(made.Update)+len(made.Delete) != 0 {
 		t.Fatalf("%+v", made)
 	}
@@ -51,7 +51,7 @@ func TestMake(t *testing.T) {
 		{"another port", endpoints(subset(80, []string{"fd00::1"}, nil), subset(82, []string{"10.0.0.3"}, nil)), "1 0 2"},
 		{"nothing to mirror", nil, "0 0 3"},
 	} {
-		plan := Make(tc.e, made.Create)
+		plan := Make(tc.e, made.Create, PerSubset)
 		if got := fmt.Sprint(len(plan.Create), len(plan.Update), len(plan.Delete)); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 		}

@@ -27,6 +27,7 @@ const (
 // Controller binds claims and volumes.
 type Controller struct {
 	env     controllers.Env
+	static  bool
 	claims  client.Informer[*corev1.PersistentVolumeClaim]
 	volumes client.Informer[*corev1.PersistentVolume]
 	classes client.Informer[*storagev1.StorageClass]
@@ -36,10 +37,11 @@ type Controller struct {
 	claimW, volumeW       client.Writes
 }
 
-// New makes the controller and registers its handlers.
-func New(env controllers.Env) (*Controller, error) {
+// New makes the controller and registers its handlers. A static one asks for
+// no volumes: claims wait for those that someone makes.
+func New(env controllers.Env, static bool) (*Controller, error) {
 	c := &Controller{
-		env:     env,
+		env: env, static: static,
 		claims:  client.InformerFor(env.Informers, client.PersistentVolumeClaims),
 		volumes: client.InformerFor(env.Informers, client.PersistentVolumes),
 		classes: client.InformerFor(env.Informers, client.StorageClasses),
@@ -158,7 +160,7 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) (time.Durat
 	if !c.claims.CaughtUp(&c.claimW, key) || !c.volumes.CaughtUp(&c.volumeW, key) {
 		return 0, nil // the event that is still to come wakes us
 	}
-	in := ClaimInput{Claim: claim}
+	in := ClaimInput{Claim: claim, Static: c.static}
 	class := volume.GetPersistentVolumeClaimClass(claim)
 	if name := claim.Spec.VolumeName; name != "" {
 		in.Named, ok = c.volumes.Get("", name)

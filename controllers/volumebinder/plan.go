@@ -32,6 +32,8 @@ type ClaimInput struct {
 	Class *storagev1.StorageClass
 	// Default is the class for claims that name none; nil when there is none.
 	Default *storagev1.StorageClass
+	// Static: no volumes are asked for.
+	Static bool
 }
 
 // ClaimPlan is what to do about a claim.
@@ -143,6 +145,7 @@ func planUnbound(in ClaimInput) (ClaimPlan, error) {
 		plan.Note = Note{corev1.EventTypeNormal, "WaitForFirstConsumer", "waiting for first consumer to be created before binding"}
 	case in.Class.Provisioner == volume.NotSupportedProvisioner:
 		plan.Note = Note{corev1.EventTypeNormal, "FailedBinding", "no persistent volumes available for this claim and no storage class is set"}
+	case in.Static:
 	default:
 		plan.Provisioner = in.Class.Provisioner
 		plan.Note = Note{corev1.EventTypeNormal, "ExternalProvisioning", fmt.Sprintf("Waiting for a volume to be created either by the external provisioner '%s' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.", in.Class.Provisioner)}

@@ -51,6 +51,7 @@ func TestPlanClaim(t *testing.T) {
 		"class missing":       {in: ClaimInput{Claim: claim(classed)}, phase: "Pending", reason: "ProvisioningFailed"},
 		"waits for a pod":     {in: ClaimInput{Claim: claim(classed), Class: class}, phase: "Pending", reason: "WaitForFirstConsumer"},
 		"node chosen":         {in: ClaimInput{Claim: claim(chosen), Class: class}, phase: "Pending", reason: "ExternalProvisioning", provisioner: "p"},
+		"none is provided":    {in: ClaimInput{Claim: claim(chosen), Class: class, Static: true}, phase: "Pending"},
 		"named, not there":    {in: ClaimInput{Claim: claim(named)}, phase: "Pending"},
 		"named and free":      {in: ClaimInput{Claim: claim(named), Named: vol("1Gi", nil)}, bind: true},
 		"named, too small":    {in: ClaimInput{Claim: claim(named), Named: vol("1Mi", nil)}, phase: "Pending", reason: "VolumeMismatch"},

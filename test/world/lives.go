@@ -13,20 +13,21 @@ import (
 // returns is called; that one waits for their end. crash ends them at once,
 // with what is under way; otherwise they finish what they have begun.
 func (w *World) Run(names ...string) (end func(crash bool)) {
+	return w.RunAs(manager.Config{Controllers: names})
+}
+
+// RunAs is Run with settings; doors, informers and the log are the world's.
+func (w *World) RunAs(cfg manager.Config) (end func(crash bool)) {
 	ctx, cancel := context.WithCancel(w.T.Context())
 	cutting, cut := context.WithCancel(context.Background())
 	door := func(user client.User) client.Interface {
 		return faulty{named{client.As(w.server.Door(), user), user.Name}, w.faults, cutting}
 	}
-	cfg := manager.Config{
-		ClientFor: func(account string) client.Interface {
-			return door(client.ServiceAccountUser("kube-system", account))
-		},
-		Informers:   client.NewInformers(door(client.User{Name: "system:kube-controller-manager", Groups: []string{"system:authenticated"}})),
-		Discovery:   w.discovery,
-		Controllers: names,
-		Log:         w.Log,
+	cfg.ClientFor = func(account string) client.Interface {
+		return door(client.ServiceAccountUser("kube-system", account))
 	}
+	cfg.Informers = client.NewInformers(door(client.User{Name: "system:kube-controller-manager", Groups: []string{"system:authenticated"}}))
+	cfg.Discovery, cfg.Log, cfg.CleanPodRequests = w.discovery, w.Log, true
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

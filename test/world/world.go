@@ -126,7 +126,7 @@ func New(t *testing.T, seed uint64) *World {
 	}
 	w.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
 	t.Cleanup(w.tell)
-	table, err := builtin.New()
+	table, err := builtin.With(builtin.Everything())
 	w.Must(err)
 	w.table = table
 	st, err := store.New(store.Config{Backend: NewMemory(w.committed), Table: table, CompactEvery: -1, Log: w.Log,
