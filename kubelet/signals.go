@@ -231,6 +231,9 @@ func measureDisk(out map[string]measured, path, bytes, inodes string) {
 // measurePIDs is how many processes the kernel still allows.
 func measurePIDs() (measured, bool) {
 	most, err := parseInt(firstLine("/proc/sys/kernel/pid_max"))
+	if n, e := parseInt(firstLine("/proc/sys/kernel/threads-max")); e == nil {
+		most = min(most, n)
+	}
 	if err != nil {
 		return measured{}, false
 	}

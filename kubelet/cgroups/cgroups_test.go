@@ -77,6 +77,17 @@ func TestV2(t *testing.T) {
 			t.Errorf("%s: %q (%v), want %q", file, got, err, want)
 		}
 	}
+	// The kernel makes the file of each size that it has.
+	huge := filepath.Join(dir, "cox/kubepods/burstable/podx/hugetlb.2MB.max")
+	if err := os.WriteFile(huge, []byte("max"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.LimitHugePages(Burstable, "podx", map[string]int64{"2MB": 0, "1GB": 5}); err != nil {
+		t.Error(err)
+	}
+	if got, err := os.ReadFile(huge); err != nil || string(got) != "0" {
+		t.Errorf("huge pages: %q, %v", got, err)
+	}
 	pods, err := m.Pods()
 	if err != nil || len(pods[Burstable]) != 1 || pods[Burstable][0] != "podx" {
 		t.Errorf("pods %v, %v", pods, err)
@@ -163,5 +174,75 @@ func TestReal(t *testing.T) {
 	}
 	if err := m.RemoveTree(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnified makes, limits and removes a pod's group in the v2 hierarchy of a
+// hybrid host: a real one, though with few controllers.
+func TestUnified(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making cgroups needs root")
+	}
+	m, err := Detect(fmt.Sprintf("/coxtest2-%d", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var side *v2
+	switch a := m.a.(type) {
+	case *hybrid:
+		side = &a.unified
+	case *v2:
+		side = a
+	default:
+		t.Skip("this host has no v2 hierarchy")
+	}
+	m.a = side
+	t.Cleanup(func() {
+		if err := side.remove(m.root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := m.EnsurePod(Burstable, "podx", Resources{}); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(side.mount, m.Group(Burstable, "podx"))
+	if err := m.LimitHugePages(Burstable, "podx", map[string]int64{"2MB": 4 << 20, "77MB": 1}); err != nil {
+		t.Error(err)
+	}
+	// Whatever the host has is on for the pod's containers.
+	for file, has := range map[string]bool{"hugetlb.2MB.max": true, "hugetlb.77MB.max": false} {
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if controllers, _ := os.ReadFile(filepath.Join(side.mount, "cgroup.controllers")); !set(string(controllers))["hugetlb"] {
+			has = false
+		}
+		if has != (err == nil) || has && strings.TrimSpace(string(b)) != "4194304" {
+			t.Errorf("%s: %q, %v", file, b, err)
+		}
+	}
+	proc := exec.Command("sleep", "1000")
+	if err := proc.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = proc.Process.Kill(); _ = proc.Wait() }()
+	inner := filepath.Join(dir, "container")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeInt(inner, "cgroup.procs", int64(proc.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	if pods, err := m.Pods(); err != nil || fmt.Sprint(pods) != "map[1:[podx]]" {
+		t.Errorf("pods %v, %v", pods, err)
+	}
+	if err := side.remove(m.Group(Burstable, "podx")); err == nil {
+		t.Error("a group with a process in it was removed")
+	}
+	_ = proc.Process.Kill()
+	_ = proc.Wait()
+	if err := m.RemovePod(Burstable, "podx"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the group is still there: %v", err)
 	}
 }
