@@ -257,6 +257,9 @@ type Action struct {
 	Result schema.GroupVersionKind // of the answer, often metav1.Status
 	// Others are the further versions that the body may come in.
 	Others []Body
+	// Schema is that of the body, in structured-merge-diff's form, where the
+	// body is also the answer and tells whose its fields are; "" where not.
+	Schema string
 	// Default and Validate check the body.
 	Default  func(in runtime.Object)
 	Validate func(in runtime.Object) field.ErrorList

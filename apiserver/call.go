@@ -45,6 +45,9 @@ type call struct {
 	load func() error
 	// front is what the HTTP door knows besides; nil at the local door.
 	front *front
+	// misrouted is what is wrong with the path or method of a request that came
+	// in by HTTP: see routed.
+	misrouted error
 	// form shows an answer that is a list, or another form of an object than
 	// its own, as the client gets it, in JSON, for the audit record; nil: it is
 	// neither. nil at the local door.
@@ -69,6 +72,14 @@ type front struct {
 	imp       *client.User // who asked, when impersonating
 	// constraint is the verb that allowed it; "" if it knows no bounds.
 	constraint string
+}
+
+// unsniffed forbids clients to guess what the answer is, as upstream does where
+// it refuses what somebody may not. f may be nil.
+func (f *front) unsniffed() {
+	if f != nil {
+		f.header.Set("X-Content-Type-Options", "nosniff")
+	}
 }
 
 // answer is what a call ends with. Exactly one of entry, obj and list is set.
@@ -135,10 +146,19 @@ func (s *Server) refuseUnknown(ctx context.Context, req *client.Request, f *fron
 	err := c.authorize(ctx)
 	if err == nil {
 		err = notServed(req)
+	} else {
+		f.unsniffed()
 	}
-	st := wire.Status(err)
-	c.record.End(st.Code, nil)
+	c.record.End(wire.Status(err).Code, unknownStatus(err))
 	return err
+}
+
+// unknownStatus is what records say of a request for what is not served.
+func unknownStatus(err error) *metav1.Status {
+	if apierrors.IsNotFound(err) {
+		err = plainly(http.StatusNotFound, "")
+	}
+	return wire.Status(err)
 }
 
 func notServed(req *client.Request) error {
@@ -147,6 +167,9 @@ func notServed(req *client.Request) error {
 
 // allowed says whether the resource knows the verb.
 func (c *call) allowed() error {
+	if c.misrouted != nil {
+		return c.misrouted
+	}
 	v, ok := c.req.Verb, false
 	switch {
 	case c.sub == nil:
@@ -215,6 +238,7 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 	}
 	c.waited = time.Since(asked)
 	if err := c.authorize(ctx); err != nil {
+		c.front.unsniffed()
 		return finish, err
 	}
 	if err := c.allowed(); err != nil {

@@ -16,17 +16,10 @@ import (
 // authorized and admitted. rest is what follows the subresource in the path.
 func (h *httpCall) connect(rest string) {
 	start := h.srv.now()
-	con := h.sub.Connect
 	var opts runtime.Object
 	h.call.load = func() error {
 		if h.req.Subresource != "log" && len(h.r.URL.Query()["dryRun"]) > 0 {
 			return apierrors.NewBadRequest("dryRun is not supported") // what streams, does
-		}
-		if rest != "" && !con.Path {
-			return plainly(http.StatusNotFound, "")
-		}
-		if !contains(con.Methods, h.r.Method) && !contains(con.Methods, "*") && len(con.Methods) > 0 {
-			return h.unsupported()
 		}
 		if err := h.mayUpgrade(); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -88,7 +89,12 @@ func (d *discoverer) handler(path string) http.Handler {
 	if found == nil {
 		return nil
 	}
+	_, group := found.(*metav1.APIGroup)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && !group { // as upstream, which shows groups however they are asked for
+			d.srv.fail(w, r, noMethod())
+			return
+		}
 		a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool { return a.As == "" })
 		if !ok {
 			d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
@@ -132,6 +138,10 @@ func (d *discoverer) serveRoot(w http.ResponseWriter, r *http.Request, path stri
 		return
 	}
 	core := path == "/api"
+	if core && r.Method != http.MethodGet {
+		d.srv.fail(w, r, noMethod())
+		return
+	}
 	w.Header().Set("Vary", "Accept")
 	d.serve(w, r, a, path+" "+a.As+" "+a.Version, func() (runtime.Object, schema.GroupVersionKind) {
 		switch {
@@ -146,10 +156,6 @@ func (d *discoverer) serveRoot(w http.ResponseWriter, r *http.Request, path stri
 
 // serve sends a document. gvk is empty where the object names its kind.
 func (d *discoverer) serve(w http.ResponseWriter, r *http.Request, a wire.Accept, key string, make func() (runtime.Object, schema.GroupVersionKind)) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		http.Error(w, "405: Method Not Allowed", http.StatusMethodNotAllowed)
-		return
-	}
 	doc, body, err := d.encoded(a.Media, key, make)
 	if err != nil {
 		d.srv.fail(w, r, err)
@@ -164,6 +170,9 @@ func (d *discoverer) serve(w http.ResponseWriter, r *http.Request, a wire.Accept
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
+	}
+	if rec, ok := w.(interface{ Shown(body []byte) }); ok {
+		rec.Shown(doc.json)
 	}
 	wire.Respond(w, r, http.StatusOK, ct, [][]byte{body}, wire.Pretty(r, a))
 }

@@ -220,8 +220,8 @@ func unknownChecks(names []string, checks []namedCheck) string {
 }
 
 func (s *Server) serveVersion(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		http.Error(w, "405: Method Not Allowed", http.StatusMethodNotAllowed)
+	if r.Method != http.MethodGet {
+		s.fail(w, r, noMethod())
 		return
 	}
 	b, err := json.MarshalIndent(s.cfg.Version, "", "  ")

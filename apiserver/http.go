@@ -12,7 +12,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -50,8 +49,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
 			}
 			s.metrics.gates.unknown.add(time.Since(begin))
-			s.auditRefused(r, client.User{}, f, &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusUnauthorized, Message: attempted(r)})
-			s.fail(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			err = apierrors.NewUnauthorized("Unauthorized")
+			s.auditUnknown(r, f, wire.Status(err))
+			s.fail(w, r, err)
 			return
 		}
 		user = u
@@ -63,6 +63,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	as, err := s.impersonate(r, user, f)
 	if err != nil {
+		f.unsniffed()
 		s.auditRefused(r, user, f, wire.Status(err))
 		s.fail(w, r, err)
 		return
@@ -234,10 +235,16 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.U
 		err = unrecorded(lost)
 	}
 	if err == nil {
-		err = s.decide(r.Context(), a, rec)
+		if err = s.decide(r.Context(), a, rec); err != nil {
+			f.unsniffed()
+		}
 	}
+	most := s.cfg.RequestTimeout
 	if err == nil && r.URL.RawQuery != "" {
-		_, err = requestedTimeout(r)
+		var asked time.Duration
+		if asked, err = requestedTimeout(r); asked > 0 {
+			most = min(most, asked)
+		}
 	}
 	if err != nil {
 		st := wire.Status(err)
@@ -245,18 +252,31 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.U
 		s.fail(w, r, err)
 		return
 	}
-	handler := s.pathHandler(r.URL.Path)
-	ctx, cancel := context.WithTimeout(r.Context(), s.cfg.RequestTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), most)
 	defer cancel()
-	cw := &codeWriter{ResponseWriter: w, code: http.StatusOK}
+	if ctx.Err() != nil {
+		rec.End(http.StatusGatewayTimeout, wire.Status(ctx.Err()))
+		expired(w, r)
+		return
+	}
+	handler := s.pathHandler(r.URL.Path)
+	cw := &pathWriter{codeWriter: codeWriter{ResponseWriter: w, code: http.StatusOK}, rec: rec}
 	handler.ServeHTTP(cw, r.WithContext(ctx))
-	rec.End(int32(cw.code), nil)
+	rec.End(int32(cw.code), cw.refusal)
 }
 
 func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
 	if s.cfg.Audit == nil {
 		return nil
 	}
+	rec := s.cfg.Audit.Begin(auditedPath(a, f))
+	if f.imp != nil {
+		rec.Impersonated(a.User, f.constraint)
+	}
+	return rec
+}
+
+func auditedPath(a *authz.Attributes, f *front) *audit.Request {
 	r := &audit.Request{
 		ID: f.id, Received: f.received, URI: f.uri, Verb: a.Verb, User: a.User,
 		SourceIPs: f.sourceIPs, UserAgent: f.userAgent, Path: a.Path,
@@ -266,11 +286,7 @@ func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {
 	if f.imp != nil {
 		r.User = *f.imp
 	}
-	rec := s.cfg.Audit.Begin(r)
-	if f.imp != nil {
-		rec.Impersonated(a.User, f.constraint)
-	}
-	return rec
+	return r
 }
 
 // codeWriter notes the status code of an answer.

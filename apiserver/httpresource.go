@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -61,32 +62,27 @@ func (s *Server) serveResource(w http.ResponseWriter, r *http.Request, user clie
 	}
 	c.front, c.manager = f, managerOf(f.userAgent)
 	h := &httpCall{call: c, w: w, r: r}
-	if text := c.res.view.Deprecated; text != "" {
-		c.warn(text)
-	}
 	c.load = func() error {
+		if text := c.res.view.Deprecated; text != "" {
+			c.warn(text)
+		}
 		if optErr != nil {
 			return optErr
 		}
 		return h.readRequest()
 	}
-	if c.res.store != nil && !c.res.custom && (!c.res.Namespaced && t.namespace != "" || c.res.Namespaced && t.namespace == "" && t.name != "") {
-		s.noPath(w, r, t.gvr.Group) // no such path, whatever is asked there
-		return
-	}
-	if c.sub == nil && c.res.Namespaced && c.res.store != nil && t.namespace == "" && req.Verb != client.List && req.Verb != client.Watch {
-		// Namespaced objects are only reached through their namespace.
-		if t.name == "" && !c.res.custom {
-			s.fail(w, r, noMethod())
-			return
-		}
-		s.noPath(w, r, t.gvr.Group)
+	if !c.res.custom {
+		c.misrouted = c.routed(&t, r.Method)
+	} else if c.sub == nil && c.res.Namespaced && t.namespace == "" && req.Verb != client.List && req.Verb != client.Watch {
+		s.noPath(w, r, t.gvr.Group) // namespaced objects are only reached through their namespace
 		return
 	}
 	switch {
+	case c.misrouted != nil:
+		h.plain()
 	case c.sub != nil && c.sub.Connect != nil:
-		h.connect(t.rest)
-	case t.rest != "":
+		h.connect(t.rest) // a slash, where nothing may follow
+	case strings.Trim(t.rest, "/") != "":
 		s.noPath(w, r, t.gvr.Group)
 	case req.Verb == client.Watch:
 		h.watch()
@@ -164,15 +160,42 @@ func (h *httpCall) plain() {
 	defer h.turn.Release()
 	defer h.srv.metrics.gates.begun(h.req.Verb)()
 	h.form = h.recordedForm
+	if load := h.load; load != nil {
+		h.load = func() error {
+			if err := ctx.Err(); err != nil { // what is read from memory does not ask
+				return err
+			}
+			return load()
+		}
+	}
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
 	if err != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			expired(h.w, h.r)
+			return
+		}
 		h.srv.fail(h.w, h.r, err)
 		return
 	}
 	if err := h.write(ans); err != nil {
 		h.srv.fail(h.w, h.r, err)
 	}
+}
+
+// expired answers a request whose time is over, in the form that upstream does.
+func expired(w http.ResponseWriter, r *http.Request) {
+	st := apierrors.NewTimeoutError("request did not complete within the allotted timeout", 0).Status()
+	text, err := json.Marshal(&st)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	if r.ProtoMajor == 1 { // the time of the connection is over too: see unstick
+		w.Header().Set("Connection", "close")
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(http.StatusGatewayTimeout)
+	_, _ = w.Write(append(text, '\n')) // the client has gone, if this fails
 }
 
 // requestedTimeout is the time that the URL asks for, 0 without one; the error
@@ -405,8 +428,14 @@ var deleteOptionsKind = schema.GroupVersionKind{Version: "v1", Kind: "DeleteOpti
 
 func (h *httpCall) loadDeleteOptions() error {
 	data, err := h.readBody()
-	if err != nil || len(data) == 0 {
+	if err != nil {
 		return err
+	}
+	if len(data) == 0 {
+		if h.r.URL.RawQuery == "" {
+			return nil
+		}
+		return parseDeleteOptions(h.r.URL.Query(), &h.req.Options)
 	}
 	media, ok := wire.ContentType(h.r.Header.Get("Content-Type"))
 	if !ok {

@@ -84,7 +84,7 @@ func typesOf(s *Server, k *api.Kind) (managedfields.TypeConverter, error) {
 		}
 	}
 	types, err := fields.Converter(s.cfg.Table.Scheme, kinds...)
-	if err != nil && k.Prefix != "" { // client-go knows none of the extensions' kinds
+	if err != nil { // client-go knows none of the extensions' kinds, and no reviews
 		return openapi.TypeConverter(k.Hub.GroupVersion())
 	}
 	return types, err

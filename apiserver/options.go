@@ -21,7 +21,8 @@ import (
 	"github.com/coxswain/cox/client"
 )
 
-// parseOptions reads the query options of a verb. Errors are 400 and 422.
+// parseOptions reads the query options of a verb, all but those that the body
+// of a delete replaces. Errors are 400 and 422.
 func parseOptions(q url.Values, verb client.Verb) (o client.Options, err error) {
 	p := &params{q: q}
 	switch verb {
@@ -37,18 +38,28 @@ func parseOptions(q url.Values, verb client.Verb) (o client.Options, err error) 
 			o.Force = *f
 		}
 	case client.Delete, client.DeleteCollection:
-		p.preconditions(&o)
-		o.GracePeriodSeconds = p.int("gracePeriodSeconds")
-		o.OrphanDependents = p.bool("orphanDependents")
-		if v, ok := q["propagationPolicy"]; ok {
-			pp := metav1.DeletionPropagation(v[0])
-			o.PropagationPolicy = &pp
-		}
+		return o, p.err
 	}
 	if dry, ok := q["dryRun"]; ok {
 		o.DryRun = p.dryRun(dry, verb)
 	}
 	return o, p.err
+}
+
+// parseDeleteOptions reads the query options of a delete that has no body.
+func parseDeleteOptions(q url.Values, o *client.Options) error {
+	p := &params{q: q}
+	p.preconditions(o)
+	o.GracePeriodSeconds = p.int("gracePeriodSeconds")
+	o.OrphanDependents = p.bool("orphanDependents")
+	if v, ok := q["propagationPolicy"]; ok {
+		pp := metav1.DeletionPropagation(v[0])
+		o.PropagationPolicy = &pp
+	}
+	if dry, ok := q["dryRun"]; ok {
+		o.DryRun = p.dryRun(dry, client.Delete)
+	}
+	return p.err
 }
 
 // params reads typed values and keeps the first error.
@@ -142,8 +153,8 @@ func (p *params) dryRun(values []string, verb client.Verb) bool {
 	return len(values) > 0
 }
 
-// deleteOptions puts the body of a DELETE into the request's options; what
-// the body says replaces the query.
+// deleteOptions puts the body of a DELETE into the request's options; the query
+// then says nothing.
 func deleteOptions(o *client.Options, d *metav1.DeleteOptions) error {
 	o.GracePeriodSeconds, o.OrphanDependents, o.PropagationPolicy = d.GracePeriodSeconds, d.OrphanDependents, d.PropagationPolicy
 	o.Preconditions = d.Preconditions

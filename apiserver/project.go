@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -214,18 +212,25 @@ func (r *resource) projectionFields(p *api.Projection, sub string) *managedfield
 	v, _ := r.trackers.LoadOrStore("project/"+sub, &tracker{})
 	t := v.(*tracker)
 	t.once.Do(func() {
-		conv := &singleConverter{p}
-		types, err := scaleTypes(r.srv.cfg.Table.Scheme)
-		if err != nil {
-			r.srv.log.Warn("fields of a projection are not tracked", "resource", r.gvr.String(), "error", err)
-			return
-		}
-		fm, err := managedfields.NewDefaultFieldManager(types, conv, conv, conv, p.GVK, p.GVK.GroupVersion(), sub, nil)
-		if err == nil {
-			t.fm = fm
-		}
+		t.fm = r.singleFields(p.GVK, p.New, sub, scaleSchema)
 	})
 	return t.fm
+}
+
+// singleFields makes the field manager of a kind with one version, which is nil
+// if there can be none.
+func (r *resource) singleFields(gvk schema.GroupVersionKind, make func() runtime.Object, sub, text string) *managedfields.FieldManager {
+	parser, err := typed.NewParser(typed.YAMLObject(text))
+	if err == nil {
+		conv := &singleConverter{gvk, make}
+		types := managedfields.NewSchemeTypeConverter(r.srv.cfg.Table.Scheme, parser)
+		var fm *managedfields.FieldManager
+		if fm, err = managedfields.NewDefaultFieldManager(types, conv, conv, conv, gvk, gvk.GroupVersion(), sub, nil); err == nil {
+			return fm
+		}
+	}
+	r.srv.log.Warn("fields of a subresource are not tracked", "resource", r.gvr.String(), "subresource", sub, "error", err)
+	return nil
 }
 
 // scaleSchema is autoscaling/v1 Scale for field management: the published
@@ -246,14 +251,6 @@ const scaleSchema = `types:
   map: {elementType: {namedType: any}, elementRelationship: atomic}
 `
 
-func scaleTypes(scheme *runtime.Scheme) (managedfields.TypeConverter, error) {
-	parser, err := typed.NewParser(scaleSchema)
-	if err != nil {
-		return nil, fmt.Errorf("schema of Scale: %w", err)
-	}
-	return managedfields.NewSchemeTypeConverter(scheme, parser), nil
-}
-
 // scaleTable prints the one kind that objects are projected to.
 var scaleTable = sync.OnceValue(func() *table.Convertor {
 	return table.New([]metav1.TableColumnDefinition{
@@ -268,11 +265,14 @@ var scaleTable = sync.OnceValue(func() *table.Convertor {
 })
 
 // singleConverter serves field management for a kind with one version.
-type singleConverter struct{ p *api.Projection }
+type singleConverter struct {
+	gvk  schema.GroupVersionKind
+	make func() runtime.Object
+}
 
 // New makes an empty object.
 func (s *singleConverter) New(gvk schema.GroupVersionKind) (runtime.Object, error) {
-	obj := s.p.New()
+	obj := s.make()
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
 	return obj, nil
 }
@@ -293,141 +293,14 @@ func (s *singleConverter) ConvertFieldLabel(schema.GroupVersionKind, string, str
 // ConvertToVersion returns in, which is of the only version, as its Go type.
 func (s *singleConverter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	if u, ok := in.(runtime.Unstructured); ok {
-		obj, _ := s.New(s.p.GVK)
+		obj, _ := s.New(s.gvk)
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.UnstructuredContent(), obj); err != nil {
-			return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", s.p.GVK, err)
+			return nil, fmt.Errorf("unable to convert unstructured object to %v: %w", s.gvk, err)
 		}
 		in = obj
 	}
-	if gv, ok := target.(schema.GroupVersion); ok && gv != s.p.GVK.GroupVersion() {
+	if gv, ok := target.(schema.GroupVersion); ok && gv != s.gvk.GroupVersion() {
 		return nil, runtime.NewNotRegisteredErrForTarget("cox", nil, gv)
 	}
 	return in, nil
-}
-
-// action carries out a posted subresource, or a request for a kind that is
-// not stored.
-func (c *call) action(ctx context.Context, key string, a *api.Action) (*answer, error) {
-	run, ok := c.srv.cfg.Extensions.Actions[key]
-	if !ok {
-		return nil, notServed(c.req)
-	}
-	t := &transaction{call: c, ctx: ctx}
-	if c.req.Object != nil {
-		if err := t.prepareAction(a); err != nil {
-			return nil, err
-		}
-	}
-	res, err := run(ctx, c.req)
-	if err != nil {
-		return nil, err
-	}
-	for k, v := range res.Notes {
-		c.record.Annotate(k, v)
-	}
-	for _, w := range append(t.warns, res.Warnings...) {
-		c.warn(w)
-	}
-	ans := &answer{obj: res.Object, created: res.Created, pending: res.Pending}
-	if res.List != nil {
-		ans.items = res.List.Items
-		if ans.items == nil {
-			ans.items = []runtime.Object{}
-		}
-		return ans, nil
-	}
-	if a == nil {
-		_, isStatus := res.Object.(*metav1.Status)
-		ans.hub = !isStatus
-		ans.created = ans.created || c.req.Verb == client.Create
-	}
-	return ans, nil
-}
-
-// prepareAction defaults, admits and validates the body of an action.
-func (t *transaction) prepareAction(a *api.Action) error {
-	if err := t.checkWriteOptions(); err != nil {
-		return err
-	}
-	m, named := t.req.Object.(metav1.Object)
-	if a != nil {
-		if named {
-			if err := t.matchAction(m); err != nil {
-				return err
-			}
-		}
-		if a.Default != nil {
-			a.Default(t.req.Object)
-		}
-		attrs := t.attributes(admission.Create, t.req.Object, nil)
-		if err := t.admit(attrs); err != nil {
-			return err
-		}
-		if a.Validate != nil {
-			if errs := a.Validate(t.req.Object); len(errs) > 0 {
-				return apierrors.NewInvalid(a.GVK.GroupKind(), bodyName(a, t.req.Name), errs)
-			}
-		}
-		return t.validate(attrs)
-	}
-	body, err := t.res.toHub(t.req.Object)
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
-	t.req.Object = body
-	if named = false; t.res.Namespaced {
-		if m, named = body.(metav1.Object); named && m.GetNamespace() == "" {
-			m.SetNamespace(t.req.Namespace)
-		}
-	}
-	attrs := t.attributes(admission.Create, body, nil)
-	if err := t.admit(attrs); err != nil {
-		return err
-	}
-	if t.res.Strategy.Validate != nil {
-		name := ""
-		if m, ok := body.(metav1.Object); ok {
-			name = m.GetName()
-		}
-		errs := t.res.Strategy.Validate(body)
-		if err := t.invalid(name, errs); err != nil {
-			if gk := t.res.Hub.GroupKind(); gk.Group == authorizationv1.GroupName { // whose refusals name no kind
-				return apierrors.NewInvalid(schema.GroupKind{Group: gk.Group}, "", errs)
-			}
-			return err
-		}
-	}
-	return t.validate(attrs)
-}
-
-// bodyName is how errors name the body of an action: upstream's of a
-// TokenRequest do not.
-func bodyName(a *api.Action, name string) string {
-	if a.GVK.Kind == "TokenRequest" {
-		return ""
-	}
-	return name
-}
-
-// matchAction fills a body's name and namespace in from the URL and refuses
-// other ones.
-func (t *transaction) matchAction(m metav1.Object) error {
-	switch kind := t.sub.Action.GVK.Kind; {
-	case (kind == "Binding" || kind == "Eviction") && m.GetName() != t.req.Name:
-		return apierrors.NewBadRequest("name in URL does not match name in " + kind + " object")
-	case kind == "TokenRequest" && m.GetName() != "" && m.GetName() != t.req.Name:
-		return apierrors.NewInvalid(t.sub.Action.GVK.GroupKind(), t.req.Name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "name"), m.GetName(), "must match the service account name if specified")})
-	case m.GetName() == "":
-		m.SetName(t.req.Name)
-	case m.GetName() != t.req.Name:
-		return apierrors.NewBadRequest(fmt.Sprintf(
-			"the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), t.req.Name))
-	}
-	if m.GetNamespace() == "" {
-		m.SetNamespace(t.req.Namespace)
-	} else if m.GetNamespace() != t.req.Namespace {
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
-	}
-	return nil
 }

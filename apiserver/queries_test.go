@@ -163,8 +163,14 @@ func TestReadParameters(t *testing.T) {
 		{"DELETE", "?dryRun=All", "", 200, "a b"},
 		{"DELETE", "/a?dryRun=All&resourceVersion=1", "", 409, `FailureOperation cannot be fulfilled on ConfigMap "a": the ResourceVersion in the precondition (1) does not match the ResourceVersion in record`},
 		{"DELETE", "/a?dryRun=All&uid=x", "", 409, `FailureOperation cannot be fulfilled on ConfigMap "a": the UID in the precondition (x) does not match the UID in record`},
-		{"DELETE", "/a?dryRun=All&uid=x", `{"kind":"DeleteOptions","apiVersion":"v1"}`, 200, "Success"},
+		{"DELETE", "/a?dryRun=All&uid=x", `{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"]}`, 200, "Success"},
 		{"DELETE", "/a?dryRun=All", `{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"x"}}`, 409, "the UID in the precondition (x)"},
+		{"DELETE", "/a?dryRun=Odd", "", 422, "Unsupported value"},
+		{"DELETE", "/a?gracePeriodSeconds=x", "", 400, "Failurestrconv.ParseInt"},
+		// A body takes the place of all of these parameters.
+		{"DELETE", "/a?dryRun=Odd&gracePeriodSeconds=x", `{"dryRun":["All"]}`, 200, "Success"},
+		{"DELETE", "/a?dryRun=All", `{"gracePeriodSeconds":0}`, 200, "Success"},
+		{"DELETE", "/a?dryRun=All", "", 404, "not found"},
 	} {
 		code, says := q.ask(tt.method, tt.query, tt.body)
 		want := q.subs.Replace(tt.want)

@@ -133,6 +133,19 @@ func (a answer) withoutManagedFields() answer {
 	return a
 }
 
+// pathWriter notes what is answered to a request that is not for a resource.
+type pathWriter struct {
+	codeWriter
+	rec     *audit.Record
+	refusal *metav1.Status
+}
+
+// Refused is told of the status that is about to be sent.
+func (p *pathWriter) Refused(st *metav1.Status) { p.refusal = st }
+
+// Shown is told of the document that is about to be sent, in JSON.
+func (p *pathWriter) Shown(body []byte) { p.rec.ResponseBody(body) }
+
 // startWriter records when the answer to a long-running request begins, and with
 // what.
 type startWriter struct {

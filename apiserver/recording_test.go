@@ -37,6 +37,10 @@ func TestBodiesAreRecorded(t *testing.T) {
 		{"refused watch", http.MethodGet, cmPath + "?watch=1&resourceVersion=x", "", "", "", "v1 Status", "Failure", "", 0},
 		{"collection", http.MethodDelete, cmPath + "?fieldSelector=metadata.name%3Da&dryRun=All", `{"gracePeriodSeconds":0,"dryRun":["All"]}`, "",
 			"meta.k8s.io/__internal DeleteOptions", "v1 ConfigMapList", "", "", 1},
+		{"versions", http.MethodGet, "/api", "", "", "", " APIVersions", "", "", 0}, // which have no version
+		{"resources", http.MethodGet, "/api/v1", "", "application/vnd.kubernetes.protobuf", "", " APIResourceList", "", "", 0},
+		{"method", http.MethodPost, "/version", "", "", "", "v1 Status", "Failure", "the server does not allow this method on the requested resource", 0},
+		{"unknown", http.MethodGet, "/api/v1/nopes", "", "", "", "v1 Status", "Failure", "the server could not find the requested resource", 0},
 		{"delete", http.MethodDelete, cmPath + "/a", `{"apiVersion":"other/v7","kind":"DeleteOptions"}`, "", "meta.k8s.io/__internal DeleteOptions", "v1 Status", "Success", "", 0},
 	} {
 		w.http(tc.method, tc.path, tc.body, "Accept", tc.accept, "Content-Type", "application/json")

@@ -205,9 +205,13 @@ func (c *call) matchRequest(m metav1.Object) error {
 	case m.GetNamespace() == "":
 		m.SetNamespace(c.req.Namespace)
 	case m.GetNamespace() != c.req.Namespace:
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return errNamespace()
 	}
 	return nil
+}
+
+func errNamespace() error {
+	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 }
 
 // now is the present as API timestamps have it, in whole seconds.

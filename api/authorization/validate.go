@@ -29,9 +29,10 @@ func validateLocalReview(r *authorizationv1.LocalSubjectAccessReview) field.Erro
 	if a := r.Spec.NonResourceAttributes; a != nil {
 		errs = append(errs, field.Invalid(path.Child("nonResourceAttributes"), a, "disallowed on this kind of request"))
 	}
-	meta := r.ObjectMeta
-	meta.Namespace = ""
-	return append(errs, noMetadata(meta)...)
+	if rest := r.ObjectMeta; !bare(rest, r.Namespace) {
+		errs = append(errs, field.Invalid(field.NewPath("metadata"), rest, "must be empty except for namespace"))
+	}
+	return errs
 }
 
 func validateSubject(s *authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
@@ -103,13 +104,17 @@ func checkValues(operator string, n int, path *field.Path) field.ErrorList {
 	return nil
 }
 
-// noMetadata refuses metadata on what is never stored; clients may have had
-// managed fields filled in.
+// noMetadata refuses metadata on what is never stored.
 func noMetadata(m metav1.ObjectMeta) field.ErrorList {
-	rest := m
-	rest.ManagedFields = nil
-	if check.Equal(rest, metav1.ObjectMeta{}) {
+	if bare(m, "") {
 		return nil
 	}
 	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, "must be empty")}
+}
+
+// bare says that there is no metadata but the namespace; whose the fields are is
+// filled in by the server.
+func bare(m metav1.ObjectMeta, namespace string) bool {
+	m.ManagedFields = nil
+	return check.Equal(m, metav1.ObjectMeta{Namespace: namespace})
 }

@@ -29,6 +29,7 @@ func serviceAccount() *api.Kind {
 		Verbs: []string{"create"},
 		Action: &api.Action{
 			GVK: tokenRequest, Result: tokenRequest, New: api.New[authenticationv1.TokenRequest](),
+			Schema: tokenRequestSchema,
 			Default: func(o runtime.Object) {
 				defPtr(&o.(*authenticationv1.TokenRequest).Spec.ExpirationSeconds, int64(3600))
 			},
@@ -54,6 +55,31 @@ func cleanReferences(s *corev1.ServiceAccount) {
 		s.Secrets[i] = corev1.ObjectReference{Name: s.Secrets[i].Name}
 	}
 }
+
+// tokenRequestSchema is how the fields of a TokenRequest are owned: the
+// published schemas for apply leave it out, since it is never stored.
+const tokenRequestSchema = `types:
+- name: io.k8s.api.authentication.v1.TokenRequest
+  map:
+    fields:
+    - {name: apiVersion, type: {scalar: string}}
+    - {name: kind, type: {scalar: string}}
+    - {name: metadata, type: {namedType: any}}
+    - name: spec
+      type:
+        map:
+          fields:
+          - {name: audiences, type: {list: {elementType: {scalar: string}, elementRelationship: atomic}}}
+          - name: boundObjectRef
+            type: {map: {fields: [{name: apiVersion, type: {scalar: string}}, {name: kind, type: {scalar: string}},
+              {name: name, type: {scalar: string}}, {name: uid, type: {scalar: string}}]}}
+          - {name: expirationSeconds, type: {scalar: numeric}}
+    - {name: status, type: {map: {fields: [{name: expirationTimestamp, type: {scalar: untyped}}, {name: token, type: {scalar: string}}]}}}
+- name: any
+  scalar: untyped
+  list: {elementType: {namedType: any}, elementRelationship: atomic}
+  map: {elementType: {namedType: any}, elementRelationship: separable}
+`
 
 // validateTokenRequest bounds a token's lifetime: ten minutes to 2^32 seconds.
 func validateTokenRequest(t *authenticationv1.TokenRequest) field.ErrorList {

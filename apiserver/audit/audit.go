@@ -112,6 +112,26 @@ type Record struct {
 // Begin starts the record of a request once its user is known, and writes
 // the RequestReceived stage. It returns nil when nothing is to be recorded.
 func (l *Log) Begin(r *Request) *Record {
+	rec := l.begin(r)
+	if rec == nil {
+		return nil
+	}
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	if err := rec.writeLocked(auditv1.StageRequestReceived); l.strict && err != nil {
+		rec.lost = err
+		l.counts.refused()
+	}
+	return rec
+}
+
+// Unknown records a request that was refused because nobody knows who makes it,
+// which is one record of the stage ResponseStarted. l may be nil.
+func (l *Log) Unknown(r *Request, refusal *metav1.Status) {
+	l.begin(r).ResponseStarted(refusal.Code, refusal)
+}
+
+func (l *Log) begin(r *Request) *Record {
 	if l == nil {
 		return nil
 	}
@@ -137,12 +157,6 @@ func (l *Log) Begin(r *Request) *Record {
 			Resource: r.Resource, Namespace: r.Namespace, Name: r.Name,
 			APIGroup: r.Group, APIVersion: r.Version, Subresource: r.Subresource,
 		}
-	}
-	rec.mu.Lock()
-	defer rec.mu.Unlock()
-	if err := rec.writeLocked(auditv1.StageRequestReceived); l.strict && err != nil {
-		rec.lost = err
-		l.counts.refused()
 	}
 	return rec
 }
@@ -280,12 +294,11 @@ func (r *Record) ResponseStarted(code int32, refusal *metav1.Status) {
 }
 
 // answeredLocked notes how the request ends. A refusal, which is what the
-// client reads, is the answer too, but not why nobody knows the client, which
-// it is not told.
+// client reads, is the answer too.
 func (r *Record) answeredLocked(code int32, refusal *metav1.Status) {
 	if refusal != nil {
 		r.said = refusal
-		if bodies(r.rule.level) >= 2 && (refusal.Reason != "" || code != 401) {
+		if bodies(r.rule.level) >= 2 {
 			shown := *refusal
 			shown.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
 			r.ev.ResponseObject = r.encode(&shown, schema.GroupVersionKind{})

@@ -79,18 +79,13 @@ func discovery(extra map[string]string) []byte {
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "405 method not allowed", http.StatusMethodNotAllowed)
-		return
-	}
 	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/openapi/"), "/")
 	binary := []string{v3Binary}
 	switch path {
 	case "v2":
 		binary = []string{v2Binary, v2BinaryDeprecated}
 	case "v3":
-		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8") // as upstream's
 		text := s.root()
 		if s.extra != nil {
 			if more := s.extra.Documents(); len(more) > 0 {

@@ -147,7 +147,7 @@ func TestETag(t *testing.T) {
 func TestMethods(t *testing.T) {
 	w := httptest.NewRecorder()
 	Handler().ServeHTTP(w, httptest.NewRequest("POST", "/openapi/v2", nil))
-	if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") == "" {
+	if w.Code != http.StatusOK { // Kubernetes' servers do not ask for the method
 		t.Errorf("POST: %d", w.Code)
 	}
 	w = httptest.NewRecorder()

@@ -24,6 +24,7 @@ import (
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/authn"
 	"github.com/coxswain/cox/apiserver/authn/satoken"
+	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/client"
 )
 
@@ -95,6 +96,10 @@ func (c Config) request(ctx context.Context, req *client.Request) (*client.Resul
 	if err != nil {
 		return nil, err
 	}
+	if in.UID != "" && in.UID != sa.UID {
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: gvkTokenRequest.Group, Resource: gvkTokenRequest.Kind}, req.Name, fmt.Errorf(
+			"the UID in the token request (%s) does not match the UID of the service account (%s)", in.UID, sa.UID))
+	}
 	private := satoken.Private{Namespace: sa.Namespace, ServiceAccount: satoken.Ref{Name: sa.Name, UID: string(sa.UID)}}
 	if in.Spec.BoundObjectRef != nil {
 		if err := c.bind(ctx, in.Spec.BoundObjectRef, &private); err != nil {
@@ -120,10 +125,10 @@ func (c Config) request(ctx context.Context, req *client.Request) (*client.Resul
 		return nil, apierrors.NewInternalError(fmt.Errorf("failed to generate token: %w", err))
 	}
 	out := &authenticationv1.TokenRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: req.Name, Namespace: req.Namespace, CreationTimestamp: metav1.NewTime(now), UID: uuid.NewUUID()},
-		Spec:       in.Spec,
-		Status:     authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(now.Add(lifetime))},
+		ObjectMeta: in.ObjectMeta, Spec: in.Spec,
+		Status: authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(now.Add(lifetime))},
 	}
+	out.Name, out.Namespace, out.UID, out.CreationTimestamp = req.Name, req.Namespace, uuid.NewUUID(), metav1.NewTime(now)
 	return &client.Result{Object: out, Created: true, Notes: map[string]string{issuedCredential: "JTI=" + claims.ID}}, nil
 }
 
@@ -277,7 +282,11 @@ func Handlers(issuer *satoken.Issuer, jwksURL string) (map[string]http.Handler, 
 }
 
 func document(mediaType string, data []byte) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			wire.Fail(w, r, apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false))
+			return
+		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Cache-Control", "public, max-age=3600")
 		_, _ = w.Write(data) // the client has gone: nothing to be done

@@ -75,28 +75,27 @@ func (r reviewer) rules(ctx context.Context, req *client.Request) (*client.Resul
 	if in.Spec.Namespace == "" {
 		return nil, apierrors.NewBadRequest("no namespace on request")
 	}
-	in.Status = authorizationv1.SubjectRulesReviewStatus{
+	out := &authorizationv1.SelfSubjectRulesReview{Status: authorizationv1.SubjectRulesReviewStatus{ // the question is not repeated
 		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
-	}
+	}}
 	resolver, ok := r.auth.(authz.RuleResolver)
 	if !ok {
-		in.Status.Incomplete, in.Status.EvaluationError = true, "the authorizer cannot list rules"
-		return &client.Result{Object: in, Created: true}, nil
+		out.Status.Incomplete, out.Status.EvaluationError = true, "the authorizer cannot list rules"
+		return &client.Result{Object: out, Created: true}, nil
 	}
 	res, paths, incomplete, err := resolver.RulesFor(ctx, req.User, in.Spec.Namespace)
-	in.Spec = authorizationv1.SelfSubjectRulesReviewSpec{} // the answer does not repeat the question
 	for _, x := range res {
-		in.Status.ResourceRules = append(in.Status.ResourceRules, authorizationv1.ResourceRule{
+		out.Status.ResourceRules = append(out.Status.ResourceRules, authorizationv1.ResourceRule{
 			Verbs: x.Verbs, APIGroups: x.APIGroups, Resources: x.Resources, ResourceNames: x.ResourceNames})
 	}
 	for _, x := range paths {
-		in.Status.NonResourceRules = append(in.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: x.Verbs, NonResourceURLs: x.Paths})
+		out.Status.NonResourceRules = append(out.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: x.Verbs, NonResourceURLs: x.Paths})
 	}
-	in.Status.Incomplete = incomplete
+	out.Status.Incomplete = incomplete
 	if err != nil {
-		in.Status.EvaluationError = err.Error()
+		out.Status.EvaluationError = err.Error()
 	}
-	return &client.Result{Object: in, Created: true}, nil
+	return &client.Result{Object: out, Created: true}, nil
 }
 
 func body[T runtime.Object](req *client.Request) (T, error) {
