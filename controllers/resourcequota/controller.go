@@ -92,7 +92,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	}
 	again := time.Duration(0)
 	var failed error
-	freed, ahead := c.ledger.look(key, q.ResourceVersion, c.env.Clock.Now())
+	known := c.ledger.look(key, q.ResourceVersion, c.env.Clock.Now())
 	status := Status(q, func(gr schema.GroupResource) ([]any, bool) {
 		s, err := c.source(ctx, gr)
 		if err != nil {
@@ -112,34 +112,31 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	if failed != nil {
 		return 0, fmt.Errorf("counting: %w", failed)
 	}
-	var early corev1.ResourceList
-	if ahead > 0 {
-		status.Used = atLeast(status.Used, q.Status.Used, freed)
-		if again == 0 || ahead < again {
-			again = ahead
-		}
-	} else {
-		early = unexplained(status.Used, q.Status.Used, freed)
+	status.Used = known.used(status.Used, q.Status.Used)
+	if known.wait > 0 && (again == 0 || known.wait < again) {
+		again = known.wait
+	}
+	settle := func(version string) {
+		c.ledger.settle(key, version, known, q.Status.Used, status.Used, c.env.Clock.Now())
 	}
 	if apiequality.Semantic.DeepEqual(status, q.Status) {
-		c.ledger.settle(key, q.ResourceVersion, freed, early, c.env.Clock.Now())
+		settle(q.ResourceVersion)
 		return again, nil
 	}
 	out := q.DeepCopy()
 	out.Status = status
 	got, err := client.ResourceQuotas.In(c.env.Client, q.Namespace).UpdateStatus(ctx, out)
-	if apierrors.IsNotFound(err) {
+	switch {
+	case err == nil:
+		settle(got.ResourceVersion)
+		c.writes.Wrote(key, got)
+		return again, nil
+	case apierrors.IsNotFound(err):
 		return 0, nil
+	case !apierrors.IsConflict(err): // it may have been written all the same
+		settle("")
 	}
-	if err != nil {
-		if !apierrors.IsConflict(err) {
-			c.ledger.doubt(key, c.env.Clock.Now())
-		}
-		return 0, fmt.Errorf("updating quota status: %w", err)
-	}
-	c.ledger.settle(key, got.ResourceVersion, freed, early, c.env.Clock.Now())
-	c.writes.Wrote(key, got)
-	return again, nil
+	return 0, fmt.Errorf("updating quota status: %w", err)
 }
 
 // source returns the synced informer of a resource, nil when it is not
@@ -219,7 +216,7 @@ func (c *Controller) givenBack(gr schema.GroupResource, obj, old any) {
 		if len(names) == 0 {
 			continue
 		}
-		c.ledger.free(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names), c.env.Clock.Now())
+		c.ledger.told(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names), c.env.Clock.Now())
 		c.loop.AddObject(q)
 	}
 }

@@ -5,13 +5,15 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/coxswain/cox/api/quota"
 )
 
-// ledger knows, per quota, what a count of objects alone cannot tell: that
-// something has been charged whose object the informers may not show yet, and
-// what they have shown to be given back. It is safe for concurrent use; the
+// ledger knows, per quota, what a count of objects alone cannot tell. Admission
+// writes a charge into a quota before there is the object, so that a count may
+// be behind the record; and that something is gone a count may show before the
+// informer's handlers are told, or after. It is safe for concurrent use; the
 // zero value is ready.
 type ledger struct {
 	mu       sync.Mutex
@@ -19,16 +21,47 @@ type ledger struct {
 }
 
 type account struct {
-	// version is the quota's last version that is known here. One that this
-	// controller has not written itself may be a charge.
+	// version is the quota's last version that is known here, "" where a write
+	// of ours may have made another. One that this controller has not written
+	// may be a charge; charged is when it was seen.
 	version string
 	charged time.Time
-	// freed is what has been given back since the quota's status told of it.
-	freed corev1.ResourceList
-	// early is what a count at that time found gone before freed was told:
-	// what is told a moment later is not to be given back once more.
-	early   corev1.ResourceList
-	counted time.Time
+	// owed is what was told to be gone and is still on record; where it is
+	// negative, the record was lowered by what is still to be told.
+	owed corev1.ResourceList
+	// ahead is when the record was last lowered so. What is not told soon after
+	// never was there: a charge for something that was not made.
+	ahead time.Time
+}
+
+// view is what an account says at one moment.
+type view struct {
+	// gone is what the record is to be lowered by.
+	gone corev1.ResourceList
+	// wait is for how long charges may still be ahead of what is counted.
+	wait time.Duration
+}
+
+// used is what a quota uses by a count and by what is on record: no less than
+// what is on record without what has gone, while there may be charges in it
+// for what is not seen yet.
+func (v *view) used(counted, recorded corev1.ResourceList) corev1.ResourceList {
+	out := counted.DeepCopy()
+	if v.wait <= 0 {
+		return out
+	}
+	for name, have := range out {
+		if rest := minus(recorded[name], v.gone[name]); rest.Cmp(have) > 0 {
+			out[name] = rest
+		}
+	}
+	return out
+}
+
+func minus(a, b resource.Quantity) resource.Quantity {
+	out := a.DeepCopy()
+	out.Sub(b)
+	return out
 }
 
 func (l *ledger) of(key string) *account {
@@ -37,7 +70,7 @@ func (l *ledger) of(key string) *account {
 	}
 	a := l.accounts[key]
 	if a == nil {
-		a = &account{freed: corev1.ResourceList{}}
+		a = &account{owed: corev1.ResourceList{}}
 		l.accounts[key] = a
 	}
 	return a
@@ -56,62 +89,53 @@ func (a *account) saw(version string, now time.Time) {
 	}
 }
 
-// free notes what something gave back that has gone or shrunk.
-func (l *ledger) free(key string, list corev1.ResourceList, now time.Time) {
+// told notes that so much has gone or shrunk.
+func (l *ledger) told(key string, gone corev1.ResourceList, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.of(key)
-	a.freed = quota.Add(a.freed, list)
-	if now.Sub(a.counted) < recount {
-		a.net()
+	if now.Sub(a.ahead) >= recount {
+		a.owed = positive(a.owed)
 	}
+	a.owed = quota.Add(a.owed, gone)
 }
 
-// net takes what has been found early and is told now out of both.
-func (a *account) net() {
-	both := corev1.ResourceList{}
-	for name, v := range a.early {
-		if w := a.freed[name]; w.Cmp(v) < 0 {
-			v = w
+func positive(list corev1.ResourceList) corev1.ResourceList {
+	out := corev1.ResourceList{}
+	for name, v := range list {
+		if v.Sign() > 0 {
+			out[name] = v.DeepCopy()
 		}
-		both[name] = v
 	}
-	a.early, a.freed = quota.Subtract(a.early, both), quota.Subtract(a.freed, both)
+	return out
 }
 
-// look returns what has been given back since settle, and how long the charges
-// of a quota of this version may still be ahead of the objects.
-func (l *ledger) look(key, version string, now time.Time) (freed corev1.ResourceList, ahead time.Duration) {
+// look returns what is known of a quota of this version.
+func (l *ledger) look(key, version string, now time.Time) view {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.of(key)
 	// The informer's store shows a version before its handlers are told.
 	a.saw(version, now)
-	return a.freed.DeepCopy(), max(a.charged.Add(recount).Sub(now), 0)
+	return view{gone: positive(a.owed), wait: a.charged.Add(recount).Sub(now)}
 }
 
-// settle takes out of the account what is in the quota's status from this
-// version on, which this controller has written, and notes what else was found
-// to have gone.
-func (l *ledger) settle(key, version string, freed, early corev1.ResourceList, now time.Time) {
+// settle notes that what is used was written in place of what was on record,
+// as a version, by a view of the account. An empty version says that it is not
+// known whether it was: then nothing of it is given back again but by a count.
+func (l *ledger) settle(key, version string, v view, recorded, used corev1.ResourceList, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.of(key)
 	a.version = version
-	a.freed = quota.Subtract(a.freed, freed)
-	if early != nil {
-		a.early, a.counted = early, now
-		a.net()
+	for name := range used {
+		// All that had gone is settled, even where as much has come meanwhile.
+		lowered, gone := minus(recorded[name], used[name]), v.gone[name]
+		if lowered.Cmp(gone) > 0 {
+			gone, a.ahead = lowered, now
+		}
+		a.owed[name] = minus(a.owed[name], gone)
 	}
-}
-
-// doubt says that it is not known whether the quota's status has been written.
-// What was given back is not given back again but by a count.
-func (l *ledger) doubt(key string, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a := l.of(key)
-	a.freed, a.charged = corev1.ResourceList{}, now
 }
 
 func (l *ledger) forget(key string) {

@@ -102,33 +102,3 @@ func freed(q *corev1.ResourceQuota, gr schema.GroupResource, obj, old any, now t
 	}
 	return out
 }
-
-// atLeast is what a quota uses while its charges may be ahead of the objects
-// that are seen: what was counted, but no less than what is on record without
-// what has been given back since.
-func atLeast(counted, recorded, freed corev1.ResourceList) corev1.ResourceList {
-	out := counted.DeepCopy()
-	for name, v := range recorded {
-		v = v.DeepCopy()
-		v.Sub(freed[name])
-		if have, ok := out[name]; ok && v.Cmp(have) > 0 {
-			out[name] = v
-		}
-	}
-	return out
-}
-
-// unexplained is what a count found to be used no more beyond what is known to
-// have been given back: charges that came to nothing, and what has gone without
-// having been told yet.
-func unexplained(counted, recorded, freed corev1.ResourceList) corev1.ResourceList {
-	out := corev1.ResourceList{}
-	for name, v := range recorded {
-		v = v.DeepCopy()
-		v.Sub(freed[name])
-		if v.Sub(counted[name]); v.Sign() > 0 {
-			out[name] = v
-		}
-	}
-	return out
-}
