@@ -52,7 +52,7 @@ func (p *managerPages) handler() http.Handler {
 	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
 		mux.HandleFunc("GET "+path, health)
 	}
-	pages := zpages.Component{Name: "kube-controller-manager", Version: gitVersion, Started: p.started, Flags: p.role.flags, Paths: paths}
+	pages := zpages.Component{Name: "kube-controller-manager", Version: gitVersion, Started: p.started, Flags: p.role.shown, Paths: paths}
 	mux.HandleFunc("GET /statusz", pages.Statusz)
 	mux.HandleFunc("GET /flagz", pages.Flagz)
 	mux.HandleFunc("GET /configz", p.configz)

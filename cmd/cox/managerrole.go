@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -36,7 +38,7 @@ import (
 
 // managerRole is the controllers alone, by the names of upstream's flags.
 type managerRole struct {
-	kubeconfig           string
+	kubeconfig, master   string
 	asAccounts           bool
 	rootCA               string
 	accountKey           string
@@ -49,15 +51,18 @@ type managerRole struct {
 	elect                bool
 	leaseNamespace, name string
 	healthz              string
-	logLevel             string
+	logs                 logging
+	others               compatible
 	qps                  float32
 	burst                int
-	profiling            bool
+	profiling, locks     bool
+	mask                 int
+	pause, patience      time.Duration
 	loops                controllerConfig
 	election             electionConfig
 	features             features
 	secure               secureServing
-	flags                map[string]string
+	shown                map[string]string
 }
 
 // managerCommand runs the controllers against any API server.
@@ -70,11 +75,16 @@ func managerCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			r.flags = shownFlags(cmd.Flags())
+			r.shown = shownFlags(cmd.Flags())
 			return r.run(ctx)
 		},
 	}
-	fs := cmd.Flags()
+	cmd.Flags().AddFlagSet(r.flags())
+	return cmd
+}
+
+func (r *managerRole) flags() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("controller-manager", pflag.ContinueOnError)
 	fs.StringVar(&r.kubeconfig, "kubeconfig", "", "how the API server is reached, as system:kube-controller-manager")
 	fs.BoolVar(&r.asAccounts, "use-service-account-credentials", false, "let each controller act as a service account of its own in kube-system, which the kubeconfig's user must be allowed to make tokens of")
 	fs.StringVar(&r.rootCA, "root-ca-file", "", "authority of the API server, published in every namespace (PEM)")
@@ -97,28 +107,34 @@ func managerCommand() *cobra.Command {
 	fs.Float32Var(&r.qps, "kube-api-qps", 0, "how many requests per second go to the API server (0: as many as it takes)")
 	fs.IntVar(&r.burst, "kube-api-burst", 30, "how many may go at once after a pause, with --kube-api-qps")
 	fs.BoolVar(&r.profiling, "profiling", true, "whether profiles can be had from /debug/pprof/")
-	fs.StringVar(&r.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.BoolVar(&r.locks, "contention-profiling", false, "whether profiles tell of waiting for locks, too")
+	fs.StringVar(&r.master, "master", "", "URL of the API server, in place of the kubeconfig's")
+	fs.IntVar(&r.mask, "node-cidr-mask-size", 0, "size of a node's range of pod addresses, where there is one family (default: by family)")
+	fs.DurationVar(&r.pause, "controller-start-interval", 0, "time between the starts of two controllers")
+	fs.DurationVar(&r.patience, "controller-shutdown-timeout", 10*time.Second, "how long it is waited at the end for what is under way")
+	r.logs.flags(fs)
+	r.others.flags(fs)
 	r.loops.flags(fs)
 	r.election.flags(fs)
 	r.features.gateFlag(fs)
 	r.secure.flags(fs, 10257)
-	return cmd
+	return fs
 }
 
 func (r *managerRole) run(ctx context.Context) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(r.logLevel)); err != nil {
-		return fmt.Errorf("--log-level: %w", err)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	quiet(log)
-	if err := errors.Join(r.loops.complete(), r.election.complete(), r.features.complete()); err != nil {
+	log, err := r.logs.logger()
+	if err != nil {
 		return err
 	}
+	quiet(log)
+	if err := errors.Join(r.loops.complete(), r.election.complete(), r.features.complete(), r.others.complete(), r.ownMask()); err != nil {
+		return err
+	}
+	r.others.tell(log)
 	if r.kubeconfig == "" {
 		return errors.New("--kubeconfig is missing")
 	}
-	conf, err := clientcmd.BuildConfigFromFlags("", r.kubeconfig)
+	conf, err := clientcmd.BuildConfigFromFlags(r.master, r.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("--kubeconfig: %w", err)
 	}
@@ -137,8 +153,17 @@ func (r *managerRole) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.profiling && r.locks {
+		runtime.SetBlockProfileRate(1)
+	}
 	group := component.NewGroup(ctx, log)
-	defer group.Stop()
+	defer func() {
+		stopped := make(chan struct{})
+		go func() { defer close(stopped); group.Stop() }()
+		if !within(r.patience, stopped) {
+			log.Warn("what is under way is left", "after", r.patience)
+		}
+	}()
 	listener, err := r.secure.listen("kube-controller-manager")
 	if err != nil {
 		return err
@@ -166,6 +191,18 @@ func (r *managerRole) run(ctx context.Context) error {
 	})
 	<-ctx.Done()
 	log.Info("stopping")
+	return nil
+}
+
+// ownMask has --node-cidr-mask-size say what those by family do.
+func (r *managerRole) ownMask() error {
+	if r.mask == 0 {
+		return nil
+	}
+	if r.others.fs.Changed("node-cidr-mask-size-ipv4") || r.others.fs.Changed("node-cidr-mask-size-ipv6") || len(r.clusterCIDRs) > 1 {
+		return errors.New("--node-cidr-mask-size is for clusters of one family: set --node-cidr-mask-size-ipv4 and --node-cidr-mask-size-ipv6")
+	}
+	r.loops.mask4, r.loops.mask6 = r.mask, r.mask
 	return nil
 }
 
@@ -217,6 +254,7 @@ func (r *managerRole) prepare(conf *rest.Config, door client.Interface, tells *m
 		}
 	}
 	r.loops.put(&m)
+	m.StartInterval = r.pause
 	return func(ctx context.Context, door client.Interface) error {
 		m := m
 		m.Informers, m.Tokens = client.NewInformers(door), door

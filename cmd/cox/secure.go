@@ -46,12 +46,14 @@ type secureServing struct {
 	skipLookup                 bool
 	open                       []string // paths that everybody may ask for
 	tokenTTL                   time.Duration
+	speaks                     tlsFlags
 	allowedTTL, deniedTTL      time.Duration
 }
 
 func (s *secureServing) flags(fs *pflag.FlagSet, port int) {
 	fs.StringVar(&s.bind, "bind-address", "0.0.0.0", "address of --secure-port")
 	fs.IntVar(&s.port, "secure-port", port, "HTTPS port of metrics and health (0: none)")
+	s.speaks.flags(fs)
 	fs.StringVar(&s.certFile, "tls-cert-file", "", "its certificate (default: one signed by itself)")
 	fs.StringVar(&s.keyFile, "tls-private-key-file", "", "the key of --tls-cert-file")
 	fs.StringVar(&s.certDir, "cert-dir", "", "folder in which a certificate signed by itself is kept (default: it is made anew with every start)")
@@ -93,17 +95,20 @@ func (s *secureServing) listen(name string) (net.Listener, error) {
 	if _, err := certificate(); err != nil {
 		return nil, fmt.Errorf("--tls-cert-file, --tls-private-key-file: %w", err)
 	}
+	speaks, err := s.speaks.config()
+	if err != nil {
+		return nil, err
+	}
+	speaks.ClientAuth = tls.RequestClientCert
+	speaks.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		c, err := certificate() // which may have been renewed
+		return &c, err
+	}
 	l, err := net.Listen("tcp", net.JoinHostPort(s.bind, strconv.Itoa(s.port)))
 	if err != nil {
 		return nil, fmt.Errorf("--secure-port: %w", err)
 	}
-	return tls.NewListener(l, &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, ClientAuth: tls.RequestClientCert,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			c, err := certificate() // which may have been renewed
-			return &c, err
-		},
-	}), nil
+	return tls.NewListener(l, speaks), nil
 }
 
 // guard lets through to next who may ask.

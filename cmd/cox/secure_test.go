@@ -64,7 +64,7 @@ func TestSecurePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	door := &reviewDoor{authority: bundle.CA.PEM()}
-	r := &managerRole{profiling: true, name: "kube-controller-manager", flags: map[string]string{"leader-elect": "true"}}
+	r := &managerRole{profiling: true, name: "kube-controller-manager", shown: map[string]string{"leader-elect": "true"}}
 	r.loops.flags(pflag.NewFlagSet("", pflag.ContinueOnError))
 	r.secure = secureServing{bind: "127.0.0.1", port: freeTestPort(t), open: []string{"/healthz"}}
 	l, err := r.secure.listen("test")
