@@ -47,6 +47,9 @@ const answerTime = 20 * time.Second
 // unix:///path or a path. Nothing is sent before the first call.
 func Dial(endpoint string) (*Runtime, error) { return DialWithin(endpoint, answerTime) }
 
+// window is how many bytes may be under way: on one machine a matter of memory.
+const window = 1 << 20
+
 // DialWithin is Dial with a bound on the time that an answer to a question
 // may take: a runtime that hangs fails then. Calls that do something have none.
 func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
@@ -61,6 +64,9 @@ func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithIdleTimeout(0),
+		// With windows of a fixed size gRPC does not measure the connection by a
+		// ping with every message: half of an idle node's wake-ups at either end.
+		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		grpc.WithUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			if _, bounded := ctx.Deadline(); !bounded && isQuestion(method) {
 				var cancel context.CancelFunc
