@@ -197,9 +197,16 @@ func TestUnified(t *testing.T) {
 		t.Skip("this host has no v2 hierarchy")
 	}
 	m.a = side
+	before, err := os.ReadFile(filepath.Join(side.mount, "cgroup.subtree_control"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := side.remove(m.root); err != nil {
 			t.Error(err)
+		}
+		if !set(string(before))["hugetlb"] {
+			_ = write(side.mount, "cgroup.subtree_control", "-hugetlb") // others may use it by now
 		}
 	})
 	if err := m.EnsurePod(Burstable, "podx", Resources{}); err != nil {
