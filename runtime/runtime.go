@@ -30,8 +30,9 @@ const maxMessage = 16 << 20
 // Runtime is a connection to a CRI runtime, which it may also supervise. It
 // is safe for concurrent use.
 type Runtime struct {
-	conn     *grpc.ClientConn
-	endpoint string
+	conn       *grpc.ClientConn
+	endpoint   string
+	operations *Operations
 
 	// The rest is of the embedded containerd only.
 	cfg     Config
@@ -56,6 +57,7 @@ func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
 	if !strings.Contains(endpoint, "://") {
 		endpoint = "unix://" + endpoint
 	}
+	operations := newOperations()
 	conn, err := grpc.NewClient(endpoint,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
@@ -73,13 +75,16 @@ func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
 				ctx, cancel = context.WithTimeout(ctx, answer)
 				defer cancel()
 			}
-			return call(ctx, method, req, reply, cc, opts...)
+			begin := time.Now()
+			err := call(ctx, method, req, reply, cc, opts...)
+			operations.count(method, time.Since(begin), err)
+			return err
 		}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the container runtime %s: %w", endpoint, err)
 	}
-	return &Runtime{conn: conn, endpoint: endpoint}, nil
+	return &Runtime{conn: conn, endpoint: endpoint, operations: operations}, nil
 }
 
 // isQuestion says that a CRI method changes nothing.

@@ -169,7 +169,7 @@ func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, 
 		return nil, nil, nil, fmt.Errorf("--cert-dir: %w", err)
 	}
 	api := kubeletserver.Config{
-		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k,
+		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k, Metrics: append(k.Metrics(), rt.Operations()),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 		ClientCAs:      x509.NewCertPool, // none: only tokens, unless the configuration names an authority
 		RootDir:        r.rootDir, CheckpointDir: filepath.Join(r.rootDir, "checkpoints"), Version: gitVersion, Flags: r.flags, Log: log.With("component", "kubelet-api"),

@@ -166,6 +166,7 @@ func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.S
 		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
 		GetCertificate: to.serving, ClientCAs: to.clientCAs,
 		RootDir: n.cfg.kubeletDir(), Groups: k, CheckpointDir: n.cfg.dir("kubelet", "checkpoints"),
+		Metrics: append(k.Metrics(), n.runtime.Operations()),
 		Version: gitVersion, Flags: n.cfg.shown, Log: n.log.With("component", "kubelet-api"),
 	}
 	if err := n.cfg.kubeletConf.ApplyServer(&config); err != nil {

@@ -164,7 +164,9 @@ type server struct {
 	node    *localNode
 	metrics *client.Metrics // of the components in this process
 	counts  *controllers.Counts
-	isReady atomic.Bool
+	// scheduled are the scheduler's.
+	scheduled *scheduler.Counts
+	isReady   atomic.Bool
 }
 
 // start brings everything up, in the order of dependence, side by side where
@@ -213,7 +215,8 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	}
 	s.metrics = client.NewMetrics()
 	s.counts = controllers.NewCounts()
-	s.cp.server.Metrics().MustRegister(s.metrics, s.counts)
+	s.scheduled = scheduler.NewCounts()
+	s.cp.server.Metrics().MustRegister(s.metrics, s.counts, s.scheduled)
 	if err := s.cp.listen(); err != nil {
 		return err
 	}
@@ -315,7 +318,7 @@ func (s *server) startScheduler() {
 		informers := client.NewInformers(door)
 		sched, err := scheduler.New(scheduler.Config{
 			Client: door, Informers: informers, Recorder: client.NewRecorder(ctx, door, "default-scheduler", ""),
-			Log: s.log.With("component", "scheduler"),
+			Log: s.log.With("component", "scheduler"), Counts: s.scheduled,
 		})
 		if err != nil {
 			return err

@@ -61,6 +61,8 @@ type Manager struct {
 	mu      sync.Mutex
 	drivers map[string]*driver
 	claims  map[types.UID]*Claim
+
+	counts counts
 }
 
 type driver struct {
@@ -93,7 +95,7 @@ type Device struct {
 
 // New makes a manager and takes up what its checkpoint holds.
 func New(cfg Config) (*Manager, error) {
-	m := &Manager{cfg: cfg, drivers: map[string]*driver{}, claims: map[types.UID]*Claim{}}
+	m := &Manager{cfg: cfg, drivers: map[string]*driver{}, claims: map[types.UID]*Claim{}, counts: newCounts()}
 	b, err := os.ReadFile(m.file())
 	if errors.Is(err, os.ErrNotExist) {
 		return m, nil
@@ -217,7 +219,9 @@ func HasClaims(pod *corev1.Pod) bool {
 }
 
 // Prepare has the drivers prepare a pod's claims. It may be called again.
-func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
+func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) (err error) {
+	begin := m.cfg.Clock.Now()
+	defer func() { m.counts.did("PrepareResources", m.cfg.Clock.Since(begin), err) }()
 	list, err := uses(pod)
 	if err != nil {
 		return err
@@ -225,6 +229,7 @@ func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
 	m.preparing.Lock()
 	defer m.preparing.Unlock()
 	work := map[string][]*Claim{} // by driver
+	var claims []*resourcev1.ResourceClaim
 	for _, u := range list {
 		claim, err := client.ResourceClaims.In(m.cfg.Client, pod.Namespace).Get(ctx, u.name)
 		if err != nil {
@@ -236,6 +241,13 @@ func (m *Manager) Prepare(ctx context.Context, pod *corev1.Pod) error {
 		if claim.Status.Allocation == nil {
 			return fmt.Errorf("claim %s not allocated", u.name)
 		}
+		// What no driver was asked for needs no driver to undo it.
+		if err := m.askable(claim); err != nil {
+			return err
+		}
+		claims = append(claims, claim)
+	}
+	for _, claim := range claims {
 		if err := m.note(claim, pod, work); err != nil {
 			return err
 		}
@@ -290,6 +302,33 @@ func (m *Manager) note(claim *resourcev1.ResourceClaim, pod *corev1.Pod, work ma
 	return m.save()
 }
 
+// askable says that the drivers of a claim are there, unless they have been
+// asked already, and that they have undone what they did for another of its
+// name.
+func (m *Manager) askable(claim *resourcev1.ResourceClaim) error {
+	m.mu.Lock()
+	known := m.claims[claim.UID] != nil
+	var old *Claim
+	for _, c := range m.claims {
+		if c.UID != claim.UID && c.Namespace == claim.Namespace && c.Name == claim.Name {
+			old = c
+		}
+	}
+	m.mu.Unlock()
+	if old != nil {
+		return fmt.Errorf("old ResourceClaim with same name %s and different UID %s still exists (previous pod force-deleted?!)", old.Name, old.UID)
+	}
+	if known {
+		return nil
+	}
+	for i := range claim.Status.Allocation.Devices.Results {
+		if _, err := m.driver(claim.Status.Allocation.Devices.Results[i].Driver); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *Manager) driver(name string) (drav1.DRAPluginClient, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -312,7 +351,9 @@ func (m *Manager) prepare(ctx context.Context, name string, claims []*Claim) err
 	for _, claim := range claims {
 		req.Claims = append(req.Claims, &drav1.Claim{Uid: string(claim.UID), Namespace: claim.Namespace, Name: claim.Name})
 	}
+	begin := m.cfg.Clock.Now()
 	res, err := c.NodePrepareResources(ctx, req)
+	m.counts.called(name, drav1.DRAPlugin_NodePrepareResources_FullMethodName, m.cfg.Clock.Since(begin), err)
 	if err != nil {
 		return fmt.Errorf("NodePrepareResources: %w", err)
 	}
@@ -337,12 +378,18 @@ func (m *Manager) prepare(ctx context.Context, name string, claims []*Claim) err
 
 // Unprepare has the drivers undo what only this pod used. It may be called
 // again, and for pods without claims.
-func (m *Manager) Unprepare(ctx context.Context, uid types.UID) error {
+func (m *Manager) Unprepare(ctx context.Context, uid types.UID) (err error) {
+	begin := m.cfg.Clock.Now()
+	var last []*Claim
+	shared := false
+	defer func() {
+		if shared || len(last) > 0 {
+			m.counts.did("UnprepareResources", m.cfg.Clock.Since(begin), err)
+		}
+	}()
 	m.preparing.Lock()
 	defer m.preparing.Unlock()
 	m.mu.Lock()
-	var last []*Claim
-	shared := false
 	for _, c := range m.claims {
 		at := slices.Index(c.Pods, uid)
 		switch {
@@ -353,7 +400,6 @@ func (m *Manager) Unprepare(ctx context.Context, uid types.UID) error {
 			c.Pods, shared = slices.Delete(c.Pods, at, at+1), true
 		}
 	}
-	var err error
 	if shared {
 		err = m.save()
 	}
@@ -379,9 +425,11 @@ func (m *Manager) unprepare(ctx context.Context, name string, claim *Claim) erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	begin := m.cfg.Clock.Now()
 	res, err := c.NodeUnprepareResources(ctx, &drav1.NodeUnprepareResourcesRequest{Claims: []*drav1.Claim{{
 		Uid: string(claim.UID), Namespace: claim.Namespace, Name: claim.Name,
 	}}})
+	m.counts.called(name, drav1.DRAPlugin_NodeUnprepareResources_FullMethodName, m.cfg.Clock.Since(begin), err)
 	if err != nil {
 		return fmt.Errorf("NodeUnprepareResources: %w", err)
 	}

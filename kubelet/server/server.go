@@ -24,6 +24,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
@@ -100,9 +102,8 @@ type Config struct {
 	// CheckpointDir is where archives of checkpointed containers go; ""
 	// makes none.
 	CheckpointDir string
-	// Metrics, where set, writes further metrics in the Prometheus text
-	// format for /metrics.
-	Metrics func(w http.ResponseWriter, r *http.Request)
+	// Metrics are further metrics for /metrics.
+	Metrics []prometheus.Collector
 	// Healthy returns why the kubelet is not; nil means it always is.
 	Healthy func() error
 	Log     *slog.Logger
@@ -118,6 +119,8 @@ type Server struct {
 	started time.Time
 	mux     *http.ServeMux
 	slis    *slis.Results
+	// collected answers with the metrics of cfg.Metrics.
+	collected http.Handler
 
 	cadvisor struct {
 		mu   sync.Mutex
@@ -143,6 +146,13 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now(), slis: slis.New()}
 	s.auth = &authenticator{client: cfg.Client, anonymous: cfg.Anonymous, noTokens: cfg.NoTokens, ttl: cmp.Or(cfg.TokenTTL, tokenTTL)}
 	s.authz = newAuthorizer(cfg)
+	registry := prometheus.NewRegistry()
+	for _, m := range cfg.Metrics {
+		if err := registry.Register(m); err != nil {
+			return nil, fmt.Errorf("kubelet API: metrics: %w", err)
+		}
+	}
+	s.collected = promhttp.HandlerFor(registry, promhttp.HandlerOpts{DisableCompression: true})
 	s.routes()
 	return s, nil
 }

@@ -20,31 +20,33 @@ type extended struct {
 	class     string
 	count     int64
 	request   string
-	// initial says that the container has ended before the others start, so
-	// that it can use what one of them will.
-	initial bool
+	// at is the container's place in the order of their start. An initial one
+	// has ended before the next starts; a sidecar starts like one, and stays.
+	at               int
+	initial, sidecar bool
 }
 
 // extendedOf lists what a pod's containers ask for that a class serves.
 func (l *Ledger) extendedOf(p *corev1.Pod) []extended {
 	var out []extended
-	add := func(at int, c *corev1.Container, initial bool) {
+	add := func(at int, c *corev1.Container, initial, sidecar bool) {
 		n := 0
 		for _, name := range slices.Sorted(maps.Keys(c.Resources.Requests)) {
 			class, q := l.ClassFor(name), c.Resources.Requests[name]
 			if class == "" || q.Value() <= 0 {
 				continue
 			}
-			out = append(out, extended{c.Name, name, class, q.Value(), fmt.Sprintf("container-%d-request-%d", at, n), initial})
+			out = append(out, extended{c.Name, name, class, q.Value(), fmt.Sprintf("container-%d-request-%d", at, n), at, initial, sidecar})
 			n++
 		}
 	}
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
-		add(i, c, c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
+		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		add(i, c, !sidecar, sidecar)
 	}
 	for i := range p.Spec.Containers {
-		add(len(p.Spec.InitContainers)+i, &p.Spec.Containers[i], false)
+		add(len(p.Spec.InitContainers)+i, &p.Spec.Containers[i], false, false)
 	}
 	return out
 }
@@ -60,23 +62,34 @@ func ServedBy(node *corev1.Node, name corev1.ResourceName) bool {
 // the node does not serve itself, and what of it is for whom: the claim that
 // is there if it has the same requests, else one to be made. nil is for none.
 func (a *Attempt) forExtended(node *corev1.Node) (*resourcev1.ResourceClaim, []corev1.ContainerExtendedResourceRequest) {
-	var requests []resourcev1.DeviceRequest
+	var made []extended
 	var mappings []corev1.ContainerExtendedResourceRequest
+	tell := func(e extended, request string) {
+		mappings = append(mappings, corev1.ContainerExtendedResourceRequest{ContainerName: e.container, ResourceName: string(e.resource), RequestName: request})
+	}
 	for _, initial := range []bool{false, true} {
 		for _, e := range a.extended {
 			if e.initial != initial || ServedBy(node, e.resource) {
 				continue
 			}
-			name := e.request
-			if at := slices.IndexFunc(requests, e.sameAs); initial && at >= 0 {
-				name = requests[at].Name
-			} else {
-				requests = append(requests, resourcev1.DeviceRequest{Name: name, Exactly: &resourcev1.ExactDeviceRequest{
-					DeviceClassName: e.class, AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: e.count,
-				}})
+			if initial {
+				var lent []string
+				lent, e.count = e.borrow(made)
+				for _, request := range lent {
+					tell(e, request)
+				}
 			}
-			mappings = append(mappings, corev1.ContainerExtendedResourceRequest{ContainerName: e.container, ResourceName: string(e.resource), RequestName: name})
+			if e.count > 0 {
+				made = append(made, e)
+				tell(e, e.request)
+			}
 		}
+	}
+	var requests []resourcev1.DeviceRequest
+	for _, e := range made {
+		requests = append(requests, resourcev1.DeviceRequest{Name: e.request, Exactly: &resourcev1.ExactDeviceRequest{
+			DeviceClassName: e.class, AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: e.count,
+		}})
 	}
 	if len(requests) == 0 {
 		return nil, nil
@@ -97,8 +110,29 @@ func (a *Attempt) forExtended(node *corev1.Node) (*resourcev1.ResourceClaim, []c
 	}, mappings
 }
 
-func (e extended) sameAs(r resourcev1.DeviceRequest) bool {
-	return r.Exactly.DeviceClassName == e.class && r.Exactly.Count == e.count
+// borrow chooses requests of other containers whose devices an init container
+// uses before they do, or after they have, and returns how many devices it
+// lacks then. More than it asks for it gets only where nothing else will do.
+func (e extended) borrow(made []extended) (requests []string, lacks int64) {
+	lacks = e.count
+	var larger string
+	for _, o := range made {
+		// A sidecar that was started before goes on using its own.
+		if o.resource != e.resource || o.sidecar && o.at < e.at {
+			continue
+		}
+		switch {
+		case o.count <= lacks:
+			requests = append(requests, o.request)
+			lacks -= o.count
+		case larger == "":
+			larger = o.request
+		}
+	}
+	if lacks > 0 && larger != "" {
+		return append(requests, larger), 0
+	}
+	return requests, lacks
 }
 
 func sameRequests(a, b []resourcev1.DeviceRequest) bool {

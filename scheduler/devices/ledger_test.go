@@ -168,13 +168,13 @@ func TestExtendedResources(t *testing.T) {
 	for _, m := range out.Plan.Mappings {
 		mappings += fmt.Sprintf("%s:%s=%s ", m.ContainerName, m.ResourceName, m.RequestName)
 	}
-	if want := "container-2-request-0:net*1 container-2-request-1:gpu*2 container-1-request-0:gpu*3 "; requests != want {
+	if want := "container-2-request-0:net*1 container-2-request-1:gpu*2 container-1-request-0:gpu*1 "; requests != want {
 		t.Errorf("requests %s", requests)
 	}
-	if want := "c:deviceclass.resource.kubernetes.io/net=container-2-request-0 c:example.com/gpu=container-2-request-1 init:example.com/gpu=container-2-request-1 early:example.com/gpu=container-1-request-0 "; mappings != want {
+	if want := "c:deviceclass.resource.kubernetes.io/net=container-2-request-0 c:example.com/gpu=container-2-request-1 init:example.com/gpu=container-2-request-1 early:example.com/gpu=container-2-request-1 early:example.com/gpu=container-1-request-0 "; mappings != want {
 		t.Errorf("mappings %s", mappings)
 	}
-	if !c.Special || c.Claim.Annotations[resourcev1.ExtendedResourceClaimAnnotation] != "true" || !metav1.IsControlledBy(c.Claim, p) || len(c.Allocation.Devices.Results) != 6 {
+	if !c.Special || c.Claim.Annotations[resourcev1.ExtendedResourceClaimAnnotation] != "true" || !metav1.IsControlledBy(c.Claim, p) || len(c.Allocation.Devices.Results) != 4 {
 		t.Errorf("%+v", c)
 	}
 	// What the node has by itself is left to it.
@@ -189,7 +189,7 @@ func TestExtendedResources(t *testing.T) {
 	made.Name, made.UID, made.ResourceVersion, made.Status.Allocation = "made", "made", "7", c.Allocation
 	l.SetClaim(made)
 	l.Withdraw(p.UID)
-	if n := len(l.taken.AllocatedDevices); n != 6 || len(l.promised) != 0 {
+	if n := len(l.taken.AllocatedDevices); n != 4 || len(l.promised) != 0 {
 		t.Errorf("%d devices taken, %d promised", n, len(l.promised))
 	}
 	if have := got(l.Attempt(p, scalars), node("n1")); have != "made as it is" {
@@ -197,6 +197,24 @@ func TestExtendedResources(t *testing.T) {
 	}
 	if l.Attempt(pod(), map[corev1.ResourceName]int64{"example.com/other": 1}) != nil {
 		t.Error("a resource of no class needs no devices")
+	}
+}
+
+// What an init container asks for is lent by those that do not run then.
+func TestBorrowedDevices(t *testing.T) {
+	app, sidecar := extended{resource: "r", request: "app", count: 2, at: 3}, extended{resource: "r", request: "sidecar", count: 1, at: 1, sidecar: true}
+	for _, c := range []struct {
+		at, count int
+		want      string
+		lacks     int64
+	}{
+		{0, 3, "[app sidecar]", 0}, {0, 4, "[app sidecar]", 1}, {0, 1, "[sidecar]", 0},
+		{2, 2, "[app]", 0}, {2, 3, "[app]", 1}, {2, 1, "[app]", 0},
+	} {
+		got, lacks := extended{resource: "r", at: c.at, count: int64(c.count), initial: true}.borrow([]extended{app, sidecar, {resource: "other", request: "other", count: 1}})
+		if fmt.Sprint(got) != c.want || lacks != c.lacks {
+			t.Errorf("at %d %d devices: %v, lacks %d", c.at, c.count, got, lacks)
+		}
 	}
 }
 

@@ -120,13 +120,13 @@ func TestOrder(t *testing.T) {
 	for _, p := range chain {
 		got = append(got, p.Name())
 	}
-	want := strings.Fields(`ResourceClaimAdminAccess PodCertificateRequestSigning NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition AlwaysPullImages PodSecurity
+	want := strings.Fields(`ResourceClaimAdminAccess ResourceClaimStatusAuthorization PodCertificateRequestSigning NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition AlwaysPullImages PodSecurity
 		DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval
 		CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass DenyServiceExternalIPs PodTopologyLabels ResourceQuota`)
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
-	if chain, err = New(Config{Select: Selection{Only: []string{"Priority", "ServiceAccount"}}}); err != nil || len(chain) != 4 || chain[2].Name() != "ServiceAccount" {
+	if chain, err = New(Config{Select: Selection{Only: []string{"Priority", "ServiceAccount"}}}); err != nil || len(chain) != 5 || chain[3].Name() != "ServiceAccount" {
 		t.Errorf("got %v, %v", chain, err)
 	}
 }

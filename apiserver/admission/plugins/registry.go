@@ -152,7 +152,7 @@ func New(c Config) ([]admission.Plugin, error) {
 	}
 	c.complete()
 	d := deps{door: c.Door, authz: c.Authz, now: c.Now, log: c.Log, owners: c.Owners}
-	out := []admission.Plugin{adminAccess(d), podRequestSigning(d)}
+	out := []admission.Plugin{adminAccess(d), claimStatus(d), podRequestSigning(d)}
 	for _, e := range entries() {
 		if !c.Select.runs(&e) {
 			continue
