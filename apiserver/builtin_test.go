@@ -14,27 +14,17 @@ import (
 	"github.com/coxswain/cox/apiserver/fields"
 	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/client"
-	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // builtinWorld is a world with every built-in kind.
 func builtinWorld(t testing.TB, change ...func(*apiserver.Config)) *world {
 	t.Helper()
-	e, err := etcd.Start(t.Context(), etcd.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	tab, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Config{Backend: e, Table: tab, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
+	st, _ := storetest.Start(t, tab)
 	change = append([]func(*apiserver.Config){func(c *apiserver.Config) { c.Table, c.Store = tab, st.Kind }}, change...)
 	return newWorld(t, change...)
 }

@@ -34,7 +34,7 @@ import (
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // The table of these tests: a few kinds that show every shape of a row.
@@ -267,18 +267,8 @@ func (veto) Validate(_ context.Context, a *admission.Attributes) error {
 
 func newWorld(t testing.TB, change ...func(*apiserver.Config)) *world {
 	t.Helper()
-	ctx := context.Background()
-	e, err := etcd.Start(ctx, etcd.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	tab := testTable(t)
-	st, err := store.New(store.Config{Backend: e, Table: tab, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
+	st, _ := storetest.Start(t, tab)
 	w := &world{t: t, store: st, events: &recorder{}}
 	policy, err := audit.ParsePolicy([]byte("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n"))
 	if err != nil {

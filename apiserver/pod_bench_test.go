@@ -21,7 +21,7 @@ import (
 	"github.com/coxswain/cox/apiserver/flow"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // lateDoor is the server's door for what the server is made with.
@@ -31,20 +31,11 @@ type lateDoor struct{ client.Interface }
 // control, and one namespace with its account.
 func whole(b *testing.B) *world {
 	ctx := b.Context()
-	e, err := etcd.Start(ctx, etcd.Config{Dir: b.TempDir()})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = e.Close() })
 	table, err := builtin.New()
 	if err != nil {
 		b.Fatal(err)
 	}
-	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = st.Close() })
+	st, _ := storetest.Start(b, table)
 	pods, _ := table.Kind(client.Pods.GVK())
 	late := &lateDoor{}
 	user := client.User{Name: "system:apiserver", Groups: []string{"system:masters", "system:authenticated"}}

@@ -28,8 +28,7 @@ import (
 	"github.com/coxswain/cox/apiserver/crd"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/pki"
-	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // world is a whole API server with another behind it.
@@ -43,20 +42,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	e, err := etcd.Start(context.Background(), etcd.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	tab, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Config{Backend: e, Table: tab, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
+	st, _ := storetest.Start(t, tab)
 	bundle, err := pki.Ensure(t.TempDir(), pki.Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ import (
 	"github.com/coxswain/cox/apiserver"
 	"github.com/coxswain/cox/apiserver/connect"
 	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // kubelet answers as a kubelet does: logs as text, streams as an upgrade that
@@ -68,21 +68,11 @@ type world struct {
 // and services all end at a fake page.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	ctx := context.Background()
-	e, err := etcd.Start(ctx, etcd.Config{Dir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = e.Close() })
 	table, err := builtin.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	st, _ := storetest.Start(t, table)
 	kind := func(resource string) store.Interface {
 		for _, k := range table.Kinds {
 			if k.Resource == resource {

@@ -39,7 +39,7 @@ import (
 	"github.com/coxswain/cox/controllers/pods"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 // world is a control plane without scheduler and kubelets.
@@ -77,14 +77,9 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 	}
 	w := &world{t: t, log: slog.New(slog.NewTextHandler(&testLog{t: t}, &slog.HandlerOptions{Level: level}))}
 	dir := t.TempDir()
-	e, err := etcd.Start(context.Background(), etcd.Config{Dir: filepath.Join(dir, "etcd")})
-	w.must(err)
-	t.Cleanup(func() { _ = e.Close() })
 	table, err := builtin.With(builtin.Everything())
 	w.must(err)
-	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
-	w.must(err)
-	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
+	st, e := storetest.Start(t, table)
 	w.bundle, err = pki.Ensure(filepath.Join(dir, "pki"), pki.Config{})
 	w.must(err)
 
@@ -148,7 +143,7 @@ func newWorld(t *testing.T, change ...func(*manager.Config)) *world {
 			return out, nil
 		},
 		RootCA:       w.bundle.CA.PEM(),
-		Signing:      certificates.Config{ClientCA: w.bundle.CA, ServingCA: w.bundle.CA},
+		Signing:      certificates.Config{ClientCA: w.bundle.CA, KubeletCA: w.bundle.CA, ServingCA: w.bundle.CA},
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
 		Nodes:        nodelifecycle.Defaults(),
 		Log:          w.log,

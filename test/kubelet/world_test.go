@@ -40,7 +40,7 @@ import (
 	"github.com/coxswain/cox/runtime"
 	"github.com/coxswain/cox/runtime/runtimetest"
 	"github.com/coxswain/cox/store"
-	"github.com/coxswain/cox/store/etcd"
+	"github.com/coxswain/cox/store/storetest"
 )
 
 const nodeName = "node-1"
@@ -109,14 +109,9 @@ func (w *world) must(err error) {
 // authorizer has tests of its own.
 func (w *world) startAPI() {
 	t := w.t
-	e, err := etcd.Start(context.Background(), etcd.Config{Dir: filepath.Join(w.dir, "etcd")})
-	w.must(err)
-	t.Cleanup(func() { _ = e.Close() })
 	table, err := builtin.With(builtin.Everything())
 	w.must(err)
-	st, err := store.New(store.Config{Backend: e, Table: table, CompactEvery: -1, Mutated: func(text string) { t.Errorf("shared object changed: %s", text) }})
-	w.must(err)
-	t.Cleanup(func() { st.CheckMutations(); _ = st.Close() })
+	st, _ := storetest.Start(t, table)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	w.must(err)
 	issuer, err := satoken.NewIssuer("https://kubernetes.default.svc", key)
