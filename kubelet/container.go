@@ -10,10 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
 )
 
 // launch makes and starts one container. seen is called with the container as
@@ -60,7 +63,7 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 		w.inspect(context.WithoutCancel(ctx), id, sb.Id)
 		return &startError{reason: reason{"PreStartHookError", err.Error()}}
 	}
-	_, err = k.cfg.Runtime.StartContainer(ctx, &runtimeapi.StartContainerRequest{ContainerId: id})
+	err = k.startContainer(ctx, id)
 	done()
 	// Whatever came of it, the runtime knows: the exit reason of a container
 	// that could not start is there too.
@@ -78,6 +81,34 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 		}
 	}
 	return nil
+}
+
+// startPatience is how long a start that is under way goes on when its pod ends.
+const startPatience = 10 * time.Second
+
+// startContainer starts a container. A start that was cut off would show in the
+// pod's status as the container's failure: a pod that ends meanwhile lets it
+// finish, and then stops it, unless the runtime hangs.
+func (k *Kubelet) startContainer(ctx context.Context, id string) error {
+	long, cancel := context.WithCancel(k.ctx)
+	defer cancel()
+	var late clock.Timer
+	var mu sync.Mutex
+	stop := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		late = k.cfg.Clock.AfterFunc(startPatience, cancel)
+	})
+	defer func() {
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		if late != nil {
+			late.Stop()
+		}
+	}()
+	_, err := k.cfg.Runtime.StartContainer(long, &runtimeapi.StartContainerRequest{ContainerId: id})
+	return err
 }
 
 // podIP is where a pod's containers listen, as the kubelet reaches them.

@@ -69,8 +69,15 @@ func proxied(svc *corev1.Service) bool {
 	if svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone || svc.Spec.ClusterIP == "" {
 		return false
 	}
-	_, other := svc.Labels["service.kubernetes.io/service-proxy-name"]
-	_, headless := svc.Labels[corev1.IsHeadlessService]
+	return carried(svc.Labels)
+}
+
+// carried says that a Service or a slice is for this proxy by its labels: not
+// for another one, and not for clients that need none (API documentation of
+// LabelServiceProxyName and IsHeadlessService).
+func carried(labels map[string]string) bool {
+	_, other := labels["service.kubernetes.io/service-proxy-name"]
+	_, headless := labels[corev1.IsHeadlessService]
 	return !other && !headless
 }
 
@@ -94,7 +101,7 @@ func endpointsOf(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6
 	}
 	byAddr := map[netip.AddrPort]endpoint{}
 	for _, s := range list {
-		if s.AddressType != family {
+		if s.AddressType != family || !carried(s.Labels) {
 			continue
 		}
 		for _, sp := range s.Ports {

@@ -83,6 +83,12 @@ func show(rules []lb.Rule) string {
 	return strings.Join(out, "\n")
 }
 
+func labelled(label string, list ...string) []*discoveryv1.EndpointSlice {
+	s := slice(list...)
+	s[0].Labels = map[string]string{label: ""}
+	return s
+}
+
 func TestPlan(t *testing.T) {
 	nodePort := func(s *corev1.Service) {
 		s.Spec.Type = corev1.ServiceTypeNodePort
@@ -123,6 +129,8 @@ func TestPlan(t *testing.T) {
 			s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 			s.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: ptr.To[int32](60)}}
 		}), slice("10.42.0.5@n1"), "10.43.0.10:80 -> 10.42.0.5 | 10.42.0.5 affinity 1m0s"},
+		{"slices of others", service(nil), append(labelled(corev1.IsHeadlessService, "10.42.0.5@n1"),
+			append(labelled("service.kubernetes.io/service-proxy-name", "10.42.0.6@n1"), slice("10.42.0.7@n1")...)...), "10.43.0.10:80 -> 10.42.0.7 | 10.42.0.7"},
 		{"headless", service(func(s *corev1.Service) { s.Spec.ClusterIP = "None"; s.Spec.ClusterIPs = []string{"None"} }), slice("10.42.0.5@n1"), ""},
 		{"another proxy's", service(func(s *corev1.Service) {
 			s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": "x"}
