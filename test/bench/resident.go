@@ -32,14 +32,18 @@ type population struct {
 // cluster where nothing happens, and says what processes take to hold it:
 //
 //	go run ./test/bench resident -kubeconfig FILE            fills it
+//	go run ./test/bench resident -etcd http://HOST:PORT      makes a tenth the whole
 //	go run ./test/bench resident -procs 12,34 -idle 2m       measures
 //
+// The second is for an etcd that is served alone, on a stopped server's data:
+// fill a tenth (-deployments 1000 -cronjobs 100 -nodes 100) and multiply it.
 // Fill it while no controllers run, restart it with them, wait until they have
 // looked at everything, and measure. Leave the node life cycle and its
 // evictions out (--controllers): nobody renews the nodes' leases.
 func resident(args []string) {
 	fs := flag.NewFlagSet("resident", flag.ExitOnError)
 	kubeconfig := fs.String("kubeconfig", "", "the cluster to fill")
+	endpoint := fs.String("etcd", "", "etcd, served alone, in which to make a tenth of the population the whole")
 	procs := fs.String("procs", "", "processes to measure, by their ids")
 	idle := fs.Duration("idle", 2*time.Minute, "how long to measure their CPU time")
 	var p population
@@ -58,6 +62,9 @@ func resident(args []string) {
 		begin := time.Now()
 		p.fill(context.Background())
 		fmt.Printf("resident.fill %.1f s\n", time.Since(begin).Seconds())
+	}
+	if *endpoint != "" {
+		tenfold(context.Background(), *endpoint)
 	}
 	if *procs != "" {
 		var pids []int
