@@ -133,7 +133,7 @@ func (c *config) lock() (*os.File, error) {
 		return nil, fmt.Errorf("%s is in use by another cox (pid %s); stop it with `cox down`, or give this one its own --data-dir, --name and ports",
 			c.DataDir, strings.TrimSpace(string(pid[:n])))
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {
