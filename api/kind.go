@@ -76,6 +76,9 @@ type Kind struct {
 	// (a selector on any other name is a 400).
 	Fields     func(obj runtime.Object) fields.Set
 	FieldNames []string
+	// NoNamespaceField: metadata.namespace is not among them, although the kind
+	// is namespaced.
+	NoNamespaceField bool
 	// UnknownField is the format of the refusal of another name, where a kind
 	// has one of its own.
 	UnknownField string

@@ -79,7 +79,9 @@ func (t *transaction) prepareAction(a *api.Action) error {
 			return err
 		}
 		if a.Validate != nil {
-			if errs := a.Validate(t.req.Object); len(errs) > 0 {
+			if errs := a.Validate(t.req.Object); len(errs) > 0 && a.GVK.Kind == "Binding" {
+				return errs.ToAggregate() // a 500 to upstream's clients
+			} else if len(errs) > 0 {
 				return apierrors.NewInvalid(a.GVK.GroupKind(), bodyName(a, t.req.Name), errs)
 			}
 		}
@@ -103,6 +105,9 @@ func (t *transaction) prepareAction(a *api.Action) error {
 			name = m.GetName()
 		}
 		errs := t.res.Strategy.Validate(body)
+		if t.res.Hub.Kind == "Binding" && len(errs) > 0 {
+			return errs.ToAggregate()
+		}
 		if err := t.invalid(name, errs); err != nil {
 			if gk := t.res.Hub.GroupKind(); gk.Group == authorizationv1.GroupName { // whose refusals name no kind
 				return apierrors.NewInvalid(schema.GroupKind{Group: gk.Group}, "", errs)

@@ -439,6 +439,8 @@ func (c *call) serve(ctx context.Context) (ans *answer, err error) {
 		if err == nil {
 			code = ans.code(c.req)
 			c.auditAnswer(ans)
+		} else if c.res.gvr.Group != c.res.gr.Group {
+			err = c.regrouped(err)
 		}
 		done(code, err)
 		c.srv.metrics.observe(c, code, err, c.srv.now().Sub(start))
@@ -447,6 +449,19 @@ func (c *call) serve(ctx context.Context) (ans *answer, err error) {
 		return nil, err
 	}
 	return c.dispatch(ctx)
+}
+
+// regrouped tells of the resource in the group that the client knows it by,
+// where it is kept as one of another.
+func (c *call) regrouped(err error) error {
+	var st *apierrors.StatusError
+	if !errors.As(err, &st) || st.ErrStatus.Details == nil || st.ErrStatus.Details.Kind != c.res.gr.Resource || st.ErrStatus.Details.Group != c.res.gr.Group {
+		return err
+	}
+	out := &apierrors.StatusError{ErrStatus: *st.ErrStatus.DeepCopy()}
+	out.ErrStatus.Details.Group = c.res.gvr.Group
+	out.ErrStatus.Message = strings.Replace(out.ErrStatus.Message, c.res.gr.String()+" ", c.res.gvr.GroupResource().String()+" ", 1)
+	return out
 }
 
 func (c *call) panicked(p any) error {

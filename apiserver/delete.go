@@ -91,7 +91,23 @@ func (c *call) deleteNamed(ctx context.Context, name string) (*answer, error) {
 	case pending != nil:
 		return &answer{entry: e, pending: true}, nil
 	}
-	return c.deleted(e.Object), nil
+	return c.deleted(c.hastened(e.Object)), nil
+}
+
+// hastened is a removed object as it is shown: one whose deletion had begun with
+// a longer grace period had none left.
+func (c *call) hastened(last runtime.Object) runtime.Object {
+	m := accessor(last)
+	if g, asked := m.GetDeletionGracePeriodSeconds(), c.req.Options.GracePeriodSeconds; c.res.Strategy.GracePeriod == nil ||
+		m.GetDeletionTimestamp() == nil || g == nil || asked == nil || max(*asked, 0) >= *g {
+		return last
+	}
+	obj := last.DeepCopyObject()
+	m = accessor(obj)
+	at := metav1.NewTime(m.GetDeletionTimestamp().Add(-seconds(*m.GetDeletionGracePeriodSeconds())))
+	m.SetDeletionTimestamp(&at)
+	m.SetDeletionGracePeriodSeconds(new(int64))
+	return obj
 }
 
 // deleted is the answer to a finished deletion.
@@ -101,7 +117,7 @@ func (c *call) deleted(last runtime.Object) *answer {
 	}
 	m := accessor(last)
 	return &answer{obj: wire.Success(&metav1.StatusDetails{
-		Name: m.GetName(), Group: c.res.gr.Group, Kind: c.res.gr.Resource, UID: m.GetUID(),
+		Name: m.GetName(), Group: c.res.gvr.Group, Kind: c.res.gvr.Resource, UID: m.GetUID(),
 	})}
 }
 
@@ -235,6 +251,10 @@ func (c *call) deleteCollection(ctx context.Context) (*answer, error) {
 	}
 	if err := c.checkDeleteOptions(); err != nil {
 		return nil, err
+	}
+	// As upstream, the collection is that of the very revision, if one is named.
+	if o := &c.req.Options; o.ResourceVersion != "" && o.ResourceVersion != "0" && o.ResourceVersionMatch == "" {
+		o.ResourceVersionMatch = metav1.ResourceVersionMatchExact
 	}
 	listed, err := c.list(ctx)
 	if err != nil {

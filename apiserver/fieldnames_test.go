@@ -14,6 +14,8 @@ func TestSelectableFields(t *testing.T) {
 	plain := &resource{kind: &kind{Kind: &api.Kind{}}, view: &api.View{}}
 	some := &resource{kind: &kind{Kind: &api.Kind{FieldNames: []string{"type"}}}, view: &api.View{}}
 	own := &resource{kind: &kind{Kind: &api.Kind{FieldNames: []string{"type"}, UnknownField: "field label %q not supported for Job"}}, view: &api.View{}}
+	without := &resource{kind: &kind{Kind: &api.Kind{Namespaced: true, FieldNames: []string{"type"}, NoNamespaceField: true}}, view: &api.View{}}
+	within := &resource{kind: &kind{Kind: &api.Kind{Namespaced: true, FieldNames: []string{"type"}}}, view: &api.View{}}
 	for _, c := range []struct {
 		res         *resource
 		field, want string
@@ -21,6 +23,7 @@ func TestSelectableFields(t *testing.T) {
 		{plain, "metadata.name", ""}, {plain, "metadata.namespace", ""}, {some, "type", ""}, {some, "metadata.name", ""},
 		{plain, "x", `"x" is not a known field selector: only "metadata.name", "metadata.namespace"`},
 		{some, "x", "field label not supported: x"}, {some, "metadata.namespace", "field label not supported: metadata.namespace"},
+		{within, "metadata.namespace", ""}, {without, "metadata.namespace", "field label not supported: metadata.namespace"},
 		{own, "x", `field label "x" not supported for Job`},
 	} {
 		got := ""

@@ -166,12 +166,12 @@ func parsePath(path string) (target, bool) {
 	}
 	if after, ok := strings.CutPrefix(rest, "namespaces/"); ok && after != "" {
 		name, more, _ := strings.Cut(after, "/")
-		switch {
-		case more == "":
+		switch sub := strings.TrimRight(more, "/"); sub {
+		case "":
 			t.gvr.Resource, t.name = "namespaces", name
 			return t, true
-		case more == "status" || more == "finalize":
-			t.gvr.Resource, t.name, t.subresource = "namespaces", name, more
+		case "status", "finalize":
+			t.gvr.Resource, t.name, t.subresource = "namespaces", name, sub
 			return t, true
 		}
 		t.namespace, rest = name, more

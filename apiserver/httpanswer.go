@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -92,6 +93,9 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		// encoded for this answer only.
 		a.entry = &store.Entry{Object: a.obj}
 	}
+	if err := h.misshown(a); err != nil {
+		return nil, err
+	}
 	switch {
 	case a.list != nil:
 		return h.listPieces(a.list)
@@ -123,6 +127,34 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		return nil, err
 	}
 	return h.res.head.Message(m, body)
+}
+
+// misshown refuses to show a list as one object's metadata, and an object as
+// that of many.
+func (h *httpCall) misshown(a *answer) error {
+	list := a.list != nil || a.items != nil
+	switch st := h.accept.As; {
+	case st == "PartialObjectMetadata" && list:
+		return wire.Misshown(st, "is a list", h.goType("List"))
+	case st == "PartialObjectMetadataList" && !list && a.entry != nil:
+		return wire.Misshown(st, "is not a list", h.goType(""))
+	case st == "PartialObjectMetadataList" && h.sub != nil && h.sub.Project != nil:
+		return wire.Misshown(st, "is not a list", "*autoscaling.Scale")
+	}
+	return nil
+}
+
+// goType is the type in which upstream holds the kind's objects, which its
+// refusals name.
+func (h *httpCall) goType(suffix string) string {
+	if h.res.custom {
+		return "*unstructured.Unstructured" + suffix
+	}
+	group, _, _ := strings.Cut(h.res.Hub.Group, ".")
+	if group == "" {
+		group = "core"
+	}
+	return "*" + group + "." + h.res.Hub.Kind + suffix
 }
 
 // projectedPieces shows a projection in another form than its own.

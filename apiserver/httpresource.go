@@ -281,10 +281,9 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 			return false
 		}
 		return shown && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
-	case "PartialObjectMetadata":
-		return shown && h.req.Verb != client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
-	case "PartialObjectMetadataList":
-		return object && h.req.Verb == client.List && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
+	case "PartialObjectMetadata", "PartialObjectMetadataList": // whether it is a list turns out at the end
+		return shown && (object || h.req.Verb != client.List) && (a.As == "PartialObjectMetadata" || h.req.Verb != client.Watch) &&
+			a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	}
 	return false
 }

@@ -188,7 +188,7 @@ func (r *resource) checkFields(sel fields.Selector) error {
 		standard := len(names) == 0 && !r.custom
 		switch {
 		case req.Field == "metadata.name", contains(names, req.Field):
-		case req.Field == "metadata.namespace" && (r.Namespaced || standard): // that of what has none is empty
+		case req.Field == "metadata.namespace" && (r.Namespaced || standard) && !r.NoNamespaceField: // that of what has none is empty
 		case r.UnknownField != "":
 			return fmt.Errorf(r.UnknownField, req.Field)
 		case standard:

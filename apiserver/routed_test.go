@@ -41,6 +41,8 @@ func TestRoutes(t *testing.T) {
 		{ns + "/nodes/a", nil},
 		{"/api/v1/nodes/a/status/", map[string]int{"GET": 404, "PUT": 400, "PATCH": 404}},
 		{"/api/v1/nodes/a/status/more", nil},
+		{"/api/v1/namespaces/a/status/", map[string]int{"GET": 404, "PUT": 400, "PATCH": 404}},
+		{"/api/v1/namespaces/a/finalize//", map[string]int{"PUT": 400}},
 		{ns + "/nodes/a/status", nil},
 		{watch + "/configmaps", map[string]int{"GET": 200}},
 		{watch + "/configmaps/a", nil},

@@ -160,7 +160,9 @@ func (u *updating) tryCreate() (runtime.Object, error) {
 		return nil, err
 	}
 	m.SetResourceVersion("")
-	if uid := m.GetUID(); uid != "" {
+	if uid := m.GetUID(); uid != "" && !u.tracked {
+		return nil, u.wrongUID(uid, "")
+	} else if uid != "" { // of an apply
 		return nil, apierrors.NewConflict(u.res.gr, u.req.Name, fmt.Errorf(
 			"uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 	}

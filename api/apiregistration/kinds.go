@@ -85,7 +85,7 @@ func cells(s *apiregistrationv1.APIService) []any {
 func validate(s *apiregistrationv1.APIService) field.ErrorList {
 	path := field.NewPath("spec")
 	var errs field.ErrorList
-	if want := s.Spec.Version + "." + s.Spec.Group; s.Name != want {
+	if want := s.Spec.Version + "." + s.Spec.Group; s.Name != want && s.Name != "" {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), s.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want)))
 	}
 	if g := s.Spec.Group; g == "" && (s.Spec.Version != "v1" || s.Spec.Service != nil) {

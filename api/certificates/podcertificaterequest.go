@@ -48,7 +48,7 @@ func PodRequests() *api.Kind {
 		Fields: api.Fields(func(r *podRequest) fields.Set {
 			return fields.Set{"spec.signerName": r.Spec.SignerName, "spec.podName": r.Spec.PodName, "spec.nodeName": string(r.Spec.NodeName)}
 		}),
-		FieldNames: []string{"spec.signerName", "spec.podName", "spec.nodeName"},
+		FieldNames: []string{"spec.signerName", "spec.podName", "spec.nodeName"}, NoNamespaceField: true,
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),
 			printing.String("PodName", spec["podName"]),

@@ -53,7 +53,6 @@ func endpointSliceKind() *api.Kind {
 				}
 				return nil
 			},
-			AllowCreateOnUpdate: true,
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

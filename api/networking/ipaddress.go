@@ -36,7 +36,6 @@ func ipAddressKind() *api.Kind {
 				}
 				return out
 			},
-			AllowCreateOnUpdate: true,
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

@@ -28,7 +28,8 @@ func runtimeClassKind() *api.Kind {
 		New:    api.New[nodev1.RuntimeClass](), NewList: api.New[nodev1.RuntimeClassList](),
 		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
-			AnyFinalizer: true,
+			AllowCreateOnUpdate: true,
+			AnyFinalizer:        true,
 			Default: api.On(func(r *nodev1.RuntimeClass) {
 				if r.Overhead != nil {
 					podspec.RoundUp(r.Overhead.PodFixed)

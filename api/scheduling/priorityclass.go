@@ -54,7 +54,6 @@ func priorityClassKind() *api.Kind {
 				}
 				return append(errs, check.Immutable(c.PreemptionPolicy, old.PreemptionPolicy, field.NewPath("preemptionPolicy"))...)
 			}),
-			AllowCreateOnUpdate: true,
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

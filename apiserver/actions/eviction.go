@@ -150,7 +150,7 @@ func (e *evictor) mark(ctx context.Context, pod *corev1.Pod, exact bool) (*corev
 		m := pod.DeepCopy()
 		m.Status.Conditions = slices.DeleteFunc(m.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
 		m.Status.Conditions = append(m.Status.Conditions, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation,
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
 			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.NewTime(e.now()),
 		})
 		marked, err := pods.UpdateStatus(ctx, m)

@@ -46,6 +46,9 @@ var _ store.Interface = (*Store)(nil)
 // New returns the store of a kind.
 func New(kind *api.Kind, source Source) *Store { return &Store{kind, kind.GR(), source} }
 
+// Called makes the store's errors name another resource than the kind's.
+func (s *Store) Called(r schema.GroupResource) *Store { return &Store{s.kind, r, s.source} }
+
 // Get computes and returns the object under key.
 func (s *Store) Get(ctx context.Context, key, _ string) (*store.Entry, error) {
 	all, err := s.source(ctx, Query{Key: key})

@@ -177,6 +177,12 @@ func Unsupported(accepted []string) error {
 		"the body of the request was in an unknown format - accepted media types include: "+strings.Join(accepted, ", "))
 }
 
+// Misshown is the 406 for one of the forms of metadata where the answer is a
+// list, or is none; is says which, of the Go type.
+func Misshown(as, is, goType string) error {
+	return statusError(406, "NotAcceptable", fmt.Sprintf("you requested %s, but the requested object %s (%s)", as, is, goType))
+}
+
 // NotAcceptable is the 406 for an Accept header that names no format that can
 // be given.
 func NotAcceptable(accepted []string) error {

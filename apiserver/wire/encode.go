@@ -190,6 +190,14 @@ func (h *Head) List(out [][]byte, m Media, meta *metav1.ListMeta, items []Body, 
 	} else {
 		head = append(head, mb...)
 	}
+	if len(items) == 0 && h.GVK.Kind == "PartialObjectMetadataList" { // which upstream makes without a list
+		out = append(out, append(head, `,"items":null}`+"\n"...))
+		if m == YAML {
+			y, err := yaml.JSONToYAML(join(out))
+			return [][]byte{y}, err
+		}
+		return out, nil
+	}
 	head = append(head, `,"items":[`...)
 	out = append(out, head)
 	for i, it := range items {

@@ -223,7 +223,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		Store: func(k *api.Kind) store.Interface {
 			switch k.GR() {
 			case corev1.Resource("componentstatuses"):
-				return computed.New(k, cp.componentStatuses(group))
+				return computed.New(k, cp.componentStatuses(group)).Called(corev1.Resource("componentstatus"))
 			case metricsv1beta1.Resource("nodes"):
 				return computed.New(k, nodeMetrics(measures))
 			case metricsv1beta1.Resource("pods"):

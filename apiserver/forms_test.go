@@ -1,0 +1,65 @@
+package apiserver_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// Answers that differ from kind to kind, or by the form that is asked for, as
+// Kubernetes 1.36 gives them to the same requests, in this order.
+func TestAnswersOfKinds(t *testing.T) {
+	w := builtinWorld(t)
+	const (
+		ns     = "/api/v1/namespaces/default"
+		events = "/apis/events.k8s.io/v1/namespaces/default/events"
+		leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+		one    = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+		many   = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+		pod    = `{"metadata":{"name":"p"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}`
+	)
+	for _, tc := range []struct {
+		method, path, body, accept string
+		code                       int
+		want                       string
+	}{
+		// What is not there is made by a PUT of some kinds only.
+		{"PUT", "/apis/scheduling.k8s.io/v1/priorityclasses/x", `{"metadata":{"name":"x"}}`, "", 404, `priorityclasses.scheduling.k8s.io \"x\" not found`},
+		{"PUT", "/apis/networking.k8s.io/v1/ipaddresses/x", `{"metadata":{"name":"x"}}`, "", 404, `not found`},
+		{"PUT", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/x", `{"metadata":{"name":"x"}}`, "", 404, `not found`},
+		{"PUT", "/apis/node.k8s.io/v1/runtimeclasses/x", `{"metadata":{"name":"x"},"handler":"h"}`, "", 201, `"handler":"h"`},
+		{"PUT", leases + "/x", `{"metadata":{"name":"x","uid":"u"}}`, "", 409, `Key: /registry/leases/default/x, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: u, UID in object meta: "`},
+		{"PUT", leases + "/x", `{"metadata":{"name":"x","resourceVersion":"5"}}`, "", 201, `"name":"x"`},
+		// Events are told of in the group that they are asked for in.
+		{"GET", events + "/e", "", "", 404, `events.events.k8s.io \"e\" not found","reason":"NotFound","details":{"name":"e","group":"events.k8s.io","kind":"events"}`},
+		{"POST", ns + "/events", `{"metadata":{"name":"e"},"involvedObject":{"namespace":"default"}}`, "", 201, `"name":"e"`},
+		{"GET", ns + "/events/none", "", "", 404, `"events \"none\" not found"`},
+		{"DELETE", events + "/e", "", "", 200, `"group":"events.k8s.io","kind":"events"`},
+		// Lists have the metadata of many, objects that of one.
+		{"GET", leases, "", one, 406, `you requested PartialObjectMetadata, but the requested object is a list (*coordination.LeaseList)`},
+		{"GET", leases + "/x", "", many, 406, `you requested PartialObjectMetadataList, but the requested object is not a list (*coordination.Lease)`},
+		{"GET", leases + "/none", "", many, 404, `not found`},
+		{"GET", ns + "/secrets", "", many, 200, `"items":null`},
+		{"GET", leases, "", many, 200, `"items":[{`},
+		{"DELETE", leases + "?labelSelector=no", "", one, 406, `is a list`},
+		{"DELETE", leases, "", many, 200, `"kind":"PartialObjectMetadataList"`},
+		{"DELETE", leases, "", many, 200, `"items":null`},
+		// The second delete of a pod may leave it no time.
+		{"POST", ns + "/pods", pod, "", 201, `"phase":"Pending"`},
+		{"DELETE", ns + "/pods/p", `{"gracePeriodSeconds":9}`, "", 200, `"deletionGracePeriodSeconds":9`},
+		{"DELETE", ns + "/pods/p", `{"gracePeriodSeconds":20}`, "", 200, `"deletionGracePeriodSeconds":9`},
+		{"DELETE", ns + "/pods/p", `{"gracePeriodSeconds":0}`, "", 200, `"deletionGracePeriodSeconds":0`},
+		{"GET", ns + "/pods/p", "", "", 404, `not found`},
+		// The collection of a delete is that of the revision that it names.
+		{"DELETE", ns + "/configmaps?resourceVersion=1", `{}`, "", 200, `"items":[]`},
+		{"POST", "/apis/apiregistration.k8s.io/v1/apiservices", `{"spec":{"version":"v1","group":"g","groupPriorityMinimum":1,"versionPriority":1}}`, "", 422, `is invalid: metadata.name: Required value: name or generateName is required"`},
+	} {
+		res, got := w.http(tc.method, tc.path, tc.body, "Content-Type", asJSON, "Accept", tc.accept)
+		if res.StatusCode != tc.code || !strings.Contains(got, tc.want) {
+			t.Errorf("%s %s %s %s:\n got %d %s\nwant %d %s", tc.method, tc.path, tc.body, tc.accept, res.StatusCode, got, tc.code, tc.want)
+		}
+	}
+	if res, body := w.http(http.MethodPost, ns+"/pods/p/binding", `{"metadata":{"name":"p"}}`, "Content-Type", asJSON); res.StatusCode == 500 && !strings.Contains(body, `"message":"target.name: Required value"`) {
+		t.Error("a binding to nothing:", body)
+	}
+}
