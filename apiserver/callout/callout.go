@@ -85,7 +85,7 @@ func (t *Target) once(ctx context.Context, body []byte, answer any) error {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "cox")
-	if err := t.authorize(req); err != nil {
+	if err := t.cred.Authorize(req); err != nil {
 		return err
 	}
 	res, err := t.client.Do(req)

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,9 +21,7 @@ type Target struct {
 	url       string
 	client    *http.Client
 	transport *http.Transport
-
-	token          func() (string, error) // nil: none
-	user, password string
+	cred      *Credential
 }
 
 // Open reads a kubeconfig file: the URL, the CA and the credentials are those
@@ -60,21 +57,16 @@ func parse(data []byte, dir string) (*Target, error) {
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
 		return nil, fmt.Errorf("server %q is not a URL", cluster.Server)
 	}
-	cfg, err := tlsConfig(cluster, user, dir)
+	cfg, err := tlsConfig(cluster, dir)
 	if err != nil {
 		return nil, err
 	}
-	t := &Target{url: u.String(), user: user.Username, password: user.Password}
-	switch {
-	case user.Token != "":
-		t.token = func() (string, error) { return user.Token, nil }
-	case user.TokenFile != "":
-		f := &followed[string]{path: under(dir, user.TokenFile), parse: func(b []byte) (string, error) { return strings.TrimSpace(string(b)), nil }}
-		if _, err := f.get(); err != nil {
-			return nil, fmt.Errorf("tokenFile: %w", err)
-		}
-		t.token = f.get
+	cred, err := credential(user, dir)
+	if err != nil {
+		return nil, fmt.Errorf("user of the current context: %w", err)
 	}
+	cred.TLS(cfg)
+	t := &Target{url: u.String(), cred: cred}
 	t.transport = &http.Transport{
 		TLSClientConfig: cfg, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
 		MaxIdleConnsPerHost: 25, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
@@ -126,13 +118,10 @@ func current(c *kubeconfig.Config) (*kubeconfig.Cluster, *kubeconfig.AuthInfo, e
 			return nil, nil, fmt.Errorf("has no user %q", ctx.AuthInfo)
 		}
 	}
-	if user.Exec != nil || user.AuthProvider != nil {
-		return nil, nil, fmt.Errorf("user %q gets its credentials from a program, which is not done here", ctx.AuthInfo)
-	}
 	return cluster, user, nil
 }
 
-func tlsConfig(cluster *kubeconfig.Cluster, user *kubeconfig.AuthInfo, dir string) (*tls.Config, error) {
+func tlsConfig(cluster *kubeconfig.Cluster, dir string) (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cluster.TLSServerName, InsecureSkipVerify: cluster.InsecureSkipTLSVerify}
 	ca := cluster.CertificateAuthorityData
 	if len(ca) == 0 && cluster.CertificateAuthority != "" {
@@ -150,28 +139,6 @@ func tlsConfig(cluster *kubeconfig.Cluster, user *kubeconfig.AuthInfo, dir strin
 			return nil, errors.New("the certificate authority holds no certificate")
 		}
 	}
-	switch {
-	case len(user.ClientCertificateData) > 0:
-		pair, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData)
-		if err != nil {
-			return nil, fmt.Errorf("client-certificate-data: %w", err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	case user.ClientCertificate != "":
-		key := under(dir, user.ClientKey)
-		f := &followed[*tls.Certificate]{path: under(dir, user.ClientCertificate), parse: func(cert []byte) (*tls.Certificate, error) {
-			k, err := os.ReadFile(key)
-			if err != nil {
-				return nil, err
-			}
-			pair, err := tls.X509KeyPair(cert, k)
-			return &pair, err
-		}}
-		if _, err := f.get(); err != nil {
-			return nil, fmt.Errorf("client-certificate: %w", err)
-		}
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return f.get() }
-	}
 	return cfg, nil
 }
 
@@ -180,20 +147,6 @@ func under(dir, path string) string {
 		return path
 	}
 	return filepath.Join(dir, path)
-}
-
-func (t *Target) authorize(req *http.Request) error {
-	switch {
-	case t.token != nil:
-		token, err := t.token()
-		if err != nil {
-			return fmt.Errorf("read the token: %w", err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-	case t.user != "":
-		req.SetBasicAuth(t.user, t.password)
-	}
-	return nil
 }
 
 // followed is a file's content, parsed again when the file has changed.

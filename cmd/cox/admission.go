@@ -85,7 +85,17 @@ func (cp *controlPlane) chain(group *component.Group) ([]admission.Plugin, error
 	}
 	log := cp.log.With("component", "admission")
 	dialer := &services.Dialer{Door: cp.root}
-	hooks := webhooks.New(webhooks.Config{Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log})
+	mutators, err := plugins.WebhookUsers(configs, "MutatingAdmissionWebhook")
+	if err != nil {
+		return nil, fmt.Errorf("failed to apply admission: %w", err)
+	}
+	validators, err := plugins.WebhookUsers(configs, "ValidatingAdmissionWebhook")
+	if err != nil {
+		return nil, fmt.Errorf("failed to apply admission: %w", err)
+	}
+	hooks := webhooks.New(webhooks.Config{
+		Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log, Mutators: mutators, Validators: validators,
+	})
 	group.Go("admission-webhooks", hooks.Run)
 	rules := policies.New(policies.Config{
 		Door: cp.root, Served: cp.server.Served, ServedKind: cp.server.ServedKind, Types: cp.server.Types, Authz: cp.auth, Log: log,

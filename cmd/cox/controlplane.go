@@ -216,7 +216,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
 	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
 
-	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.versions()), cp.agg) })
+	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.served), cp.agg) })
 	measures := cp.metrics()
 	cp.server, err = apiserver.New(apiserver.Config{
 		Table: cp.table,

@@ -57,17 +57,6 @@ func (f *features) serves(gvr schema.GroupVersionResource) bool {
 	return slices.Contains(f.served, gvr)
 }
 
-// versions are the group versions that anything of is served beyond the defaults.
-func (f *features) versions() []schema.GroupVersion {
-	var out []schema.GroupVersion
-	for _, gvr := range f.served {
-		if gv := gvr.GroupVersion(); !slices.Contains(out, gv) {
-			out = append(out, gv)
-		}
-	}
-	return out
-}
-
 // optionalGates are the gates that a resource is only served with.
 var optionalGates = map[schema.GroupResource]string{
 	client.ClusterTrustBundles.GroupResource():      gateTrustBundle,

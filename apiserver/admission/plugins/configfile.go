@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
+
+	"github.com/coxswain/cox/apiserver/callout"
 )
 
 // ReadConfigs reads an AdmissionConfiguration (apiserver.config.k8s.io/v1):
@@ -58,6 +60,29 @@ func ReadConfigs(path string) (map[string][]byte, error) {
 		}
 	}
 	return out, nil
+}
+
+// WebhookUsers reads who the webhooks of a plugin are asked as (the kubeconfig
+// file of its WebhookAdmissionConfiguration); nil if the configuration says
+// nothing of it.
+func WebhookUsers(configs map[string][]byte, plugin string) (*callout.Users, error) {
+	c := &Config{Configs: configs}
+	var conf struct {
+		metav1.TypeMeta `json:",inline"`
+		KubeConfigFile  string `json:"kubeConfigFile"`
+	}
+	known := kinds{"apiserver.config.k8s.io/v1": "WebhookAdmissionConfiguration", "apiserver.config.k8s.io/v1alpha1": "WebhookAdmission"}
+	if ok, err := c.config(plugin, known, &conf); !ok || err != nil || conf.KubeConfigFile == "" {
+		return nil, err
+	}
+	if !filepath.IsAbs(conf.KubeConfigFile) {
+		return nil, badConfig(plugin, fmt.Errorf("kubeConfigFile must be an absolute file path"))
+	}
+	users, err := callout.OpenUsers(conf.KubeConfigFile)
+	if err != nil {
+		return nil, badConfig(plugin, err)
+	}
+	return users, nil
 }
 
 // kinds are what a plugin's configuration may call itself.

@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/coxswain/cox/apiserver/admission/match"
+	"github.com/coxswain/cox/apiserver/callout"
 	"github.com/coxswain/cox/apiserver/services"
 )
 
@@ -51,9 +52,10 @@ type caller struct {
 	timeout   time.Duration
 	http      *http.Client
 	transport *http.Transport
+	cred      *callout.Credential // nil: none
 }
 
-func newCaller(w *admissionv1.MutatingWebhook, dial func(ctx context.Context, namespace, name string, port int32) (net.Conn, error)) (*caller, error) {
+func newCaller(w *admissionv1.MutatingWebhook, dial func(ctx context.Context, namespace, name string, port int32) (net.Conn, error), users *callout.Users) (*caller, error) {
 	c := &caller{name: w.Name, timeout: 10 * time.Second}
 	if w.TimeoutSeconds != nil {
 		c.timeout = time.Duration(*w.TimeoutSeconds) * time.Second
@@ -88,6 +90,10 @@ func newCaller(w *admissionv1.MutatingWebhook, dial func(ctx context.Context, na
 			c.url.Path = *s.Path
 		}
 		tlsConfig.ServerName = host
+		c.cred = users.For(host)
+		if port != 443 {
+			c.cred = users.For(c.url.Host)
+		}
 		c.transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dial(ctx, s.Namespace, s.Name, port)
 		}
@@ -97,10 +103,12 @@ func newCaller(w *admissionv1.MutatingWebhook, dial func(ctx context.Context, na
 			return c, fmt.Errorf("Unparsable URL: %w", err)
 		}
 		c.url = *u
+		c.cred = users.For(u.Host)
 		c.transport.Proxy = http.ProxyFromEnvironment
 	default:
 		return c, errors.New("webhook configuration must have either service or URL")
 	}
+	c.cred.TLS(tlsConfig)
 	q := url.Values{"timeout": {c.timeout.String()}}
 	c.url.RawQuery = q.Encode()
 	if c.url.Path == "" {
@@ -157,6 +165,9 @@ func (c *caller) ask(ctx context.Context, rev *admissionreviewv1.AdmissionReview
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json, */*")
 	req.Header.Set("User-Agent", "kube-apiserver-admission")
+	if err := c.cred.Authorize(req); err != nil {
+		return nil, fail("failed to call webhook: %w", err)
+	}
 	res, err := c.http.Do(req)
 	if err != nil {
 		return nil, fail("failed to call webhook: %w", err)

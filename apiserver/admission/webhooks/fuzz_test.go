@@ -49,7 +49,7 @@ func FuzzAnswer(f *testing.F) {
 		h := b.hook("h.example.com", func(w *admissionv1.MutatingWebhook) { w.AdmissionReviewVersions = []string{version, "v1beta1"} })
 		a := b.attributes()
 		a.Operation = admission.Create
-		c, err := newCaller(&h, nil)
+		c, err := newCaller(&h, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

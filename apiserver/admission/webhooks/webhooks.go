@@ -25,6 +25,7 @@ import (
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/admission/match"
 	"github.com/coxswain/cox/apiserver/authz"
+	"github.com/coxswain/cox/apiserver/callout"
 	"github.com/coxswain/cox/client"
 )
 
@@ -39,7 +40,10 @@ type Config struct {
 	Authz authz.Authorizer
 	// Dial connects to a Service.
 	Dial func(ctx context.Context, namespace, name string, port int32) (net.Conn, error)
-	Log  *slog.Logger
+	// Mutators and Validators are who the webhooks of a sort are asked as; nil
+	// is nobody.
+	Mutators, Validators *callout.Users
+	Log                  *slog.Logger
 }
 
 // Manager follows the configurations. It is safe for concurrent use.
@@ -187,10 +191,15 @@ func (m *Manager) compile(obj client.Object) *compiled {
 		}
 		h.conditions = match.Compile(w.MatchConditions, expression.Scope{})
 		var err error
-		if h.client, err = newCaller(w, m.cfg.Dial); err != nil && h.err == nil {
+		_, mutating := obj.(*admissionv1.MutatingWebhookConfiguration)
+		users := m.cfg.Validators
+		if mutating {
+			users = m.cfg.Mutators
+		}
+		if h.client, err = newCaller(w, m.cfg.Dial, users); err != nil && h.err == nil {
 			h.err = err
 		}
-		_, h.client.mutating = obj.(*admissionv1.MutatingWebhookConfiguration)
+		h.client.mutating = mutating
 		c.hooks = append(c.hooks, h)
 	}
 	return c
