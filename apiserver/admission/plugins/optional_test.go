@@ -3,6 +3,7 @@ package plugins
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -249,6 +250,41 @@ func TestExemptions(t *testing.T) {
 		check(t, want, b.run(a), "")
 		if b.notes["pod-security.kubernetes.io/exempt"] != want {
 			t.Errorf("%s: noted %v", want, b.notes)
+		}
+	}
+}
+
+// Who gives an exempt namespace a policy is told that it has no effect.
+func TestWarningOfExemption(t *testing.T) {
+	const conf = `{apiVersion: pod-security.admission.config.k8s.io/v1, kind: PodSecurityConfiguration,
+		defaults: {enforce: baseline, audit: restricted, audit-version: v1.30, warn: restricted}, exemptions: {namespaces: [free]}}`
+	for _, tc := range []struct {
+		name   string
+		labels map[string]string
+		want   string // in brackets, "-" is no warning
+	}{
+		{"free", nil, "-"},
+		{"free", map[string]string{"enforce": "baseline"}, "-"},
+		{"free", map[string]string{"enforce": "privileged"}, ""},
+		{"free", map[string]string{"enforce": "privileged", "audit": "privileged", "warn": "privileged"}, "-"},
+		{"free", map[string]string{"enforce": "restricted", "enforce-version": "v1.30"}, "enforce=restricted:v1.30"},
+		{"free", map[string]string{"audit-version": "v1.31"}, "audit=restricted:v1.31"},
+		{"free", map[string]string{"enforce": "restricted", "audit": "baseline", "warn": "privileged"}, "enforce=restricted:latest, audit=baseline:v1.30"},
+		{"other", map[string]string{"enforce": "restricted"}, "-"},
+	} {
+		labels := map[string]string{}
+		for k, v := range tc.labels {
+			labels["pod-security.kubernetes.io/"+k] = v
+		}
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tc.name, Labels: labels}}
+		b := optional("PodSecurity", conf)
+		check(t, tc.name, b.run(&admission.Attributes{Operation: admission.Create, Name: tc.name, Namespace: tc.name, Object: ns}), "")
+		var want []string
+		if tc.want != "-" {
+			want = append(want, `namespace "free" is exempt from Pod Security, and the policy (`+tc.want+`) will be ignored`)
+		}
+		if !slices.Equal(b.warnings, want) {
+			t.Errorf("%s %v: warned %q, want %q", tc.name, tc.labels, b.warnings, want)
 		}
 	}
 }

@@ -196,6 +196,7 @@ func (s *security) namespace(ctx context.Context, a *admission.Attributes, ns *c
 		if len(errs) > 0 {
 			return apierrors.NewInvalid(client.Namespaces.GVK().GroupKind(), ns.Name, errs)
 		}
+		s.warnOfExemption(a, ns, &now)
 		return nil
 	}
 	was, oldErrs := psa.PolicyToEvaluate(old.Labels, s.defaults)
@@ -211,11 +212,39 @@ func (s *security) namespace(ctx context.Context, a *admission.Attributes, ns *c
 	if now.Enforce.Version == was.Enforce.Version && psa.CompareLevels(now.Enforce.Level, was.Enforce.Level) < 1 {
 		return nil
 	}
-	if slices.Contains(s.exempt.Namespaces, ns.Name) {
+	if s.warnOfExemption(a, ns, &now) {
 		return nil
 	}
 	s.warnOfPods(ctx, a, ns.Name, now.Enforce)
 	return nil
+}
+
+// warnOfExemption says whether a namespace is exempt, and tells who gives it a
+// policy all the same that this has no effect.
+func (s *security) warnOfExemption(a *admission.Attributes, ns *corev1.Namespace, p *psa.Policy) bool {
+	if !slices.Contains(s.exempt.Namespaces, ns.Name) {
+		return false
+	}
+	if p.FullyPrivileged() || p.Equivalent(&s.defaults) {
+		return true
+	}
+	var shown []string
+	for _, mode := range []struct {
+		name, label, version string
+		is                   psa.LevelVersion
+	}{
+		{"enforce", psa.EnforceLevelLabel, psa.EnforceVersionLabel, p.Enforce},
+		{"audit", psa.AuditLevelLabel, psa.AuditVersionLabel, p.Audit},
+		{"warn", psa.WarnLevelLabel, psa.WarnVersionLabel, p.Warn},
+	} {
+		_, level := ns.Labels[mode.label]
+		_, version := ns.Labels[mode.version]
+		if (level || version) && mode.is.Level != psa.LevelPrivileged {
+			shown = append(shown, mode.name+"="+mode.is.String())
+		}
+	}
+	a.Warn(fmt.Sprintf("namespace %q is exempt from Pod Security, and the policy (%s) will be ignored", ns.Name, strings.Join(shown, ", ")))
+	return true
 }
 
 const maxPodsToCheck = 3000
