@@ -201,6 +201,9 @@ type Strategy struct {
 	// does to dependents: "" is background; "orphan" for kinds whose
 	// upstream strategy orphans by default.
 	DefaultOrphan bool
+	// NoPropagation: nothing belongs to objects of the kind, and what a DELETE
+	// wants to be done with it is not looked at.
+	NoPropagation bool
 	// OrphanWarning is sent to who deletes without saying what is to become of
 	// the dependents; "" is none.
 	OrphanWarning string

@@ -81,7 +81,7 @@ func (c *call) deleteNamed(ctx context.Context, name string) (*answer, error) {
 		if obj != nil {
 			return &answer{obj: obj, hub: true, pending: true}, nil
 		}
-		return c.deleted(removed), nil
+		return c.deleted(c.hastened(removed)), nil
 	}
 	e, err := c.res.store.Update(ctx, key, false, try)
 	t.finish(err == nil)
@@ -94,17 +94,24 @@ func (c *call) deleteNamed(ctx context.Context, name string) (*answer, error) {
 	return c.deleted(c.hastened(e.Object)), nil
 }
 
-// hastened is a removed object as it is shown: one whose deletion had begun with
-// a longer grace period had none left.
+// hastened is a removed object as it is shown: one of a kind that is given time
+// had none, or none left.
 func (c *call) hastened(last runtime.Object) runtime.Object {
 	m := accessor(last)
-	if g, asked := m.GetDeletionGracePeriodSeconds(), c.req.Options.GracePeriodSeconds; c.res.Strategy.GracePeriod == nil ||
-		m.GetDeletionTimestamp() == nil || g == nil || asked == nil || max(*asked, 0) >= *g {
+	g, asked := m.GetDeletionGracePeriodSeconds(), c.req.Options.GracePeriodSeconds
+	switch {
+	case c.res.Strategy.GracePeriod == nil, m.GetDeletionTimestamp() != nil && (g == nil || asked == nil || max(*asked, 0) >= *g):
 		return last
 	}
 	obj := last.DeepCopyObject()
 	m = accessor(obj)
-	at := metav1.NewTime(m.GetDeletionTimestamp().Add(-seconds(*m.GetDeletionGracePeriodSeconds())))
+	at := c.now()
+	switch was := m.GetDeletionTimestamp(); {
+	case was != nil:
+		at = metav1.NewTime(was.Add(-seconds(*g)))
+	case m.GetGeneration() > 0:
+		m.SetGeneration(m.GetGeneration() + 1)
+	}
 	m.SetDeletionTimestamp(&at)
 	m.SetDeletionGracePeriodSeconds(new(int64))
 	return obj
@@ -209,6 +216,9 @@ func (t *transaction) mark(m metav1.Object, grace int64, shorten bool) {
 // propagation returns the finalizers that an object has once the request's
 // propagation policy is put into them.
 func (t *transaction) propagation(cur []string) []string {
+	if t.res.Strategy.NoPropagation {
+		return cur
+	}
 	hasOrphan, hasForeground := contains(cur, metav1.FinalizerOrphanDependents), contains(cur, metav1.FinalizerDeleteDependents)
 	o := &t.req.Options
 	var orphan, foreground bool

@@ -13,6 +13,7 @@ func TestAnswersOfKinds(t *testing.T) {
 	const (
 		ns     = "/api/v1/namespaces/default"
 		events = "/apis/events.k8s.io/v1/namespaces/default/events"
+		slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 		leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 		one    = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 		many   = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -50,6 +51,17 @@ func TestAnswersOfKinds(t *testing.T) {
 		{"DELETE", ns + "/pods/p", `{"gracePeriodSeconds":20}`, "", 200, `"deletionGracePeriodSeconds":9`},
 		{"DELETE", ns + "/pods/p", `{"gracePeriodSeconds":0}`, "", 200, `"deletionGracePeriodSeconds":0`},
 		{"GET", ns + "/pods/p", "", "", 404, `not found`},
+		{"POST", ns + "/pods", `{"metadata":{"name":"p"},"spec":{"containers":[{"name":"c","image":"i"}]}}`, "", 201, `"generation":1`},
+		{"DELETE", ns + "/pods/p", `{"dryRun":["All"]}`, "", 200, `"deletionGracePeriodSeconds":0`},
+		{"DELETE", ns + "/pods/p", "", "", 200, `"generation":2`}, // on no node, it goes at once
+		// Nothing belongs to events, whatever is asked to be done with it.
+		{"POST", ns + "/events", `{"metadata":{"name":"f","finalizers":["a.b/c"]},"involvedObject":{"namespace":"default"}}`, "", 201, `"name":"f"`},
+		{"DELETE", ns + "/events/f", `{"propagationPolicy":"Orphan"}`, "", 200, `"finalizers":["a.b/c"]`},
+		// Labels of slices count, annotations do not.
+		{"POST", slices, `{"metadata":{"name":"s"},"addressType":"IPv4","endpoints":[]}`, "", 201, `"generation":1`},
+		{"PUT", slices + "/s", `{"metadata":{"name":"s","labels":{"a":"b"}},"addressType":"IPv4","endpoints":[]}`, "", 200, `"generation":2`},
+		{"PUT", slices + "/s", `{"metadata":{"name":"s","labels":{"a":"b"},"annotations":{"c":"d"}},"addressType":"IPv4","endpoints":[]}`, "", 200, `"generation":2`},
+		{"POST", ns + "/configmaps", `{"kind":"Pod","apiVersion":"v1"}`, "", 400, `converting (v1.Pod) to (core.ConfigMap): unknown conversion`},
 		// The collection of a delete is that of the revision that it names.
 		{"DELETE", ns + "/configmaps?resourceVersion=1", `{}`, "", 200, `"items":[]`},
 		{"POST", "/apis/apiregistration.k8s.io/v1/apiservices", `{"spec":{"version":"v1","group":"g","groupPriorityMinimum":1,"versionPriority":1}}`, "", 422, `is invalid: metadata.name: Required value: name or generateName is required"`},

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -26,8 +25,6 @@ func apiServiceKind() *api.Kind {
 		Categories: []string{"api-extensions"}, Prefix: "apiregistration.k8s.io/apiservices", StoredJSON: true,
 		New: api.New[apiregistrationv1.APIService](), NewList: api.New[apiregistrationv1.APIServiceList](),
 		Views: api.Serve(gvk),
-		// Its schema is not among client-go's; conditions are the only list.
-		Schema: func() (managedfields.TypeConverter, error) { return managedfields.NewDeducedTypeConverter(), nil },
 		Strategy: api.Strategy{
 			ForbidUnconditionalUpdate: true,
 			AnyFinalizer:              true,

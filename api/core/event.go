@@ -31,6 +31,7 @@ func event() *api.Kind {
 		Validate:            api.Check(validateEvent),
 		ValidateUpdate:      api.Check2(validateEventUpdate),
 		AllowCreateOnUpdate: true,
+		NoPropagation:       true,
 	}
 	// Each version selects by its own names of the same fields.
 	v1, events := &k.Views[0], &k.Views[len(k.Views)-1]

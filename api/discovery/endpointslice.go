@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -39,8 +40,9 @@ func endpointSliceKind() *api.Kind {
 			PrepareUpdate: func(o, prev runtime.Object) {
 				s, old := o.(*discoveryv1.EndpointSlice), prev.(*discoveryv1.EndpointSlice)
 				s.Generation = old.Generation
-				// The whole slice is its spec: all but the metadata counts.
-				if s.AddressType != old.AddressType || !check.Equal(s.Endpoints, old.Endpoints) || !check.Equal(s.Ports, old.Ports) {
+				// The whole slice is its spec: all but the metadata counts, and
+				// the labels, which say whose it is.
+				if !maps.Equal(s.Labels, old.Labels) || s.AddressType != old.AddressType || !check.Equal(s.Endpoints, old.Endpoints) || !check.Equal(s.Ports, old.Ports) {
 					s.Generation++
 				}
 				dropTopology(s, old)

@@ -138,13 +138,24 @@ func (c *Codec) decodeSlow(m Media, data []byte, into runtime.Object, want schem
 			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
 	}
 	if out != into || (got != nil && got.Kind != want.Kind) {
-		return nil, BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), typeName(want)), want, got, data)
+		return nil, BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), internalName(want)), want, got, data)
 	}
 	into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	return strict, nil
 }
 
 func typeName(gvk schema.GroupVersionKind) string { return gvk.Version + "." + gvk.Kind }
+
+// internalName is upstream's Go name of a kind as its server holds it: its
+// package has the group's name.
+func internalName(gvk schema.GroupVersionKind) string {
+	group, _, _ := strings.Cut(gvk.Group, ".")
+	switch group {
+	case "", "events":
+		group = "core"
+	}
+	return group + "." + gvk.Kind
+}
 
 // BadBody words the refusal of a body that cannot be decoded.
 func BadBody(err error, want schema.GroupVersionKind, got *schema.GroupVersionKind, data []byte) error {
