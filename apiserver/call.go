@@ -245,6 +245,9 @@ func (c *call) begin(ctx context.Context) (done func(code int, err error), err e
 		return finish, err
 	}
 	if c.load != nil {
+		if err := ctx.Err(); err != nil { // what is read from memory does not ask
+			return finish, err
+		}
 		if err := c.load(); err != nil {
 			return finish, err
 		}

@@ -160,14 +160,6 @@ func (h *httpCall) plain() {
 	defer h.turn.Release()
 	defer h.srv.metrics.gates.begun(h.req.Verb)()
 	h.form = h.recordedForm
-	if load := h.load; load != nil {
-		h.load = func() error {
-			if err := ctx.Err(); err != nil { // what is read from memory does not ask
-				return err
-			}
-			return load()
-		}
-	}
 	ans, err := h.serve(ctx)
 	h.writeWarnings()
 	if err != nil {
