@@ -332,6 +332,7 @@ func keepConditions(old []corev1.PodCondition) []corev1.PodCondition {
 var ownConditions = []corev1.PodConditionType{
 	corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady,
 	corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting,
+	corev1.PodScheduled, // which is true of every pod that it has
 }
 
 func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodCondition {
@@ -345,6 +346,7 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		initialized(s, p, st),
 		podReady(s, ready),
 		ready,
+		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
 	out := append(own, resizeConditions(s, p)...)
 	out = append(out, restartConditions(s, p)...)
@@ -358,9 +360,6 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 		if findCondition(out, c.Type) == nil {
 			out = append(out, c)
 		}
-	}
-	if findCondition(out, corev1.PodScheduled) == nil {
-		out = append(out, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
 	}
 	for i := range out {
 		c := &out[i]

@@ -188,6 +188,26 @@ ContainersReady=False ContainersNotReady: containers with unready status: [a]`},
 	}
 }
 
+// Every condition tells which generation of the pod it is about, that of being
+// scheduled too, which did not begin with the kubelet (KEP-5067).
+func TestConditionsFollowGenerations(t *testing.T) {
+	old := metav1.NewTime(noon.Add(-time.Hour))
+	s := newScene(corev1.RestartPolicyAlways, app("a"), with(func(s *scene) {
+		s.Pod.Generation = 3
+		s.Pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: old, ObservedGeneration: 1}}
+	}))
+	p := makePlan(&s.podState)
+	st := makeStatus(&s.podState, &p, nodeFacts{IPs: []string{"192.0.2.1"}, Runtime: "r"})
+	for _, c := range st.Conditions {
+		if c.ObservedGeneration != 3 {
+			t.Errorf("%s is about generation %d", c.Type, c.ObservedGeneration)
+		}
+	}
+	if c := findCondition(st.Conditions, corev1.PodScheduled); c == nil || !c.LastTransitionTime.Equal(&old) {
+		t.Errorf("scheduled: %+v", c)
+	}
+}
+
 // A status that does not change must not move its times, and what others put
 // there stays.
 func TestMergeStatus(t *testing.T) {

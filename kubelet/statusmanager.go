@@ -164,9 +164,6 @@ func mergeStatus(have, st *corev1.PodStatus) *corev1.PodStatus {
 	}
 	foreign := slices.DeleteFunc(keepConditions(have.Conditions), func(c corev1.PodCondition) bool { return findCondition(conds, c.Type) != nil })
 	conds = append(conds, foreign...)
-	if sched := findCondition(out.Conditions, corev1.PodScheduled); sched != nil && findCondition(foreign, corev1.PodScheduled) == nil {
-		conds = append(conds, *sched)
-	}
 	out.Conditions = conds
 	return out
 }
