@@ -209,13 +209,13 @@ func (u *updating) checkCurrent(obj, old runtime.Object) error {
 	if m.GetName() == "" {
 		return u.nameless()
 	}
-	if u.res.Namespaced && m.GetNamespace() == "" {
+	if !u.res.Namespaced || m.GetNamespace() == "" {
 		m.SetNamespace(om.GetNamespace())
 	}
 	if m.GetName() != om.GetName() {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), om.GetName()))
 	}
-	if m.GetNamespace() != om.GetNamespace() && (u.res.Namespaced || m.GetNamespace() == "") {
+	if m.GetNamespace() != om.GetNamespace() {
 		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
 	if uid := m.GetUID(); uid == "" {

@@ -199,9 +199,7 @@ func (c *call) matchRequest(m metav1.Object) error {
 	}
 	switch {
 	case !c.res.Namespaced:
-		if m.GetNamespace() != "" && c.req.Namespace == "" {
-			return nil // metadata validation words this refusal
-		}
+		m.SetNamespace("") // as upstream has it, which refuses none
 	case m.GetNamespace() == "":
 		m.SetNamespace(c.req.Namespace)
 	case m.GetNamespace() != c.req.Namespace:

@@ -188,6 +188,7 @@ func (c *class) place(p *Pod, profile *Profile, s *Snapshot, perNode bool) (*Nod
 	}
 	feasible := make([]int, 0, len(s.nodes))
 	highest := make([]int64, len(c.rates))
+	fault := false
 	for i, n := range s.nodes {
 		c.refresh(s, i)
 		reasons := c.refused[i]
@@ -198,6 +199,7 @@ func (c *class) place(p *Pod, profile *Profile, s *Snapshot, perNode bool) (*Nod
 		}
 		refused[i] = reasons
 		if reasons != nil {
+			fault = fault || reasons[0].Fault
 			continue
 		}
 		feasible = append(feasible, i)
@@ -205,7 +207,8 @@ func (c *class) place(p *Pod, profile *Profile, s *Snapshot, perNode bool) (*Nod
 			highest[r] = max(highest[r], c.raw[r][i])
 		}
 	}
-	if len(feasible) == 0 {
+	// What cannot be told of one node is not guessed from the others.
+	if len(feasible) == 0 || fault {
 		return nil, diagnose(refused, s, perNode)
 	}
 	related := rateRelations(relations, feasible, s)

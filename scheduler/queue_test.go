@@ -6,7 +6,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/clock"
+	testingclock "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 )
 
@@ -125,4 +127,47 @@ func TestQueueTakesOverChangedPods(t *testing.T) {
 			t.Fatal("a removed pod is still queued")
 		}
 	})
+}
+
+// A pod whose claims are missing is not tried before one comes, and what
+// happens to a claim wakes the pods alone that it concerns.
+func TestPodsWaitForTheirClaims(t *testing.T) {
+	claiming := func(name string) *Pod {
+		return NewPod(pod(name, func(p *corev1.Pod) {
+			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "c", ResourceClaimName: &name}}
+		}))
+	}
+	q := NewQueue(testingclock.NewFakeClock(time.Unix(0, 0)))
+	for _, name := range []string{"a", "b"} {
+		q.Hold(claiming(name), DevicesChanged|PodUpdated)
+	}
+	next := func() string {
+		if p, _ := q.pop(); p != nil {
+			return p.Name
+		}
+		return ""
+	}
+	if got := next(); got != "" {
+		t.Fatalf("%s is tried without its claim", got)
+	}
+	q.HappenedTo(DevicesChanged, func(p *Pod) bool { return p.Name == "b" })
+	if got := next() + next(); got != "b" {
+		t.Errorf("tried: %q, want b", got)
+	}
+	q.Happened(NodeAdded)
+	if got := next(); got != "" {
+		t.Errorf("%s is tried without its claim", got)
+	}
+	// What comes while a pod is tried is not lost.
+	q.Happened(DevicesChanged)
+	q.Refused("b", DevicesChanged)
+	q.clock.(*testingclock.FakeClock).Step(initialBackoff)
+	if got := next() + next(); got != "ab" && got != "ba" {
+		t.Errorf("tried: %q, want both", got)
+	}
+	q.Remove("a")
+	q.Remove("b")
+	if len(q.devices) != 0 {
+		t.Errorf("left over: %v", q.devices)
+	}
 }

@@ -328,12 +328,16 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 			wakes |= r.Wakes()
 		}
 	}
-	plan, why := s.makeRoom(p, profile)
+	var plan *Preemption
+	why := ""
+	if d.Fault == "" {
+		plan, why = s.makeRoom(p, profile)
+	}
 	s.mu.Lock()
 	free, devices := s.devices.blocked(p)
 	s.mu.Unlock()
 	message := d.Message()
-	if why != "" && d.Fault == "" {
+	if why != "" {
 		message += " " + devices + ", " + why
 	}
 	s.queue.Refused(p.UID, wakes|PodRemoved)

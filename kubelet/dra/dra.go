@@ -72,6 +72,7 @@ type driver struct {
 	cancel   context.CancelFunc // ends the watch of health
 	health   map[deviceID]Health
 	aging    clock.Timer // until the first of health is too old
+	before   *driver     // an instance that registered earlier
 }
 
 // Claim is a claim that was prepared on this node, or is to be unprepared.
@@ -139,9 +140,10 @@ func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	m.mu.Lock()
-	if old := m.drivers[p.Name]; old != nil {
-		old.close()
-	}
+	// During an update two instances of a driver are there (KEP-4381): the last
+	// one is called, and the one before it again if that goes first.
+	m.unlink(p)
+	d.before = m.drivers[p.Name]
 	m.drivers[p.Name] = d
 	m.mu.Unlock()
 	if slices.Contains(p.Versions, healthv1alpha1.DRAResourceHealth_ServiceDesc.ServiceName) {
@@ -154,17 +156,36 @@ func (m *Manager) Register(_ context.Context, p plugins.Plugin) error {
 // so that nothing is placed on it.
 func (m *Manager) Deregister(p plugins.Plugin) {
 	m.mu.Lock()
-	d := m.drivers[p.Name]
-	ours := d != nil && d.endpoint == p.Endpoint
-	if ours {
-		d.close()
-		delete(m.drivers, p.Name)
+	ours := m.unlink(p)
+	if ours && m.drivers[p.Name] == nil {
 		m.cfg.Clock.AfterFunc(wipeAfter, func() { m.wipe(p.Name) })
 	}
 	m.mu.Unlock()
 	if ours && m.cfg.Changed != nil {
 		m.cfg.Changed()
 	}
+}
+
+// unlink closes and forgets the instance of a driver at an endpoint; false when
+// there is none. Call with the lock held.
+func (m *Manager) unlink(p plugins.Plugin) bool {
+	var after *driver
+	for d := m.drivers[p.Name]; d != nil; after, d = d, d.before {
+		if d.endpoint != p.Endpoint {
+			continue
+		}
+		d.close()
+		switch {
+		case after != nil:
+			after.before = d.before
+		case d.before != nil:
+			m.drivers[p.Name] = d.before
+		default:
+			delete(m.drivers, p.Name)
+		}
+		return true
+	}
+	return false
 }
 
 func (m *Manager) wipe(name string) {

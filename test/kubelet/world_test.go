@@ -123,6 +123,8 @@ func (w *world) startAPI() {
 	for name, a := range tokens.Actions(tokens.Config{Issuer: issuer, Audiences: audiences, Door: root, Tokens: authn.NewServiceAccounts(issuer, audiences, root, time.Now), Now: time.Now}) {
 		ext.Actions[name] = a
 	}
+	pods, _ := table.Resource(client.Pods.GroupVersionResource)
+	ext.Actions["pods/binding"] = actions.Binding(st.Kind(pods.Kind), time.Now)
 	srv, err := apiserver.New(apiserver.Config{
 		Table: table, Store: func(k *api.Kind) store.Interface { return st.Kind(k) }, Extensions: ext, Log: w.log,
 	})
@@ -261,9 +263,15 @@ func (w *world) startKubelet() {
 // pod parses a pod, gives it to this node and creates it.
 func (w *world) pod(manifest string) *corev1.Pod {
 	w.t.Helper()
+	return w.podOn(nodeName, manifest)
+}
+
+// podOn is pod for any node; "" leaves the choice to a scheduler.
+func (w *world) podOn(node, manifest string) *corev1.Pod {
+	w.t.Helper()
 	p := &corev1.Pod{}
 	w.must(yaml.UnmarshalStrict([]byte(manifest), p))
-	p.Namespace, p.Spec.NodeName, p.Spec.ServiceAccountName = "default", nodeName, "default"
+	p.Namespace, p.Spec.NodeName, p.Spec.ServiceAccountName = "default", node, "default"
 	out, err := client.Pods.In(w.root, "default").Create(w.t.Context(), p)
 	w.must(err)
 	return out
