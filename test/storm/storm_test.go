@@ -171,8 +171,9 @@ func proper(resp *http.Response, body []byte) error {
 		if !strings.Contains(string(body), "Status") {
 			return fmt.Errorf("%s: no Status: %s", resp.Status, head(body))
 		}
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed:
-		// What is no resource is refused in plain text, as by upstream.
+	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusGatewayTimeout:
+		// What is no resource is refused in plain text, as by upstream, and what
+		// took too long.
 	default:
 		return fmt.Errorf("%s in %s: %s", resp.Status, ct, head(body))
 	}
