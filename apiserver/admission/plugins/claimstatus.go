@@ -35,7 +35,7 @@ func claimStatus(d deps) *plugin {
 		status := field.NewPath("status")
 		if !equality.Semantic.DeepEqual(claim.Status.Allocation, old.Status.Allocation) || !equality.Semantic.DeepEqual(claim.Status.ReservedFor, old.Status.ReservedFor) {
 			if !d.mayClaim(ctx, a, "binding", a.Name, "update", "patch") {
-				errs = append(errs, field.Forbidden(status, "changing status.allocation or status.reservedFor requires update or patch permission on resourceclaims/binding"))
+				errs = append(errs, field.Forbidden(status, "changing status.allocation or status.reservedFor "+cannot(a, "update", "binding")))
 			}
 		}
 		for _, driver := range sets.List(changedDrivers(old, claim)) {
@@ -44,7 +44,7 @@ func claimStatus(d deps) *plugin {
 				verbs = append(verbs, "associated-node:update", "associated-node:patch")
 			}
 			if !d.mayClaim(ctx, a, "driver", driver, verbs...) {
-				errs = append(errs, field.Forbidden(status.Child("devices"), fmt.Sprintf("changing status.devices of driver %q requires permission on resourceclaims/driver", driver)))
+				errs = append(errs, field.Forbidden(status.Child("devices"), "changing status.devices "+cannot(a, "arbitrary-node:update", "driver")))
 			}
 		}
 		if len(errs) > 0 {
@@ -52,6 +52,13 @@ func claimStatus(d deps) *plugin {
 		}
 		return nil
 	}}
+}
+
+// cannot words a refusal as authorization does.
+func cannot(a *admission.Attributes, verb, part string) string {
+	resource := "resourceclaims/" + part
+	return fmt.Sprintf("requires resource=%q, verb=%q permission: User %q cannot %s resource %q in API group %q in the namespace %q",
+		resource, verb, a.User.Name, verb, resource, resourcev1.GroupName, a.Namespace)
 }
 
 // mayClaim says that the user has one of the verbs for a part of claims.

@@ -33,7 +33,7 @@ func TestClaimStatus(t *testing.T) {
 		}
 		return out
 	}
-	const noBinding, noDevices = "requires update or patch permission on resourceclaims/binding", `changing status.devices of driver "d.example.com"`
+	const noBinding, noDevices = `status: Forbidden: changing status.allocation or status.reservedFor requires resource="resourceclaims/binding", verb="update" permission: User "driver" cannot update resource "resourceclaims/binding" in API group "resource.k8s.io" in the namespace "ns"`, `status.devices: Forbidden: changing status.devices requires resource="resourceclaims/driver", verb="arbitrary-node:update" permission: User "driver" cannot arbitrary-node:update resource "resourceclaims/driver"`
 	for _, c := range []struct {
 		name, user, node string
 		old, new         resourcev1.ResourceClaimStatus
@@ -47,7 +47,7 @@ func TestClaimStatus(t *testing.T) {
 		{"another node's", "driver", "m", resourcev1.ResourceClaimStatus{Allocation: on("n")}, resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("d.example.com")}, noDevices},
 		{"any node's", "operator", "", resourcev1.ResourceClaimStatus{Allocation: on("n")}, resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("d.example.com")}, ""},
 		{"removed", "driver", "m", resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("d.example.com")}, resourcev1.ResourceClaimStatus{Allocation: on("n")}, noDevices},
-		{"another driver's", "operator", "", resourcev1.ResourceClaimStatus{Allocation: on("n")}, resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("e.example.com")}, `changing status.devices of driver "e.example.com"`},
+		{"another driver's", "operator", "", resourcev1.ResourceClaimStatus{Allocation: on("n")}, resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("e.example.com")}, `User "operator" cannot`},
 		{"freed with what was said", "scheduler", "", resourcev1.ResourceClaimStatus{Allocation: on("n"), Devices: says("d.example.com")}, resourcev1.ResourceClaimStatus{}, ""},
 	} {
 		a := &admission.Attributes{
