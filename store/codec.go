@@ -13,11 +13,9 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/coxswain/cox/api"
+	"github.com/coxswain/cox/internal/envelope"
 	"github.com/coxswain/cox/internal/plainjson"
 )
-
-// envelope begins every protobuf value; a runtime.Unknown follows.
-var envelope = []byte("k8s\x00")
 
 // codec turns one kind's hub objects into stored bytes and back.
 type codec struct {
@@ -96,9 +94,9 @@ func EncodeProtobuf(obj runtime.Object, gvk schema.GroupVersionKind) ([]byte, er
 	av, kind := gvk.ToAPIVersionAndKind()
 	u := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: av, Kind: kind}}
 	size := p.Size()
-	room := len(envelope) + u.Size() + 1 + binary.MaxVarintLen64 + size
+	room := len(envelope.Magic) + u.Size() + 1 + binary.MaxVarintLen64 + size
 	data := make([]byte, room)
-	n := copy(data, envelope)
+	n := copy(data, envelope.Magic)
 	m, err := u.NestedMarshalTo(data[n:], p, uint64(size))
 	if err != nil {
 		return nil, err
@@ -128,9 +126,11 @@ func (c *codec) decode(data []byte, revision int64) (runtime.Object, error) {
 }
 
 func (c *codec) decodeHub(data []byte) (runtime.Object, error) {
-	if bytes.HasPrefix(data, envelope) {
+	if rest, ok := bytes.CutPrefix(data, []byte(envelope.Magic)); ok {
 		var u runtime.Unknown
-		if err := u.Unmarshal(data[len(envelope):]); err != nil {
+		if e, ok := envelope.Open(data); ok {
+			u.APIVersion, u.Kind, u.Raw = string(e.APIVersion), string(e.Kind), e.Raw
+		} else if err := u.Unmarshal(rest); err != nil {
 			return nil, fmt.Errorf("protobuf envelope: %w", err)
 		}
 		gvk := schema.FromAPIVersionAndKind(u.APIVersion, u.Kind)
@@ -200,15 +200,6 @@ func (c *codec) sum(data []byte) uint64 {
 	return maphash.Bytes(c.seed, data) | 1
 }
 
-// message finds the message of an object in the protobuf envelope. ok is false
-// when stored is not in the envelope.
-func message(stored []byte) (m []byte, ok bool) {
-	if !bytes.HasPrefix(stored, envelope) {
-		return nil, false
-	}
-	return rawField(stored[len(envelope):])
-}
-
 // appendRevision appends to dst what sets an object's resourceVersion when it
 // follows its message: a second, partial metadata field, which protobuf readers
 // merge into the first.
@@ -220,21 +211,4 @@ func appendRevision(dst []byte, revision int64) []byte {
 	n := byte(len(dst) - at - 4)
 	dst[at], dst[at+1], dst[at+2], dst[at+3] = 0x0a, n+2, 0x32, n
 	return dst
-}
-
-// rawField finds field 2 of a runtime.Unknown.
-func rawField(b []byte) (raw []byte, ok bool) {
-	for i := 0; i < len(b); {
-		tag := b[i]
-		i++
-		n, w := binary.Uvarint(b[i:])
-		if w <= 0 || tag&7 != 2 || n > uint64(len(b)-i-w) {
-			return nil, false
-		}
-		if tag>>3 == 2 {
-			return b[i+w : i+w+int(n)], true
-		}
-		i += w + int(n)
-	}
-	return nil, false
 }

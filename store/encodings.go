@@ -1,6 +1,10 @@
 package store
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/coxswain/cox/internal/envelope"
+)
 
 // Encodings bounds the encoded bytes that all entries of a store keep
 // together. What is not asked for again goes first.
@@ -87,8 +91,8 @@ func (c *encodings) message() ([]byte, bool) {
 // store keeps what is stored, which was made anyway.
 func (c *encodings) store(b []byte) {
 	x := encoding{format: formatStored, bytes: b}
-	if m, ok := message(b); ok {
-		x.at, x.size = uint32(cap(b)-cap(m)), uint32(len(m))
+	if m, ok := envelope.Open(b); ok {
+		x.at, x.size = uint32(m.At), uint32(len(m.Raw))
 	}
 	c.mu.Lock()
 	found := c.find(formatStored) != nil

@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/coxswain/cox/internal/envelope"
 )
 
 type decoders struct {
@@ -54,6 +56,17 @@ func (c *Codec) Decode(m Media, data []byte, into runtime.Object, want schema.Gr
 			}
 		}
 		into = fresh(into)
+	}
+	if m == Protobuf {
+		// As above, and without a copy of the message.
+		version, kind := want.ToAPIVersionAndKind()
+		p, ok := into.(interface{ Unmarshal([]byte) error })
+		if e, opened := envelope.Open(data); ok && opened && e.Is(version, kind) {
+			if p.Unmarshal(e.Raw) == nil {
+				return nil, nil
+			}
+			into = fresh(into)
+		}
 	}
 	return c.decodeSlow(m, data, into, want)
 }
