@@ -209,7 +209,7 @@ func (d *deviceClaims) ready(ctx context.Context, p *Pod, w *claimWrites) (err e
 		d.mu.Lock()
 		changed := d.changed
 		d.mu.Unlock()
-		until := bindingWait
+		until := bindingWait - d.now().Sub(begin) // where nothing tells when devices were chosen
 		var waits []*resourcev1.ResourceClaim
 		for _, c := range left {
 			now, err := client.ResourceClaims.In(d.door, c.Namespace).Get(ctx, c.Name)
@@ -220,9 +220,10 @@ func (d *deviceClaims) ready(ctx context.Context, p *Pod, w *claimWrites) (err e
 			if err != nil {
 				return err
 			}
-			if !done {
-				waits = append(waits, c)
+			if done {
+				continue
 			}
+			waits = append(waits, c)
 			if t := now.Status.Allocation.AllocationTimestamp; t != nil {
 				until = min(until, t.Add(bindingWait).Sub(d.now()))
 			}

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,7 +50,7 @@ func (s *Scheduler) bindHeld(ctx context.Context, p *Pod, node string, h held) {
 	s.snapshot.storage++
 	s.mu.Unlock()
 	if err != nil {
-		if !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		if !podGone(err) && ctx.Err() == nil {
 			s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeWarning, "FailedScheduling", "running PreBind plugin %q: %v", plugin, err)
 		}
 		s.takeBack(ctx, p, h, err)
@@ -81,4 +82,15 @@ func (s *Scheduler) takeBack(ctx context.Context, p *Pod, h held, why error) {
 	if err := s.devices.undo(ctx, p, h.claims, why); err != nil && ctx.Err() == nil {
 		s.log.Warn("cannot take a pod out of its resource claims", "pod", p.Namespace+"/"+p.Name, "error", err)
 	}
+}
+
+// podGone says that an attempt failed because there is no such pod. What else
+// is not found, a claim or a volume, may be there at the next.
+func podGone(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
+	}
+	of := status.Status().Details
+	return of != nil && of.Kind == "pods"
 }

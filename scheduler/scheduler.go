@@ -306,7 +306,7 @@ func (s *Scheduler) unplace(ctx context.Context, p *Pod, node string, err error)
 	if ctx.Err() != nil {
 		return
 	}
-	if apierrors.IsNotFound(err) {
+	if podGone(err) {
 		s.queue.Remove(p.UID)
 		return
 	}
