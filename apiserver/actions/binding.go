@@ -107,9 +107,8 @@ func bound(pod *corev1.Pod, b *corev1.Binding, now time.Time) *corev1.Pod {
 		out.Labels[k] = v
 	}
 	scheduled := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation,
-		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
-	}
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(now.Truncate(time.Second)),
+	} // of no generation: the kubelet is the first to tell one, as upstream
 	for i := range out.Status.Conditions {
 		if c := &out.Status.Conditions[i]; c.Type == corev1.PodScheduled {
 			if c.Status == corev1.ConditionTrue {

@@ -196,6 +196,9 @@ func hostless(pod *corev1.Pod) error {
 // kubeletURL is a kubelet's address for a pod.
 func (c *connector) kubeletURL(ctx context.Context, pod *corev1.Pod, path string, q url.Values) (*url.URL, error) {
 	host, err := c.node(ctx, pod.Spec.NodeName)
+	if apierrors.IsNotFound(err) { // clients are told so of a pod by the node's name
+		err = apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, pod.Spec.NodeName)
+	}
 	if err != nil {
 		return nil, err
 	}

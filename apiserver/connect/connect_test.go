@@ -159,6 +159,7 @@ func fill(t *testing.T, kind func(string) store.Interface, host string, port int
 	pod("p", "n", "only")
 	pod("two", "n", "a", "waiting")
 	pod("unscheduled", "", "a")
+	pod("lost", "gone", "a")
 	put("services", "ns/s", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "s", Namespace: "ns"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}})
 	put("services", "ns/empty", &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "empty", Namespace: "ns"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}})
 	put("endpointslices", "ns/s-1", &discoveryv1.EndpointSlice{
@@ -198,6 +199,7 @@ func TestLogs(t *testing.T) {
 		{"two/log?container=waiting", 400, `container \"waiting\" in pod \"p\" is waiting to start: ContainerCreating`, "GET /containerLogs/ns/two/waiting"},
 		{"unscheduled/log", 200, "", ""},
 		{"none/log", 404, `pods \"none\" not found`, ""},
+		{"lost/log", 404, `pods \"gone\" not found`, ""}, // its node is not there
 		{"p/log?tailLines=-1", 422, `PodLogOptions \"p\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0`, ""},
 		{"p/log?tailLines=x", 400, `parameter \"tailLines\"`, ""},
 	} {

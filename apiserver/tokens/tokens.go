@@ -217,7 +217,7 @@ func (c Config) review(ctx context.Context, req *client.Request) (*client.Result
 	if in.Spec.Token == "" {
 		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
-	in.Status = authenticationv1.TokenReviewStatus{}
+	in.Status = authenticationv1.TokenReviewStatus{Error: in.Status.Error} // a good token leaves it as it came, as with upstream
 	res, known, err := c.Tokens.AuthenticateToken(ctx, in.Spec.Token, in.Spec.Audiences)
 	switch {
 	case err != nil:

@@ -144,6 +144,29 @@ func TestRequestRefused(t *testing.T) {
 	}
 }
 
+// What a client says of an error stays in the review of a token that is good,
+// and nothing else of the status that it sends.
+func TestReviewKeepsError(t *testing.T) {
+	f := newFixture(t)
+	out, err := f.ask(authenticationv1.TokenRequestSpec{}, "bot")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for token, want := range map[string]string{out.Status.Token: "planted", out.Status.Token + "x": authn.ErrInvalidToken.Error()} {
+		res, err := f.actions["tokenreviews.authentication.k8s.io"](context.Background(), &client.Request{Object: &authenticationv1.TokenReview{
+			Spec:   authenticationv1.TokenReviewSpec{Token: token},
+			Status: authenticationv1.TokenReviewStatus{Error: "planted", Authenticated: true, User: authenticationv1.UserInfo{Username: "planted"}},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := res.Object.(*authenticationv1.TokenReview).Status
+		if !strings.Contains(st.Error, want) || st.User.Username == "planted" || st.Authenticated != (want == "planted") {
+			t.Errorf("want %q, got %+v", want, st)
+		}
+	}
+}
+
 func TestReviewRefuses(t *testing.T) {
 	f := newFixture(t)
 	out, err := f.ask(authenticationv1.TokenRequestSpec{}, "bot")

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/component-base/metrics/legacyregistry"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/coxswain/cox/api"
@@ -43,6 +44,7 @@ import (
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
 	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/internal/libmetrics"
 	"github.com/coxswain/cox/pki"
 	"github.com/coxswain/cox/store"
 	"github.com/coxswain/cox/store/etcd"
@@ -244,7 +246,8 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
-	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on))
+	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on),
+		libmetrics.New(legacyregistry.DefaultGatherer, libmetrics.CEL[:]...))
 	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{
 		Door: cp.root, Server: cp.server, Forget: cp.store.Forget, Resolve: (&services.Dialer{Door: cp.root}).Endpoint,
