@@ -3,6 +3,7 @@ package plugins
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -34,17 +35,24 @@ func claimStatus(d deps) *plugin {
 		var errs field.ErrorList
 		status := field.NewPath("status")
 		if !equality.Semantic.DeepEqual(claim.Status.Allocation, old.Status.Allocation) || !equality.Semantic.DeepEqual(claim.Status.ReservedFor, old.Status.ReservedFor) {
-			if !d.mayClaim(ctx, a, "binding", a.Name, "update", "patch") {
-				errs = append(errs, field.Forbidden(status, "changing status.allocation or status.reservedFor "+cannot(a, "update", "binding")))
+			// Whoever may bind claims may do so in every namespace.
+			if !d.mayClaim(ctx, &a.User, "", "binding", "", "update", "patch") {
+				errs = append(errs, field.Forbidden(status.Child("allocation"), "changing status.allocation or status.reservedFor "+
+					cannot(&a.User, "", "binding", "", "update", "update")))
 			}
 		}
 		for _, driver := range sets.List(changedDrivers(old, claim)) {
-			verbs := []string{"arbitrary-node:update", "arbitrary-node:patch"}
+			where := []string{"arbitrary-node"}
 			if onNodeOf(&a.User, old) {
-				verbs = append(verbs, "associated-node:update", "associated-node:patch")
+				where = []string{"associated-node", "arbitrary-node"}
 			}
-			if !d.mayClaim(ctx, a, "driver", driver, verbs...) {
-				errs = append(errs, field.Forbidden(status.Child("devices"), "changing status.devices "+cannot(a, "arbitrary-node:update", "driver")))
+			var verbs, wanted []string
+			for _, w := range where {
+				verbs, wanted = append(verbs, w+":update", w+":patch"), append(wanted, w+":update")
+			}
+			if !d.mayClaim(ctx, &a.User, a.Namespace, "driver", driver, verbs...) {
+				errs = append(errs, field.Forbidden(status.Child("devices"), "changing status.devices "+
+					cannot(&a.User, a.Namespace, "driver", driver, wanted[0], fmt.Sprint(wanted))))
 			}
 		}
 		if len(errs) > 0 {
@@ -54,21 +62,29 @@ func claimStatus(d deps) *plugin {
 	}}
 }
 
-// cannot words a refusal as authorization does.
-func cannot(a *admission.Attributes, verb, part string) string {
-	resource := "resourceclaims/" + part
-	return fmt.Sprintf("requires resource=%q, verb=%q permission: User %q cannot %s resource %q in API group %q in the namespace %q",
-		resource, verb, a.User.Name, verb, resource, resourcev1.GroupName, a.Namespace)
+// cannot words a refusal as authorization does; wanted are the verbs as they
+// are told to whoever is to ask for them.
+func cannot(u *client.User, namespace, part, name, verb, wanted string) string {
+	resource, object, where := "resourceclaims/"+part, "", "at the cluster scope"
+	if name != "" {
+		object = fmt.Sprintf(" %q", name)
+	}
+	if namespace != "" {
+		where = fmt.Sprintf("in the namespace %q", namespace)
+	}
+	return fmt.Sprintf("requires resource=%q, verb=%q permission: resourceclaims.%s%s is forbidden: User %q cannot %s resource %q in API group %q %s",
+		resource, wanted, resourcev1.GroupName, object, u.Name, verb, resource, resourcev1.GroupName, where)
 }
 
-// mayClaim says that the user has one of the verbs for a part of claims.
-func (d deps) mayClaim(ctx context.Context, a *admission.Attributes, part, name string, verbs ...string) bool {
+// mayClaim says that the user has one of the verbs for a part of claims, in a
+// namespace or ("") in all.
+func (d deps) mayClaim(ctx context.Context, u *client.User, namespace, part, name string, verbs ...string) bool {
 	for _, verb := range verbs {
 		decision, _, err := d.authz.Authorize(ctx, &authz.Attributes{
-			User: a.User, Verb: verb, Group: resourcev1.GroupName, Version: "*", Resource: "resourceclaims", Subresource: part, Namespace: a.Namespace, Name: name,
+			User: *u, Verb: verb, Group: resourcev1.GroupName, Version: "*", Resource: "resourceclaims", Subresource: part, Namespace: namespace, Name: name,
 		})
 		if err != nil {
-			d.log.Warn("cannot tell whether a user may write a claim's status", "user", a.User.Name, "verb", verb, "part", part, "error", err)
+			d.log.Warn("cannot tell whether a user may write a claim's status", "user", u.Name, "verb", verb, "part", part, "error", err)
 		}
 		if decision == authz.Allow {
 			return true
@@ -109,11 +125,11 @@ func changedDrivers(old, claim *resourcev1.ResourceClaim) sets.Set[string] {
 	return out
 }
 
-// onNodeOf says that a user acts for the one node on which a claim has its
-// devices.
+// onNodeOf says that a user is a service account that acts for the one node on
+// which a claim has its devices.
 func onNodeOf(u *client.User, c *resourcev1.ResourceClaim) bool {
 	from := u.Extra[authn.ExtraNodeName]
-	if len(from) != 1 || c.Status.Allocation == nil || c.Status.Allocation.NodeSelector == nil {
+	if !strings.HasPrefix(u.Name, "system:serviceaccount:") || len(from) != 1 || c.Status.Allocation == nil || c.Status.Allocation.NodeSelector == nil {
 		return false
 	}
 	terms := c.Status.Allocation.NodeSelector.NodeSelectorTerms
