@@ -3,6 +3,7 @@ package dra
 import (
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,8 +17,8 @@ import (
 // nobody knows.
 func TestHealthAges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		changes := 0
-		m, err := New(Config{NodeName: "node", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{}, Changed: func() { changes++ }})
+		var changes atomic.Int32
+		m, err := New(Config{NodeName: "node", Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{}, Changed: func() { changes.Add(1) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +34,7 @@ func TestHealthAges(t *testing.T) {
 			told("short", healthv1alpha1.HealthStatus_HEALTHY, 5), told("long", healthv1alpha1.HealthStatus_UNHEALTHY, -1), told("odd", healthv1alpha1.HealthStatus_UNKNOWN, 5),
 		})
 		const healthy, sick, unknown = corev1.ResourceHealthStatusHealthy, corev1.ResourceHealthStatusUnhealthy, corev1.ResourceHealthStatusUnknown
-		want := func(when string, short, long corev1.ResourceHealthStatus, times int) {
+		want := func(when string, short, long corev1.ResourceHealthStatus, times int32) {
 			t.Helper()
 			synctest.Wait()
 			if got := m.Health("gpu", "p", "short").Status; got != short {
@@ -47,8 +48,8 @@ func TestHealthAges(t *testing.T) {
 					t.Errorf("%s: %s is %s", when, other, got)
 				}
 			}
-			if changes != times {
-				t.Errorf("%s: told %d times, want %d", when, changes, times)
+			if got := changes.Load(); got != times {
+				t.Errorf("%s: told %d times, want %d", when, got, times)
 			}
 		}
 		want("at once", healthy, sick, 1)
