@@ -33,6 +33,7 @@ func FuzzPlan(f *testing.F) {
 		f.Add(uint8(i), []byte{1, 2, 1, 5, 1}, []byte{2, 1, 4, 1, 1})
 	}
 	f.Add(uint8(0), []byte{}, []byte("\x12\x77\x6f\xd9\x91\xbb\x50")) // a port of 0
+	f.Add(uint8(0x91), []byte("1110001"), []byte("0"))                // a zone
 	f.Fuzz(func(t *testing.T, which uint8, how, other []byte) {
 		svc, list := &corev1.Service{}, []*discoveryv1.EndpointSlice{{}, {}}
 		into := func(v any, how []byte, to any) bool {

@@ -116,8 +116,8 @@ func endpointsOf(list []*discoveryv1.EndpointSlice, port *corev1.ServicePort, v6
 				if len(e.Addresses) == 0 || !ready && !(serving && terminating) {
 					continue
 				}
-				ip, err := netip.ParseAddr(e.Addresses[0])
-				if err != nil || ip.Is6() != v6 || ip.Is4In6() || ip.Zone() != "" {
+				ip, ok := address(e.Addresses[0], v6)
+				if !ok {
 					continue
 				}
 				ap := netip.AddrPortFrom(ip, uint16(*sp.Port))
@@ -227,8 +227,8 @@ func externalFrontends(svc *corev1.Service, port *corev1.ServicePort, v6 bool) [
 func frontends(ips []string, port int32, v6 bool, like lb.Frontend) []lb.Frontend {
 	var out []lb.Frontend
 	for _, s := range ips {
-		ip, err := netip.ParseAddr(s)
-		if err != nil || ip.Is6() != v6 {
+		ip, ok := address(s, v6)
+		if !ok {
 			continue
 		}
 		f := like
@@ -236,6 +236,13 @@ func frontends(ips []string, port int32, v6 bool, like lb.Frontend) []lb.Fronten
 		out = append(out, f)
 	}
 	return out
+}
+
+// address is what rules can be made of: an address of the family, without a
+// zone, which no rule knows.
+func address(s string, v6 bool) (netip.Addr, bool) {
+	ip, err := netip.ParseAddr(s)
+	return ip, err == nil && ip.Is6() == v6 && !ip.Is4In6() && ip.Zone() == ""
 }
 
 func protocol(p corev1.Protocol) uint8 {
