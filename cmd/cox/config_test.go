@@ -76,10 +76,21 @@ func TestRefusedSettings(t *testing.T) {
 func TestClaim(t *testing.T) {
 	dir := t.TempDir()
 	c := &config{DataDir: dir, Name: "a", ClusterCIDR: "10.42.0.0/16", ServiceCIDR: "10.43.0.0/16"}
+	// One that was killed while it wrote the marker left that.
+	left := filepath.Join(dir, "."+marker+".123")
+	if err := os.WriteFile(left, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || !onlyOurs(entries) {
+		t.Errorf("it cannot be purged: %v", err)
+	}
 	for range 2 {
 		if err := c.claim(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if exists(left) {
+		t.Error("what a killed start left behind is still there")
 	}
 	other := *c
 	other.Name = "b"

@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -222,8 +223,12 @@ func (c *config) claim() error {
 		return fmt.Errorf("read the data directory: %w", err)
 	}
 	for _, e := range entries {
-		switch e.Name() {
-		case "lock", "log", "manifests", "lost+found", "images", "pki":
+		switch name := e.Name(); {
+		case slices.Contains([]string{"lock", "log", "manifests", "lost+found", "images", "pki"}, name):
+		case atomicfile.Unfinished(name, marker): // killed in its first moment
+			if err := os.Remove(c.dir(name)); err != nil {
+				return fmt.Errorf("clear the data directory: %w", err)
+			}
 		default:
 			return fmt.Errorf("%s holds %q and is not a data directory of cox: choose an empty --data-dir", c.DataDir, e.Name())
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coxswain/cox/cni"
 	"github.com/coxswain/cox/datapath/lb"
+	"github.com/coxswain/cox/internal/atomicfile"
 	"github.com/coxswain/cox/internal/mountinfo"
 	"github.com/coxswain/cox/runtime"
 )
@@ -158,9 +159,7 @@ func (c *config) stopPods(ctx context.Context, log *slog.Logger) error {
 // makes before it marks it.
 func onlyOurs(entries []os.DirEntry) bool {
 	for _, e := range entries {
-		switch e.Name() {
-		case "lock", "log":
-		default:
+		if name := e.Name(); name != "lock" && name != "log" && !atomicfile.Unfinished(name, marker) {
 			return false
 		}
 	}

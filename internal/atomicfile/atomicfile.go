@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Write replaces the file, or makes it, with the given mode. Its content is
@@ -26,7 +27,7 @@ func WriteLight(path string, data []byte, mode fs.FileMode) error {
 
 func write(path string, data []byte, mode fs.FileMode, sync bool) (err error) {
 	// Made with mode 0600, under a name that no one takes for the file's.
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	tmp, err := os.CreateTemp(filepath.Dir(path), unfinished(filepath.Base(path))+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -43,6 +44,12 @@ func write(path string, data []byte, mode fs.FileMode, sync bool) (err error) {
 	}
 	return os.Rename(tmp.Name(), path)
 }
+
+func unfinished(file string) string { return "." + file + "." }
+
+// Unfinished reports whether name, in the folder of file, is what a writer of
+// file left behind that was killed. Both are names without a folder.
+func Unfinished(name, file string) bool { return strings.HasPrefix(name, unfinished(file)) }
 
 func fill(f *os.File, data []byte, mode fs.FileMode, sync bool) error {
 	if _, err := f.Write(data); err != nil {
