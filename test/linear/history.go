@@ -216,7 +216,12 @@ func checkObject(versions []version, ops []Op) error {
 			continue // of an unknown outcome, without effect
 		}
 		if op.Outcome == Unknown && op.Kind == Delete && written[i] {
-			continue // another one's
+			// Another one's; or, if that one's outcome is not known either, of
+			// whichever came first.
+			if versions[i].to == never {
+				versions[i].from = min(versions[i].from, op.Start)
+			}
+			continue
 		}
 		if written[i] {
 			return fmt.Errorf("two writes made revision %d: %+v", versions[i].revision, op)

@@ -63,6 +63,32 @@ func TestUnseen(t *testing.T) {
 	}
 }
 
+// Of two deletes of one version whose outcomes are not known either may have
+// been the one: what was absent from the first on is no error, whichever was
+// recorded first. A delete that was answered is known to be the one.
+func TestDeletesOfUnknownOutcome(t *testing.T) {
+	early := Op{Key: "a", Kind: Delete, Prev: 4, Outcome: Unknown, Start: 36 * ms, End: 53 * ms}
+	late := Op{Key: "a", Kind: Delete, Prev: 4, Outcome: Unknown, Start: 45 * ms, End: 53 * ms}
+	with := func(deletes ...Op) *History {
+		h := good()
+		h.Ops[9].Start, h.Ops[9].End = 37*ms, 44*ms // read as absent, after early began and before late did
+		h.Ops = slices.Replace(h.Ops, 8, 9, deletes...)
+		return h
+	}
+	for _, deletes := range [][]Op{{early, late}, {late, early}} {
+		if err := with(deletes...).Check(); err != nil {
+			t.Errorf("deletes from %v and %v: %v", deletes[0].Start, deletes[1].Start, err)
+		}
+	}
+	answered := late
+	answered.Outcome = OK
+	for _, deletes := range [][]Op{{late}, {early, answered}, {answered, early}} {
+		if err := with(deletes...).Check(); err == nil || !strings.Contains(err.Error(), "without a reason") {
+			t.Errorf("absent before the only delete that can have been: %v", err)
+		}
+	}
+}
+
 // The checker accepts a good history and refuses each that is bad in one way.
 func TestChecker(t *testing.T) {
 	if err := good().Check(); err != nil {
