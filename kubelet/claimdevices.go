@@ -70,23 +70,30 @@ func (k *Kubelet) prepareClaims(ctx context.Context, pod *corev1.Pod) error {
 	return nil
 }
 
-// dropClaims has what pods used unprepared that are no more. Drivers may not
-// have registered yet: they get the time in which they usually do.
+// dropClaims has what pods used unprepared that are no more.
 func (k *Kubelet) dropClaims(known map[types.UID]bool) {
 	for _, uid := range k.claims.Pods() {
-		for pause := time.Second; !known[uid] && k.ctx.Err() == nil; pause = min(2*pause, time.Minute) {
-			err := k.claims.Unprepare(k.ctx, uid)
-			if err == nil {
-				break
-			}
-			k.log.Warn("cannot unprepare the claims of a pod that is gone, will retry", "uid", uid, "error", err)
-			t := k.cfg.Clock.NewTimer(pause)
-			select {
-			case <-t.C():
-			case <-k.ctx.Done():
-			}
-			t.Stop()
+		if !known[uid] {
+			k.ops.Go(func() { k.dropClaimsOf(uid) })
 		}
+	}
+}
+
+// dropClaimsOf has what a pod used unprepared. Drivers may not have registered
+// yet: they get the time in which they usually do.
+func (k *Kubelet) dropClaimsOf(uid types.UID) {
+	for pause := time.Second; k.ctx.Err() == nil; pause = min(2*pause, time.Minute) {
+		err := k.claims.Unprepare(k.ctx, uid)
+		if err == nil {
+			return
+		}
+		k.log.Warn("cannot unprepare the claims of a pod that is gone, will retry", "uid", uid, "error", err)
+		t := k.cfg.Clock.NewTimer(pause)
+		select {
+		case <-t.C():
+		case <-k.ctx.Done():
+		}
+		t.Stop()
 	}
 }
 

@@ -38,7 +38,7 @@ func (k *Kubelet) clearOrphans() {
 	k.sweep(known)
 	k.ops.Go(func() { k.csi.Sweep(k.ctx, k.knows) })
 	k.exclusive.Keep(known)
-	k.ops.Go(func() { k.dropClaims(known) })
+	k.dropClaims(known)
 	k.shareCPUs()
 	k.unlinkLogs()
 }

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 )
 
@@ -63,18 +65,63 @@ func TestUsage(t *testing.T) {
 			{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 2}},
 			{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "tin", AllocationMode: "All"}},
 			{FirstAvailable: []resourcev1.DeviceSubRequest{{DeviceClassName: "gold", Count: 1}, {DeviceClassName: "gold", Count: 3}, {DeviceClassName: "lead"}}},
-		}}}}, "count/resourceclaims.resource.k8s.io=1,gold.deviceclass.resource.k8s.io/devices=5,lead.deviceclass.resource.k8s.io/devices=1,tin.deviceclass.resource.k8s.io/devices=32"},
+		}}}}, "count/resourceclaims.resource.k8s.io=1,gold.deviceclass.resource.k8s.io/devices=5,lead.deviceclass.resource.k8s.io/devices=1," +
+			"requests.deviceclass.resource.kubernetes.io/gold=5,requests.deviceclass.resource.kubernetes.io/lead=1,requests.deviceclass.resource.kubernetes.io/tin=32,tin.deviceclass.resource.k8s.io/devices=32"},
 		"secret":     {schema.GroupResource{Resource: "secrets"}, &corev1.Secret{}, "count/secrets=1,secrets=1"},
 		"deployment": {schema.GroupResource{Group: "apps", Resource: "deployments"}, nil, "count/deployments.apps=1"},
 	} {
-		usage := Usage(c.gr, c.obj, now)
+		usage := Counter{Now: now}.Usage(c.gr, c.obj)
 		if got := Text(usage); got != c.want {
 			t.Errorf("%s: got %s, want %s", name, got, c.want)
 		}
 		for n := range usage {
-			if gr := Resource(n); gr != c.gr {
-				t.Errorf("%s is said to be about %v", n, gr)
+			if all := Resources(n); !slices.Contains(all, c.gr) {
+				t.Errorf("%s is said to be about %v", n, all)
 			}
+		}
+	}
+}
+
+// A device counts once under every name of its class, whether it was asked for
+// by a claim, by the class's extended resource, or by both.
+func TestDeviceNames(t *testing.T) {
+	now := time.Now()
+	claim := func(special bool, count int64) *resourcev1.ResourceClaim {
+		c := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "n"}}
+		c.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", Count: count}}}
+		if special {
+			c.Annotations = map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"}
+			c.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "p", UID: "1", Controller: ptr.To(true)}}
+		}
+		return c
+	}
+	named := func(uid string, change ...func(*corev1.Pod)) *corev1.Pod {
+		p := pod(change...)
+		p.UID = types.UID(uid)
+		return p
+	}
+	const devices, implicit, explicit = "gold.deviceclass.resource.k8s.io/devices=", "requests.deviceclass.resource.kubernetes.io/gold=", "requests.example.com/gold="
+	for name, c := range map[string]struct {
+		claim *resourcev1.ResourceClaim
+		pod   *corev1.Pod
+		want  string
+	}{
+		"of a user":                {claim(false, 2), nil, devices + "2," + implicit + "2," + explicit + "2"},
+		"for the resource":         {claim(true, 2), named("1", requests("example.com/gold", "2")), devices + "2," + implicit + "2"},
+		"for the class's name":     {claim(true, 2), named("1", requests("deviceclass.resource.kubernetes.io/gold", "2")), devices + "2," + explicit + "2"},
+		"for both":                 {claim(true, 3), named("1", requests("example.com/gold", "2", "deviceclass.resource.kubernetes.io/gold", "1")), devices + "3," + implicit + "2," + explicit + "1"},
+		"for a pod that has ended": {claim(true, 2), named("1", requests("example.com/gold", "2"), func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), devices + "2," + implicit + "2," + explicit + "2"},
+		"for an earlier pod":       {claim(true, 2), named("2", requests("example.com/gold", "2")), devices + "2," + implicit + "2," + explicit + "2"},
+		"of a user for a pod":      {claim(false, 2), named("1", requests("example.com/gold", "2")), devices + "2," + implicit + "2," + explicit + "2"},
+	} {
+		counter := Counter{Now: now,
+			Class: func(string) *resourcev1.DeviceClass {
+				return &resourcev1.DeviceClass{Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: ptr.To("example.com/gold")}}
+			},
+			Pod: func(string, string) *corev1.Pod { return c.pod },
+		}
+		if got := Text(counter.Usage(ResourceClaims, c.claim)); got != "count/resourceclaims.resource.k8s.io=1,"+c.want {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
 		}
 	}
 }

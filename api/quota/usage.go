@@ -28,18 +28,27 @@ var shortNames = []corev1.ResourceName{
 	corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourcePersistentVolumeClaims,
 }
 
+// Counter says what objects use. Of some that depends on others, which it asks
+// for; the zero value knows none and counts as of year 1.
+type Counter struct {
+	Now time.Time
+	// Class returns a device class, and Pod a pod; nil where there is none.
+	Class func(name string) *resourcev1.DeviceClass
+	Pod   func(namespace, name string) *corev1.Pod
+}
+
 // Usage is all that an object uses, under every name a quota may give it.
-func Usage(gr schema.GroupResource, obj any, now time.Time) corev1.ResourceList {
+func (c Counter) Usage(gr schema.GroupResource, obj any) corev1.ResourceList {
 	out := corev1.ResourceList{countName(gr): one}
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		podUsage(out, o, now)
+		podUsage(out, o, c.Now)
 	case *corev1.Service:
 		serviceUsage(out, o)
 	case *corev1.PersistentVolumeClaim:
 		claimUsage(out, o)
 	case *resourcev1.ResourceClaim:
-		deviceUsage(out, &o.Spec.Devices)
+		c.deviceUsage(out, o)
 	default:
 		if name := corev1.ResourceName(gr.Resource); gr.Group == "" && slices.Contains(shortNames, name) {
 			out[name] = one
@@ -125,61 +134,27 @@ func claimUsage(out corev1.ResourceList, c *corev1.PersistentVolumeClaim) {
 	}
 }
 
-// ofDevices is what follows a device class in the name under which a quota
-// counts its devices.
-const ofDevices = ".deviceclass.resource.k8s.io/devices"
-
-// deviceUsage counts the most devices of each class that a claim can be given:
-// of alternatives the one that takes most of a class, and where all devices of
-// a node are asked for, as many as a claim can hold.
-func deviceUsage(out corev1.ResourceList, c *resourcev1.DeviceClaim) {
-	total := map[string]int64{}
-	for i := range c.Requests {
-		r := &c.Requests[i]
-		if e := r.Exactly; e != nil {
-			total[e.DeviceClassName] += devices(e.AllocationMode, e.Count)
-		}
-		most := map[string]int64{}
-		for j := range r.FirstAvailable {
-			s := &r.FirstAvailable[j]
-			most[s.DeviceClassName] = max(most[s.DeviceClassName], devices(s.AllocationMode, s.Count))
-		}
-		for class, n := range most {
-			total[class] += n
-		}
-	}
-	for class, n := range total {
-		out[corev1.ResourceName(class+ofDevices)] = *resource.NewQuantity(n, resource.DecimalSI)
-	}
-}
-
-func devices(mode resourcev1.DeviceAllocationMode, count int64) int64 {
-	switch {
-	case mode == resourcev1.DeviceAllocationModeAll:
-		return resourcev1.AllocationResultsMaxSize
-	case mode == resourcev1.DeviceAllocationModeExactCount || mode == "":
-		return max(count, 1)
-	}
-	return 0 // of a mode that is not known nothing is given
-}
-
-// Resource is the resource whose objects a name of a quota is about; the
-// version is not known.
-func Resource(name corev1.ResourceName) schema.GroupResource {
+// Resources are the resources whose objects a name of a quota is about; their
+// versions are not known.
+func Resources(name corev1.ResourceName) []schema.GroupResource {
 	n := string(name)
+	core := func(resource string) []schema.GroupResource { return []schema.GroupResource{{Resource: resource}} }
 	switch rest, counted := strings.CutPrefix(n, "count/"); {
 	case counted:
-		return schema.ParseGroupResource(rest)
+		return []schema.GroupResource{schema.ParseGroupResource(rest)}
 	case slices.Contains(shortNames, name):
-		return schema.GroupResource{Resource: n}
+		return core(n)
 	case strings.HasPrefix(n, "services."):
-		return schema.GroupResource{Resource: "services"}
+		return core("services")
 	case name == corev1.ResourceRequestsStorage, strings.Contains(n, ".storageclass.storage.k8s.io/"):
-		return schema.GroupResource{Resource: "persistentvolumeclaims"}
-	case strings.HasSuffix(n, ofDevices):
-		return schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"}
+		return core("persistentvolumeclaims")
+	case strings.HasSuffix(n, corev1.ResourceClaimsPerClass):
+		return []schema.GroupResource{ResourceClaims}
+	case strings.HasPrefix(n, requestsOf) && strings.Contains(n, "/"):
+		// A device may be asked for as an extended resource, and by a claim.
+		return append(core("pods"), ResourceClaims)
 	}
-	return schema.GroupResource{Resource: "pods"}
+	return core("pods")
 }
 
 // Mask leaves of a list what the names of hard limit.

@@ -3,10 +3,12 @@ package resourcequota
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,6 +27,8 @@ const (
 	// lookAgain is when a resource that is not served is looked for again.
 	lookAgain = time.Minute
 )
+
+var pods = schema.GroupResource{Resource: "pods"}
 
 // Controller keeps the quotas' status.
 type Controller struct {
@@ -95,6 +99,9 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 	known := c.ledger.look(key, q.ResourceVersion, c.env.Clock.Now())
 	status := Status(q, func(gr schema.GroupResource) ([]any, bool) {
 		s, err := c.source(ctx, gr)
+		if err == nil && gr == quota.ResourceClaims {
+			_, err = c.source(ctx, quota.DeviceClasses)
+		}
 		if err != nil {
 			failed = err
 			return nil, false
@@ -108,7 +115,7 @@ func (c *Controller) reconcile(ctx context.Context, key string) (time.Duration, 
 			failed = err
 		}
 		return objs, err == nil
-	}, c.env.Clock.Now())
+	}, c.counter())
 	if failed != nil {
 		return 0, fmt.Errorf("counting: %w", failed)
 	}
@@ -174,19 +181,58 @@ func (c *Controller) source(ctx context.Context, gr schema.GroupResource) (*sour
 func (c *Controller) resolve(ctx context.Context, gr schema.GroupResource) (schema.GroupVersionResource, error) {
 	all, err := c.discover(ctx)
 	for _, r := range all {
-		if r.GroupResource() == gr && r.Namespaced && r.Can(client.List, client.Watch) {
+		if r.GroupResource() == gr && (r.Namespaced || gr == quota.DeviceClasses) && r.Can(client.List, client.Watch) {
 			return r.GroupVersionResource, nil
 		}
 	}
 	return schema.GroupVersionResource{}, err
 }
 
+// counter counts by what is known of pods and classes now.
+func (c *Controller) counter() quota.Counter {
+	return quota.Counter{
+		Now: c.env.Clock.Now(),
+		Class: func(name string) *resourcev1.DeviceClass {
+			class, _ := c.known(quota.DeviceClasses, name).(*resourcev1.DeviceClass)
+			return class
+		},
+		Pod: func(namespace, name string) *corev1.Pod {
+			pod, _ := c.known(pods, namespace+"/"+name).(*corev1.Pod)
+			return pod
+		},
+	}
+}
+
+// known returns an object of a resource that is watched, nil if there is none.
+func (c *Controller) known(gr schema.GroupResource, key string) any {
+	c.mu.Lock()
+	s := c.watched[gr]
+	c.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	obj, _, err := s.informer.GetIndexer().GetByKey(key)
+	if err != nil {
+		return nil
+	}
+	return obj
+}
+
 // handler wakes the quotas of a namespace when something in it has gone, has
 // become smaller or is in other scopes now; what is made, admission has charged.
 func (c *Controller) handler(gr schema.GroupResource) cache.ResourceEventHandler {
+	if gr == quota.DeviceClasses {
+		return c.classHandler()
+	}
 	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) {
+			// A claim that was seen before its pod was counted without it.
+			if p, ok := o.(*corev1.Pod); ok && asksForDevices(p) {
+				c.wake(p.Namespace, quota.ResourceClaims)
+			}
+		},
 		UpdateFunc: func(old, o any) {
-			if shrank(gr, o, old, c.env.Clock.Now()) || moved(o, old) {
+			if shrank(gr, o, old, c.counter()) || moved(o, old) {
 				c.givenBack(gr, o, old)
 			}
 		},
@@ -196,6 +242,37 @@ func (c *Controller) handler(gr schema.GroupResource) cache.ResourceEventHandler
 			}
 			c.givenBack(gr, nil, o)
 		},
+	}
+}
+
+// classHandler has claims counted anew when it changes what their classes serve.
+func (c *Controller) classHandler() cache.ResourceEventHandler {
+	serves := func(o any) string {
+		if class, ok := o.(*resourcev1.DeviceClass); ok && class.Spec.ExtendedResourceName != nil {
+			return *class.Spec.ExtendedResourceName
+		}
+		return ""
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { c.wake("", quota.ResourceClaims) },
+		UpdateFunc: func(old, o any) {
+			if serves(old) != serves(o) {
+				c.wake("", quota.ResourceClaims)
+			}
+		},
+		DeleteFunc: func(any) { c.wake("", quota.ResourceClaims) },
+	}
+}
+
+// wake has the quotas of a namespace ("" for all) counted that count a resource.
+func (c *Controller) wake(namespace string, gr schema.GroupResource) {
+	for _, q := range c.quotas.List(namespace, nil) {
+		for name := range q.Spec.Hard {
+			if slices.Contains(quota.Resources(name), gr) {
+				c.loop.AddObject(q)
+				break
+			}
+		}
 	}
 }
 
@@ -209,14 +286,14 @@ func (c *Controller) givenBack(gr schema.GroupResource, obj, old any) {
 	for _, q := range c.quotas.List(m.GetNamespace(), nil) {
 		names := corev1.ResourceList{}
 		for name, hard := range q.Spec.Hard {
-			if quota.Resource(name) == gr {
+			if slices.Contains(quota.Resources(name), gr) {
 				names[name] = hard
 			}
 		}
 		if len(names) == 0 {
 			continue
 		}
-		c.ledger.told(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.env.Clock.Now()), names), c.env.Clock.Now())
+		c.ledger.told(q.Namespace+"/"+q.Name, quota.Mask(freed(q, gr, obj, old, c.counter()), names), c.env.Clock.Now())
 		c.loop.AddObject(q)
 	}
 }

@@ -4,7 +4,7 @@
 package resourcequota
 
 import (
-	"time"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -16,55 +16,60 @@ import (
 
 // Status is the status that a quota is to have. objects returns the objects
 // of a resource in the quota's namespace, and whether they are known: what is
-// not known keeps the usage that it had.
-func Status(q *corev1.ResourceQuota, objects func(schema.GroupResource) ([]any, bool), now time.Time) corev1.ResourceQuotaStatus {
+// not known keeps the usage that it had. All are asked for before any is
+// counted.
+func Status(q *corev1.ResourceQuota, objects func(schema.GroupResource) ([]any, bool), counter quota.Counter) corev1.ResourceQuotaStatus {
 	out := corev1.ResourceQuotaStatus{Hard: q.Spec.Hard.DeepCopy(), Used: corev1.ResourceList{}}
-	byResource := map[schema.GroupResource]corev1.ResourceList{}
-	for name := range q.Spec.Hard {
-		gr := quota.Resource(name)
-		if byResource[gr] == nil {
-			byResource[gr] = corev1.ResourceList{}
-		}
-		byResource[gr][name] = resource.Quantity{}
+	type source struct {
+		names   corev1.ResourceList
+		objects []any
+		known   bool
 	}
-	for gr, names := range byResource {
-		all, known := objects(gr)
-		if !known {
-			for name := range names {
-				out.Used[name] = q.Status.Used[name].DeepCopy()
+	sources := map[schema.GroupResource]*source{}
+	for name, hard := range q.Spec.Hard {
+		out.Used[name] = zero(hard)
+		for _, gr := range quota.Resources(name) {
+			if sources[gr] == nil {
+				sources[gr] = &source{names: corev1.ResourceList{}}
 			}
+			sources[gr].names[name] = resource.Quantity{}
+		}
+	}
+	for gr, s := range sources {
+		s.objects, s.known = objects(gr)
+	}
+	for gr, s := range sources {
+		for _, o := range s.objects {
+			if quota.Matches(q, o) {
+				out.Used = quota.Add(out.Used, quota.Mask(counter.Usage(gr, o), s.names))
+			}
+		}
+	}
+	for _, s := range sources {
+		if s.known {
 			continue
 		}
-		used := names.DeepCopy()
-		for name := range used {
-			used[name] = zero(name, q.Spec.Hard[name])
-		}
-		for _, o := range all {
-			if quota.Matches(q, o) {
-				used = quota.Add(used, quota.Mask(quota.Usage(gr, o, now), names))
-			}
-		}
-		for name, v := range used {
-			out.Used[name] = v
+		for name := range s.names {
+			out.Used[name] = q.Status.Used[name].DeepCopy()
 		}
 	}
 	return out
 }
 
 // zero is nothing, written in the format of the limit.
-func zero(_ corev1.ResourceName, hard resource.Quantity) resource.Quantity {
+func zero(hard resource.Quantity) resource.Quantity {
 	return *resource.NewQuantity(0, hard.Format)
 }
 
 // shrank says that a change of an object may have given something back.
-func shrank(gr schema.GroupResource, obj, old any, now time.Time) bool {
+func shrank(gr schema.GroupResource, obj, old any, counter quota.Counter) bool {
 	switch obj.(type) {
 	case *corev1.Pod, *corev1.Service, *corev1.PersistentVolumeClaim:
 	default:
 		return false
 	}
-	after := quota.Usage(gr, obj, now)
-	for name, was := range quota.Usage(gr, old, now) {
+	after := counter.Usage(gr, obj)
+	for name, was := range counter.Usage(gr, old) {
 		if is := after[name]; is.Cmp(was) < 0 {
 			return true
 		}
@@ -85,13 +90,13 @@ func moved(obj, old any) bool {
 }
 
 // freed is what a change of an object (nil: it is gone) gives back to a quota.
-func freed(q *corev1.ResourceQuota, gr schema.GroupResource, obj, old any, now time.Time) corev1.ResourceList {
+func freed(q *corev1.ResourceQuota, gr schema.GroupResource, obj, old any, counter quota.Counter) corev1.ResourceList {
 	if !quota.Matches(q, old) {
 		return nil
 	}
-	was, is := quota.Usage(gr, old, now), corev1.ResourceList{}
+	was, is := counter.Usage(gr, old), corev1.ResourceList{}
 	if obj != nil && quota.Matches(q, obj) {
-		is = quota.Usage(gr, obj, now)
+		is = counter.Usage(gr, obj)
 	}
 	out := corev1.ResourceList{}
 	for name, v := range was {
@@ -101,4 +106,19 @@ func freed(q *corev1.ResourceQuota, gr schema.GroupResource, obj, old any, now t
 		}
 	}
 	return out
+}
+
+// asksForDevices says that a pod asks for extended resources, which devices
+// may serve that are counted by a claim too.
+func asksForDevices(p *corev1.Pod) bool {
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for name := range list[i].Resources.Requests {
+				if strings.Contains(string(name), "/") {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/ptr"
@@ -31,16 +32,43 @@ func TestStatus(t *testing.T) {
 			return []any{nil}, true
 		}
 		return nil, gr.Resource != "secrets"
-	}, time.Now())
+	}, quota.Counter{Now: time.Now()})
 	if want := "count/deployments.apps=1,pods=2,requests.cpu=500m,secrets=3,services=0"; quota.Text(got.Used) != want {
 		t.Errorf("got %s, want %s", quota.Text(got.Used), want)
 	}
 	if quota.Text(got.Hard) != quota.Text(q.Spec.Hard) {
 		t.Errorf("hard is %v", got.Hard)
 	}
-	gr := schema.GroupResource{Resource: "pods"}
-	if !shrank(gr, done, pod, time.Now()) || shrank(gr, pod, pod, time.Now()) || shrank(gr, pod, done, time.Now()) {
+	gr, counter := schema.GroupResource{Resource: "pods"}, quota.Counter{Now: time.Now()}
+	if !shrank(gr, done, pod, counter) || shrank(gr, pod, pod, counter) || shrank(gr, pod, done, counter) {
 		t.Error("a pod gives back its share when it ends, and only then")
+	}
+}
+
+// A name that pods and claims count under is the sum of both, and stays as it
+// was while one of them is not known.
+func TestStatusOfDevices(t *testing.T) {
+	const name = "requests.deviceclass.resource.kubernetes.io/gold"
+	q := &corev1.ResourceQuota{}
+	q.Spec.Hard = corev1.ResourceList{name: resource.MustParse("10")}
+	q.Status.Used = corev1.ResourceList{name: resource.MustParse("7")}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Resources: corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{"deviceclass.resource.kubernetes.io/gold": resource.MustParse("2")}}}}}}
+	claim := &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+		{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", Count: 3}}}}}}
+	for _, tc := range []struct {
+		known bool
+		want  int64
+	}{{true, 5}, {false, 7}} {
+		got := Status(q, func(gr schema.GroupResource) ([]any, bool) {
+			if gr == quota.ResourceClaims {
+				return []any{claim}, tc.known
+			}
+			return []any{pod}, true
+		}, quota.Counter{}).Used[name]
+		if got.Value() != tc.want {
+			t.Errorf("%+v: %s", tc, got.String())
+		}
 	}
 }
 
@@ -53,7 +81,7 @@ func TestMoved(t *testing.T) {
 	if !moved(ending, endless) || moved(ending, ending) || moved(endless, endless) {
 		t.Error("only a new deadline moves a pod")
 	}
-	if n := freed(q, gr, ending, endless, time.Now())["pods"]; n.Value() != 1 {
+	if n := freed(q, gr, ending, endless, quota.Counter{})["pods"]; n.Value() != 1 {
 		t.Errorf("%v pods are given back", n.Value())
 	}
 	for _, tc := range []struct {

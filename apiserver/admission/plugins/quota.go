@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/coxswain/cox/api/quota"
@@ -43,11 +44,13 @@ func resourceQuota(c *Config, d deps) (*plugin, error) {
 		if len(all) == 0 && len(conf.LimitedResources) == 0 {
 			return nil
 		}
-		gr := a.Resource.GroupResource()
-		whole := quota.Usage(gr, a.Object, d.now())
+		whole, was, err := d.usage(ctx, a)
+		if err != nil {
+			return forbidden(a, err)
+		}
 		more := whole
 		if a.Old != nil {
-			more = quota.Subtract(whole, quota.Usage(gr, a.Old, d.now()))
+			more = quota.Subtract(whole, was)
 		}
 		if err := conf.covered(a, all, more); err != nil {
 			return err
@@ -66,6 +69,39 @@ func resourceQuota(c *Config, d deps) (*plugin, error) {
 		}
 		return nil
 	}}, nil
+}
+
+// usage is what the object of a write uses, and what it used before.
+func (d deps) usage(ctx context.Context, a *admission.Attributes) (is, was corev1.ResourceList, err error) {
+	counter := quota.Counter{
+		Now: d.now(),
+		Class: func(name string) *resourcev1.DeviceClass {
+			return ifThere(ctx, client.DeviceClasses.In(d.door, ""), name, &err)
+		},
+		Pod: func(namespace, name string) *corev1.Pod {
+			return ifThere(ctx, client.Pods.In(d.door, namespace), name, &err)
+		},
+	}
+	gr := a.Resource.GroupResource()
+	is = counter.Usage(gr, a.Object)
+	if a.Old != nil {
+		was = counter.Usage(gr, a.Old)
+	}
+	return is, was, err
+}
+
+// ifThere is get that returns nil for what is not there. What else goes wrong
+// it leaves in failed.
+func ifThere[T client.Object](ctx context.Context, in client.Resource[T], name string, failed *error) T {
+	var none T
+	obj, err := get(ctx, in, name)
+	if err == nil {
+		return obj
+	}
+	if !apierrors.IsNotFound(err) {
+		*failed = err
+	}
+	return none
 }
 
 // charged says that a write may use up quota: every object that is made, and
