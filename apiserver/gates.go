@@ -9,11 +9,13 @@ import (
 
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // gates counts what requests pass before and while they are carried out, in
 // upstream's names. What is counted for every request is found without labels.
 type gates struct {
+	metricset.Set
 	attempts, users, decisions, events    *prometheus.CounterVec
 	authn, authz, steps, plugins          *prometheus.HistogramVec
 	watchLists                            *prometheus.HistogramVec
@@ -74,6 +76,8 @@ func newGates() *gates {
 		askedTook: histogram("apiserver_impersonation_authorization_attempts_duration_seconds", "Latency of authorization checks made by the impersonation handler in seconds split by mode and decision.", from1ms, "decision", "mode"),
 		step:      map[admission.Operation]*[phases][2]prometheus.Observer{},
 	}
+	g.Set = metricset.Set{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.watchLists, g.longRunning, g.inFlight, g.old,
+		g.imps, g.asked, g.impsTook, g.askedTook}
 	g.known = outcome{g.attempts.WithLabelValues("success"), g.authn.WithLabelValues("success")}
 	g.unknown = outcome{g.attempts.WithLabelValues("failure"), g.authn.WithLabelValues("failure")}
 	g.allowed = outcome{g.decisions.WithLabelValues("allowed"), g.authz.WithLabelValues("allowed")}
@@ -87,24 +91,6 @@ func newGates() *gates {
 		}
 	}
 	return g
-}
-
-func (g *gates) collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.attempts, g.users, g.decisions, g.events, g.authn, g.authz, g.steps, g.plugins, g.watchLists, g.longRunning, g.inFlight, g.old,
-		g.imps, g.asked, g.impsTook, g.askedTook}
-}
-
-// Describe and Collect make all of them one collector.
-func (g *gates) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range g.collectors() {
-		c.Describe(ch)
-	}
-}
-
-func (g *gates) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range g.collectors() {
-		c.Collect(ch)
-	}
 }
 
 // authenticated counts a user under a name of which there are few.

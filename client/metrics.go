@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/util/workqueue"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Metrics measure a component's loops, requests and leases, under the names
@@ -19,6 +21,8 @@ import (
 // It is a prometheus.Collector, safe for concurrent use. A nil *Metrics
 // measures nothing.
 type Metrics struct {
+	measured metricset.Set // all of the next three lines
+
 	depth, leader           *prometheus.GaugeVec
 	adds, retries, requests *prometheus.CounterVec
 	waited, worked, took    *prometheus.HistogramVec
@@ -41,7 +45,7 @@ func NewMetrics() *Metrics {
 	histogram := func(name, help string, buckets []float64, labels []string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
-	return &Metrics{
+	m := &Metrics{
 		depth:    gauge("workqueue_depth", "Current depth of workqueue", queue),
 		adds:     counter("workqueue_adds_total", "Total number of adds handled by workqueue", queue),
 		retries:  counter("workqueue_retries_total", "Total number of retries handled by workqueue", queue),
@@ -55,17 +59,13 @@ func NewMetrics() *Metrics {
 		longest:    prometheus.NewDesc("workqueue_longest_running_processor_seconds", "How many seconds has the longest running processor for workqueue been running.", queue, nil),
 		loops:      map[string]map[*Loop]bool{},
 	}
-}
-
-func (m *Metrics) parts() []prometheus.Collector {
-	return []prometheus.Collector{m.depth, m.leader, m.adds, m.retries, m.requests, m.waited, m.worked, m.took}
+	m.measured = metricset.Set{m.depth, m.leader, m.adds, m.retries, m.requests, m.waited, m.worked, m.took}
+	return m
 }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, p := range m.parts() {
-		p.Describe(ch)
-	}
+	m.measured.Describe(ch)
 	ch <- m.unfinished
 	ch <- m.longest
 }
@@ -73,9 +73,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector. What is under way is measured now,
 // not every half second as client-go's queues would.
 func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range m.parts() {
-		p.Collect(ch)
-	}
+	m.measured.Collect(ch)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, loops := range m.loops {

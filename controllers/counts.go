@@ -4,12 +4,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Counts are what controllers count beyond their loops, under upstream's
 // names (the page "Kubernetes Metrics Reference"). It is a
 // prometheus.Collector, safe for concurrent use; a nil *Counts counts nothing.
 type Counts struct {
+	metricset.Set
 	skew                                    prometheus.Histogram
 	jobs, evictions, claims                 *prometheus.CounterVec
 	taintDeletions, deviceDeletions         prometheus.Counter
@@ -24,7 +27,7 @@ func NewCounts() *Counts {
 	vector := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
-	return &Counts{
+	c := &Counts{
 		skew: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "cronjob_controller_job_creation_skew_duration_seconds",
 			Help:    "Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
@@ -38,24 +41,8 @@ func NewCounts() *Counts {
 		ephemeralCreates:      counter("ephemeral_volume_controller_create_total", "Number of PersistentVolumeClaim creation requests"),
 		ephemeralCreateErrors: counter("ephemeral_volume_controller_create_failures_total", "Number of PersistentVolumeClaim creation requests that failed"),
 	}
-}
-
-func (c *Counts) parts() []prometheus.Collector {
-	return []prometheus.Collector{c.skew, c.jobs, c.evictions, c.claims, c.taintDeletions, c.deviceDeletions, c.ephemeralCreates, c.ephemeralCreateErrors}
-}
-
-// Describe implements prometheus.Collector.
-func (c *Counts) Describe(ch chan<- *prometheus.Desc) {
-	for _, p := range c.parts() {
-		p.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (c *Counts) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range c.parts() {
-		p.Collect(ch)
-	}
+	c.Set = metricset.Set{c.skew, c.jobs, c.evictions, c.claims, c.taintDeletions, c.deviceDeletions, c.ephemeralCreates, c.ephemeralCreateErrors}
+	return c
 }
 
 // CronJobStarted counts a cron job's Job that was made so long after its time.

@@ -6,19 +6,22 @@ import (
 	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Operations are the metrics of the calls to a runtime, under the names that
 // upstream's kubelet has for them. It is a prometheus.Collector, safe for
 // concurrent use.
 type Operations struct {
+	metricset.Set
 	total, failed *prometheus.CounterVec
 	took          *prometheus.HistogramVec
 }
 
 func newOperations() *Operations {
 	by := []string{"operation_type"}
-	return &Operations{
+	o := &Operations{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kubelet_runtime_operations_total", Help: "Cumulative number of runtime operations by operation type.",
 		}, by),
@@ -30,20 +33,8 @@ func newOperations() *Operations {
 			Buckets: prometheus.ExponentialBuckets(.005, 2.5, 14),
 		}, by),
 	}
-}
-
-// Describe implements prometheus.Collector.
-func (o *Operations) Describe(ch chan<- *prometheus.Desc) {
-	o.total.Describe(ch)
-	o.failed.Describe(ch)
-	o.took.Describe(ch)
-}
-
-// Collect implements prometheus.Collector.
-func (o *Operations) Collect(ch chan<- prometheus.Metric) {
-	o.total.Collect(ch)
-	o.failed.Collect(ch)
-	o.took.Collect(ch)
+	o.Set = metricset.Set{o.total, o.failed, o.took}
+	return o
 }
 
 // count enters one call of a CRI method; others are not operations.

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/util/sets"
 
+	"github.com/coxswain/cox/internal/metricset"
 	"github.com/coxswain/cox/scheduler/devices"
 )
 
@@ -13,13 +14,14 @@ import (
 // is a prometheus.Collector, safe for concurrent use; a nil *Counts counts
 // nothing.
 type Counts struct {
+	metricset.Set
 	made, conditional *prometheus.CounterVec
 	wait              *prometheus.HistogramVec
 }
 
 // NewCounts returns metrics without samples.
 func NewCounts() *Counts {
-	return &Counts{
+	c := &Counts{
 		made: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "scheduler_resourceclaim_creates_total", Help: "Number of ResourceClaims creation requests within scheduler",
 		}, []string{"status"}),
@@ -32,20 +34,8 @@ func NewCounts() *Counts {
 			Help: "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.", Buckets: prometheus.ExponentialBuckets(0.1, 2, 14),
 		}, []string{"status"}),
 	}
-}
-
-// Describe implements prometheus.Collector.
-func (c *Counts) Describe(ch chan<- *prometheus.Desc) {
-	c.made.Describe(ch)
-	c.conditional.Describe(ch)
-	c.wait.Describe(ch)
-}
-
-// Collect implements prometheus.Collector.
-func (c *Counts) Collect(ch chan<- prometheus.Metric) {
-	c.made.Collect(ch)
-	c.conditional.Collect(ch)
-	c.wait.Collect(ch)
+	c.Set = metricset.Set{c.made, c.conditional, c.wait}
+	return c
 }
 
 func outcome(err error) string {

@@ -6,19 +6,22 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Durations measure what is asked of etcd, and count what it tells, in
 // upstream's names. It is a prometheus.Collector, safe for concurrent use; a nil
 // *Durations measures nothing.
 type Durations struct {
+	metricset.Set
 	requests *prometheus.HistogramVec
 	events   *prometheus.CounterVec
 }
 
 // NewDurations makes measures of nothing yet.
 func NewDurations() *Durations {
-	return &Durations{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	d := &Durations{requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "etcd_request_duration_seconds",
 		Help:    "Etcd request latency in seconds for each operation and object type.",
 		Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
@@ -26,18 +29,8 @@ func NewDurations() *Durations {
 		Name: "apiserver_storage_events_received_total",
 		Help: "Number of etcd events received split by kind.",
 	}, []string{"group", "resource"})}
-}
-
-// Describe implements prometheus.Collector.
-func (d *Durations) Describe(ch chan<- *prometheus.Desc) {
-	d.requests.Describe(ch)
-	d.events.Describe(ch)
-}
-
-// Collect implements prometheus.Collector.
-func (d *Durations) Collect(ch chan<- prometheus.Metric) {
-	d.requests.Collect(ch)
-	d.events.Collect(ch)
+	d.Set = metricset.Set{d.requests, d.events}
+	return d
 }
 
 // operation is what is asked of etcd.

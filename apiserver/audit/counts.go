@@ -5,11 +5,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Counts are the metrics of audit, in upstream's names. It is a
 // prometheus.Collector, safe for concurrent use; a nil *Counts counts nothing.
 type Counts struct {
+	metricset.Set
 	events, rejected prometheus.Counter
 	errors, levels   *prometheus.CounterVec
 	byLevel          map[auditv1.Level]prometheus.Counter
@@ -32,20 +35,11 @@ func NewCounts() *Counts {
 		}, []string{"level"}),
 		byLevel: map[auditv1.Level]prometheus.Counter{},
 	}
+	c.Set = metricset.Set{c.events, c.rejected, c.errors, c.levels}
 	for _, l := range []auditv1.Level{auditv1.LevelNone, auditv1.LevelMetadata, auditv1.LevelRequest, auditv1.LevelRequestResponse} {
 		c.byLevel[l] = c.levels.WithLabelValues(string(l))
 	}
 	return c
-}
-
-// Describe implements prometheus.Collector.
-func (c *Counts) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
-
-// Collect implements prometheus.Collector.
-func (c *Counts) Collect(ch chan<- prometheus.Metric) {
-	for _, part := range []prometheus.Collector{c.events, c.rejected, c.errors, c.levels} {
-		part.Collect(ch)
-	}
 }
 
 func (c *Counts) decided(l auditv1.Level) {
