@@ -142,7 +142,7 @@ func (c *Controller) podValues(ctx context.Context, namespace string, sel labels
 	}
 	out := make(map[string]int64, len(values))
 	for _, v := range values {
-		out[v.DescribedObject.Name] = v.Value.MilliValue()
+		out[v.DescribedObject.Name] = milli(v.Value)
 	}
 	return out, nil
 }
@@ -169,7 +169,7 @@ func (c *Controller) objectValue(ctx context.Context, namespace string, ref auto
 	if len(values) != 1 {
 		return 0, fmt.Errorf("the custom metrics API returned %d values for one object", len(values))
 	}
-	return values[0].Value.MilliValue(), nil
+	return milli(values[0].Value), nil
 }
 
 // externalValue is the sum of a metric's series, in thousandths.
@@ -190,7 +190,7 @@ func (c *Controller) externalValue(ctx context.Context, namespace string, m auto
 	}
 	var sum int64
 	for _, v := range values {
-		sum += v.Value.MilliValue()
+		sum = plus(sum, milli(v.Value))
 	}
 	return sum, nil
 }

@@ -270,14 +270,14 @@ func bound(r autoscalingv2.HPAScalingRules, current int32, h *History, now time.
 		within := time.Duration(p.PeriodSeconds) * time.Second
 		start := current - sum(h.Ups, now, within) + sum(h.Downs, now, within)
 		if p.Type == autoscalingv2.PodsScalingPolicy {
-			out = append(out, start+sign*p.Value)
+			out = append(out, saturated(float64(start)+float64(sign)*float64(p.Value)))
 			continue
 		}
 		part := float64(start) * float64(p.Value) / 100
 		if sign > 0 {
-			out = append(out, int32(math.Ceil(float64(start)+part)))
+			out = append(out, saturated(math.Ceil(float64(start)+part)))
 		} else {
-			out = append(out, int32(float64(start)-part))
+			out = append(out, saturated(math.Trunc(float64(start)-part)))
 		}
 	}
 	if len(out) == 0 {

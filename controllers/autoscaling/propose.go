@@ -84,10 +84,10 @@ func (c *Controller) perPod(ctx context.Context, q *question, m *autoscalingv2.P
 
 func (c *Controller) ofObject(ctx context.Context, q *question, m *autoscalingv2.ObjectMetricSource) Proposal {
 	p := Proposal{Name: m.DescribedObject.Kind + " metric " + m.Metric.Name, Reason: "FailedGetObjectMetric", Lost: "failed to get object metric value"}
-	milli, err := c.objectValue(ctx, q.hpa.Namespace, m.DescribedObject, m.Metric)
+	amount, err := c.objectValue(ctx, q.hpa.Namespace, m.DescribedObject, m.Metric)
 	var value autoscalingv2.MetricValueStatus
 	if err == nil {
-		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, milli, q.observed, q.specified)
+		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, amount, q.observed, q.specified)
 	}
 	if err != nil {
 		p.Err = fmt.Errorf("unable to get metric %s: %s on %s %s: %w", m.Metric.Name, m.DescribedObject.Kind, q.hpa.Namespace, m.DescribedObject.Name, err)
@@ -99,10 +99,10 @@ func (c *Controller) ofObject(ctx context.Context, q *question, m *autoscalingv2
 func (c *Controller) external(ctx context.Context, q *question, m *autoscalingv2.ExternalMetricSource) Proposal {
 	name := fmt.Sprintf("%s/%s(%+v)", q.hpa.Namespace, m.Metric.Name, m.Metric.Selector)
 	p := Proposal{Name: fmt.Sprintf("external metric %s(%+v)", m.Metric.Name, m.Metric.Selector), Reason: "FailedGetExternalMetric", Lost: fmt.Sprintf("failed to get %s external metric value", m.Metric.Name)}
-	milli, err := c.externalValue(ctx, q.hpa.Namespace, m.Metric)
+	amount, err := c.externalValue(ctx, q.hpa.Namespace, m.Metric)
 	var value autoscalingv2.MetricValueStatus
 	if err == nil {
-		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, milli, q.observed, q.specified)
+		p.Replicas, value, err = Total(q.hpa, m.Target, q.pods, amount, q.observed, q.specified)
 	}
 	if err != nil {
 		p.Err = fmt.Errorf("unable to get external metric %s: %w", name, err)

@@ -53,28 +53,28 @@ func Resource(hpa Autoscaler, name corev1.ResourceName, container string, target
 	}
 	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
 	if !byRequest {
-		if target.AverageValue == nil || target.AverageValue.MilliValue() <= 0 {
+		if target.AverageValue == nil || milli(*target.AverageValue) <= 0 {
 			return 0, value, errors.New("the target is zero")
 		}
-		n := t.replicas(hpa, current, average(target.AverageValue.MilliValue()))
+		n := t.replicas(hpa, current, average(milli(*target.AverageValue)))
 		return n, value, nil
 	}
 	if t.measured.asked == 0 {
 		return 0, value, fmt.Errorf("no metrics returned matched known pods")
 	}
-	percent := int32(t.measured.used * 100 / t.measured.asked)
+	percent := saturated(math.Trunc(float64(t.measured.used) * 100 / float64(t.measured.asked)))
 	value.AverageUtilization = &percent
 	return t.replicas(hpa, current, utilization(int64(*target.AverageUtilization))), value, nil
 }
 
 // of is what the containers, or the one named, use, in thousandths.
-func (s Sample) of(name corev1.ResourceName, container string) (milli int64) {
+func (s Sample) of(name corev1.ResourceName, container string) (total int64) {
 	for c, list := range s.Usage {
 		if q, ok := list[name]; ok && (container == "" || c == container) {
-			milli += q.MilliValue()
+			total = plus(total, milli(q))
 		}
 	}
-	return milli
+	return total
 }
 
 // starting says that a pod's use of the CPU is that of its start, which says
@@ -114,38 +114,38 @@ func Pods(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.P
 		return 0, autoscalingv2.MetricValueStatus{}, errNoneReady
 	}
 	value := autoscalingv2.MetricValueStatus{AverageValue: resource.NewMilliQuantity(t.measured.used/t.measured.pods, resource.DecimalSI)}
-	if target.AverageValue == nil || target.AverageValue.MilliValue() <= 0 {
+	if target.AverageValue == nil || milli(*target.AverageValue) <= 0 {
 		return 0, value, errors.New("the target is zero")
 	}
-	return t.replicas(hpa, current, average(target.AverageValue.MilliValue())), value, nil
+	return t.replicas(hpa, current, average(milli(*target.AverageValue))), value, nil
 }
 
 // Total computes what an object or external metric asks for, whose value (in
 // thousandths) is that of all pods together. current is the observed size of
 // the target, specified the one asked for.
-func Total(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, milli int64, current, specified int32) (int32, autoscalingv2.MetricValueStatus, error) {
+func Total(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.Pod, amount int64, current, specified int32) (int32, autoscalingv2.MetricValueStatus, error) {
 	if target.Type == autoscalingv2.AverageValueMetricType && target.AverageValue != nil {
-		goal := target.AverageValue.MilliValue()
+		goal := milli(*target.AverageValue)
 		if goal <= 0 {
 			return 0, autoscalingv2.MetricValueStatus{}, errors.New("the target is zero")
 		}
 		each := autoscalingv2.MetricValueStatus{}
 		want := current
-		if current == 0 || !Within(hpa, float64(milli)/(float64(goal)*float64(current))) {
-			want = roundUp(float64(milli) / float64(goal))
+		if current == 0 || !Within(hpa, float64(amount)/(float64(goal)*float64(current))) {
+			want = roundUp(float64(amount) / float64(goal))
 		}
 		if current > 0 {
-			each.AverageValue = resource.NewMilliQuantity(roundUp64(float64(milli)/float64(current)), resource.DecimalSI)
+			each.AverageValue = resource.NewMilliQuantity(roundUp64(float64(amount)/float64(current)), resource.DecimalSI)
 		} else {
 			each.AverageValue = resource.NewMilliQuantity(0, resource.DecimalSI)
 		}
 		return want, each, nil
 	}
-	value := autoscalingv2.MetricValueStatus{Value: resource.NewMilliQuantity(milli, resource.DecimalSI)}
-	if target.Value == nil || target.Value.MilliValue() <= 0 {
+	value := autoscalingv2.MetricValueStatus{Value: resource.NewMilliQuantity(amount, resource.DecimalSI)}
+	if target.Value == nil || milli(*target.Value) <= 0 {
 		return 0, value, errors.New("the target is zero")
 	}
-	ratio := float64(milli) / float64(target.Value.MilliValue())
+	ratio := float64(amount) / float64(milli(*target.Value))
 	if specified == 0 {
 		return roundUp(ratio), value, nil // nothing to go by but the ratio
 	}
@@ -165,7 +165,7 @@ func Total(hpa Autoscaler, target autoscalingv2.MetricTarget, covered []*corev1.
 // in thousandths.
 type part struct{ pods, used, asked int64 }
 
-func (p *part) add(used, asked int64) { p.pods, p.used, p.asked = p.pods+1, p.used+used, p.asked+asked }
+func (p *part) add(used, asked int64) { p.join(part{1, used, asked}) }
 
 // tally is the pods by what is known of them.
 type tally struct{ measured, absent, unready part }
@@ -176,8 +176,8 @@ type goal struct {
 	of, assumed func(part) float64
 }
 
-func average(milli int64) goal {
-	of := func(p part) float64 { return float64(milli) * float64(p.pods) }
+func average(each int64) goal {
+	of := func(p part) float64 { return float64(each) * float64(p.pods) }
 	return goal{of, of}
 }
 
@@ -216,12 +216,52 @@ func (t *tally) replicas(hpa Autoscaler, current int32, g goal) int32 {
 	return want
 }
 
-func (p *part) join(o part) { p.pods, p.used, p.asked = p.pods+o.pods, p.used+o.used, p.asked+o.asked }
+func (p *part) join(o part) {
+	p.pods, p.used, p.asked = p.pods+o.pods, plus(p.used, o.used), plus(p.asked, o.asked)
+}
 
-// roundUp forgives what floating point adds.
-func roundUp(f float64) int32 { return int32(min(roundUp64(f), math.MaxInt32)) }
+// roundUp forgives what floating point adds. What no int32 holds becomes the
+// nearest that one does: Go does not say what such a conversion makes of it,
+// and far too much load must not look like none.
+func roundUp(f float64) int32 { return saturated(math.Ceil(f - 1e-9)) }
 
-func roundUp64(f float64) int64 { return int64(math.Ceil(f - 1e-9)) }
+// saturated is the int32 nearest to a whole number; 0 for what is no number.
+func saturated(f float64) int32 {
+	if math.IsNaN(f) {
+		return 0
+	}
+	return int32(min(max(f, math.MinInt32), math.MaxInt32))
+}
+
+// roundUp64 is roundUp for what is counted in thousandths.
+func roundUp64(f float64) int64 {
+	const most = 1 << 62
+	return int64(min(max(math.Ceil(f-1e-9), -most), most))
+}
+
+// milli is a quantity in thousandths, and the nearest number to it where an
+// int64 does not hold them: others choose what their metrics are.
+func milli(q resource.Quantity) int64 {
+	const most = math.MaxInt64 / 1000
+	switch {
+	case q.CmpInt64(most) >= 0:
+		return math.MaxInt64
+	case q.CmpInt64(-most) <= 0:
+		return -math.MaxInt64
+	}
+	return q.MilliValue()
+}
+
+// plus adds, and stays at the greatest or least number there is.
+func plus(a, b int64) int64 {
+	switch {
+	case b > 0 && a > math.MaxInt64-b:
+		return math.MaxInt64
+	case b < 0 && a < -math.MaxInt64-b:
+		return -math.MaxInt64
+	}
+	return a + b
+}
 
 // Within says that a ratio of use to target is too near to one to act on.
 func Within(hpa Autoscaler, ratio float64) bool {
@@ -251,7 +291,7 @@ func requested(p *corev1.Pod, name corev1.ResourceName, container string) (int64
 		if !ok {
 			return 0, fmt.Errorf("missing request for %s in container %s of Pod %s", name, c.Name, p.Name)
 		}
-		total += q.MilliValue()
+		total = plus(total, milli(q))
 	}
 	if !found {
 		return 0, fmt.Errorf("container %s not present in pod %s", container, p.Name)
