@@ -73,13 +73,18 @@ func (k *Kubelet) claimHealth(pod *corev1.Pod, c *corev1.Container) []corev1.Res
 			if ref.Request != "" {
 				st.Name += corev1.ResourceName("/" + ref.Request)
 			}
+			seen := map[corev1.ResourceID]bool{}
 			for _, driver := range slices.Sorted(maps.Keys(have.Devices)) {
 				for _, d := range have.Devices[driver] {
-					if ref.Request != "" && !d.IsFor(ref.Request) {
+					// Several shares of a device are one device (KEP-5075); the API
+					// would refuse the whole status for a second entry.
+					id := corev1.ResourceID(driver + "/" + d.Pool + "/" + d.Name)
+					if ref.Request != "" && !d.IsFor(ref.Request) || seen[id] {
 						continue
 					}
+					seen[id] = true
 					h := k.claims.Health(driver, d.Pool, d.Name)
-					r := corev1.ResourceHealth{ResourceID: corev1.ResourceID(driver + "/" + d.Pool + "/" + d.Name), Health: h.Status}
+					r := corev1.ResourceHealth{ResourceID: id, Health: h.Status}
 					if h.Message != "" {
 						r.Message = &h.Message
 					}

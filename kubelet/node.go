@@ -196,9 +196,11 @@ func (n *nodeManager) takeFeatures(res *runtimeapi.StatusResponse) {
 	rro, users := false, map[string]bool{}
 	for _, h := range res.GetRuntimeHandlers() {
 		f := h.GetFeatures()
-		n.handlers = append(n.handlers, corev1.NodeRuntimeHandler{Name: h.Name, Features: &corev1.NodeRuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces,
-		}})
+		handler := corev1.NodeRuntimeHandler{Name: h.Name}
+		if f != nil { // which runtimes need not say
+			handler.Features = &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &f.RecursiveReadOnlyMounts, UserNamespaces: &f.UserNamespaces}
+		}
+		n.handlers = append(n.handlers, handler)
 		users[h.Name] = f.GetUserNamespaces()
 		if h.Name == "" {
 			rro = f.GetRecursiveReadOnlyMounts()

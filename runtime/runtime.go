@@ -77,6 +77,9 @@ func DialWithin(endpoint string, answer time.Duration) (*Runtime, error) {
 			}
 			begin := time.Now()
 			err := call(ctx, method, req, reply, cc, opts...)
+			if err == nil {
+				err = lacking(reply)
+			}
 			operations.count(method, time.Since(begin), err)
 			return err
 		}),

@@ -34,6 +34,7 @@ const (
 	configVersion  = "kubelet.config.k8s.io/v1"
 	requestVersion = "credentialprovider.kubelet.k8s.io/v1"
 	callTimeout    = time.Minute
+	afterEnd       = time.Second // that output is read for after a plugin's end
 	maxOutput      = 1 << 20
 	maxCached      = 1024
 )
@@ -154,14 +155,21 @@ func (m *Manager) For(ctx context.Context, pod *corev1.Pod, image string) []Auth
 			m.cfg.Log.Warn("a credential provider failed", "provider", p.Name, "error", err)
 			continue
 		}
-		for pattern, a := range auth {
-			if Matches(pattern, image) {
-				out = append(out, Auth{pattern, a.Username, a.Password, sa})
-			}
-		}
+		out = append(out, matching(auth, image, sa)...)
 	}
 	// Longer patterns first, those without globs before those with.
 	slices.SortStableFunc(out, func(a, b Auth) int { return strings.Compare(b.Pattern, a.Pattern) })
+	return out
+}
+
+// matching are those of a plugin's credentials that are for an image.
+func matching(auth map[string]credentialv1.AuthConfig, image string, sa *corev1.ServiceAccount) []Auth {
+	var out []Auth
+	for pattern, a := range auth {
+		if Matches(pattern, image) {
+			out = append(out, Auth{pattern, a.Username, a.Password, sa})
+		}
+	}
 	return out
 }
 
@@ -271,15 +279,22 @@ func (m *Manager) run(ctx context.Context, p *kubeletconfigv1.CredentialProvider
 	}
 	out, errs := &limited{most: maxOutput}, &limited{most: 4 << 10}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(in), out, errs
-	if err := cmd.Run(); err != nil {
+	cmd.WaitDelay = afterEnd
+	// What a plugin that has ended leaves running holds its output open.
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		return nil, fmt.Errorf("%w: %s", err, strings.TrimSpace(errs.String()))
 	}
+	return read(out.Bytes())
+}
+
+// read takes in what a plugin answered.
+func read(text []byte) (*credentialv1.CredentialProviderResponse, error) {
 	var res credentialv1.CredentialProviderResponse
-	if err := json.Unmarshal(out.Bytes(), &res); err != nil {
+	if err := json.Unmarshal(text, &res); err != nil {
 		return nil, errors.New("its answer is not valid JSON") // which it might quote
 	}
 	if res.Kind != "CredentialProviderResponse" || res.APIVersion != requestVersion {
-		return nil, fmt.Errorf("it answered with %s %s", res.APIVersion, res.Kind)
+		return nil, fmt.Errorf("it answered with %.64q %.64q", res.APIVersion, res.Kind)
 	}
 	return &res, nil
 }

@@ -262,11 +262,15 @@ func (s *session) abilities(ctx context.Context) (abilities, error) {
 	if err != nil {
 		return nil, err
 	}
+	return abilitiesOf(res), nil
+}
+
+func abilitiesOf(res *csiapi.NodeGetCapabilitiesResponse) abilities {
 	out := abilities{}
-	for _, c := range res.Capabilities {
+	for _, c := range res.GetCapabilities() {
 		out[c.GetRpc().GetType()] = true
 	}
-	return out, nil
+	return out
 }
 
 // object returns the driver's CSIDriver object, nil where there is none.

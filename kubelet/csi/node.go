@@ -3,6 +3,7 @@ package csi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -92,30 +93,41 @@ func dropDriver(n *storagev1.CSINode, name string) bool {
 // the Node.
 func (m *Manager) writeLabels(ctx context.Context, name string, info *csiapi.NodeGetInfoResponse) error {
 	_, err := client.Nodes.In(m.cfg.Client, "").Mutate(ctx, m.cfg.NodeName, "", func(n *corev1.Node) (bool, error) {
-		return labelNode(n, name, info), nil
+		return labelNode(n, name, info)
 	})
 	return err
 }
 
-func labelNode(n *corev1.Node, name string, info *csiapi.NodeGetInfoResponse) bool {
-	changed := false
-	for key, value := range info.GetAccessibleTopology().GetSegments() {
-		if have, ok := n.Labels[key]; !ok || have != value {
-			metav1.SetMetaDataLabel(&n.ObjectMeta, key, value)
+// labelNode enters a driver's topology and id; changed says that this made a
+// difference. A label that is there already stays: a driver must not move the
+// node in another's topology, nor rename its host.
+func labelNode(n *corev1.Node, name string, info *csiapi.NodeGetInfoResponse) (changed bool, err error) {
+	segments := info.GetAccessibleTopology().GetSegments()
+	for _, key := range slices.Sorted(maps.Keys(segments)) {
+		have, ok := n.Labels[key]
+		switch {
+		case !ok:
+			metav1.SetMetaDataLabel(&n.ObjectMeta, key, segments[key])
 			changed = true
+		case have != segments[key]:
+			return false, fmt.Errorf("detected topology value collision: driver reported %q:%q but existing label is %q:%q", key, segments[key], key, have)
 		}
 	}
 	ids := map[string]string{}
 	// What is not understood there is not ours to keep.
-	_ = json.Unmarshal([]byte(n.Annotations[annotationNodeID]), &ids)
-	if ids[name] != info.NodeId {
-		ids[name] = info.NodeId
-		if b, err := json.Marshal(ids); err == nil {
-			metav1.SetMetaDataAnnotation(&n.ObjectMeta, annotationNodeID, string(b))
-			changed = true
-		}
+	if json.Unmarshal([]byte(n.Annotations[annotationNodeID]), &ids) != nil || ids == nil {
+		ids = map[string]string{}
 	}
-	return changed
+	if ids[name] != info.GetNodeId() {
+		ids[name] = info.GetNodeId()
+		b, err := json.Marshal(ids)
+		if err != nil {
+			return false, err
+		}
+		metav1.SetMetaDataAnnotation(&n.ObjectMeta, annotationNodeID, string(b))
+		changed = true
+	}
+	return changed, nil
 }
 
 // period is how often a driver is asked how many volumes it takes, 0 for

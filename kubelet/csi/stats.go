@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,21 +111,32 @@ func (m *Manager) ask(ctx context.Context, id volumeID, p *published) (Stats, er
 	if err != nil {
 		return Stats{}, err
 	}
+	return statsOf(res, can), nil
+}
+
+// mostMessage bounds what is kept of a driver's word on a volume, in bytes.
+const mostMessage = 512
+
+// statsOf is what a driver's answer says. What it says that cannot be, such as
+// fewer than no bytes, it does not say.
+func statsOf(res *csiapi.NodeGetVolumeStatsResponse, can abilities) Stats {
 	var out Stats
-	for _, u := range res.Usage {
+	for _, u := range res.GetUsage() {
+		total, free, used := max(u.GetTotal(), 0), max(u.GetAvailable(), 0), max(u.GetUsed(), 0)
 		switch u.GetUnit() {
 		case csiapi.VolumeUsage_BYTES:
-			out.HasBytes = true
-			out.Capacity, out.Available, out.Used = u.Total, u.Available, u.Used
+			out.HasBytes, out.Capacity, out.Available, out.Used = true, total, free, used
 		case csiapi.VolumeUsage_INODES:
-			out.HasInodes = true
-			out.Inodes, out.InodesFree, out.InodesUsed = u.Total, u.Available, u.Used
+			out.HasInodes, out.Inodes, out.InodesFree, out.InodesUsed = true, total, free, used
 		}
 	}
 	if c := res.GetVolumeCondition(); c != nil && can[csiapi.NodeServiceCapability_RPC_VOLUME_CONDITION] {
 		out.HasHealth, out.Abnormal, out.Message = true, c.Abnormal, c.Message
+		if len(out.Message) > mostMessage {
+			out.Message = strings.ToValidUTF8(out.Message[:mostMessage-3], "") + "..."
+		}
 	}
-	return out, nil
+	return out
 }
 
 // fileSystem is what the kernel says of a volume whose driver says nothing.

@@ -171,9 +171,13 @@ func order(free []string, e *endpoint, reusable []string, near numa.Mask) []stri
 // prefer asks the plugin which of the devices it would choose; its answer
 // counts only if it can be given.
 func prefer(ctx context.Context, client pluginapi.DevicePluginClient, free []string, w Wish, otherwise []string) ([]string, error) {
+	left := make(map[string]bool, len(free)) // that have not been chosen
+	for _, id := range free {
+		left[id] = true
+	}
 	var must []string
 	for _, id := range w.Reusable {
-		if slices.Contains(free, id) && len(must) < w.Count {
+		if left[id] && len(must) < w.Count {
 			must = append(must, id)
 		}
 	}
@@ -188,8 +192,8 @@ func prefer(ctx context.Context, client pluginapi.DevicePluginClient, free []str
 	}
 	var ids []string
 	for _, id := range res.ContainerResponses[0].DeviceIDs {
-		if slices.Contains(free, id) && !slices.Contains(ids, id) {
-			ids = append(ids, id)
+		if left[id] {
+			ids, left[id] = append(ids, id), false
 		}
 	}
 	if len(ids) != w.Count {

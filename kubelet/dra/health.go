@@ -2,6 +2,7 @@ package dra
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,6 +19,17 @@ const healthLasts = 30 * time.Second
 type Health struct {
 	Status  corev1.ResourceHealthStatus
 	Message string // at most corev1.ResourceHealthMessageMaxLength bytes
+}
+
+// mostSeconds is beyond what any driver means, and within what a Duration holds.
+const mostSeconds = 1 << 32
+
+// shortened keeps a message within its bound, and its last character whole.
+func shortened(s string) string {
+	if most := corev1.ResourceHealthMessageMaxLength; len(s) > most {
+		return strings.ToValidUTF8(s[:most-3], "") + "..."
+	}
+	return s
 }
 
 // deviceID names a device of one driver.
@@ -48,7 +60,7 @@ func (m *Manager) healthListed(d *driver, list []*healthv1alpha1.DeviceHealth) {
 	for _, e := range list {
 		lasts := healthLasts
 		if e.HealthCheckTimeoutSeconds > 0 {
-			lasts = time.Duration(e.HealthCheckTimeoutSeconds) * time.Second
+			lasts = time.Duration(min(e.HealthCheckTimeoutSeconds, mostSeconds)) * time.Second
 		}
 		end := time.Unix(e.LastUpdatedTime, 0).Add(lasts)
 		if !now.Before(end) {
@@ -57,10 +69,7 @@ func (m *Manager) healthListed(d *driver, list []*healthv1alpha1.DeviceHealth) {
 		if until.IsZero() || end.Before(until) {
 			until = end
 		}
-		h := Health{Message: e.Message}
-		if most := corev1.ResourceHealthMessageMaxLength; len(h.Message) > most {
-			h.Message = h.Message[:most-3] + "..."
-		}
+		h := Health{Message: shortened(e.Message)}
 		switch e.Health {
 		case healthv1alpha1.HealthStatus_HEALTHY:
 			h.Status = corev1.ResourceHealthStatusHealthy

@@ -84,13 +84,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 		sockets := w.scan(n)
 		w.compare(ctx, sockets)
 		var retry <-chan time.Time
+		stop := func() {}
 		if next := w.next(); next >= 0 {
 			t := w.cfg.Clock.NewTimer(next)
-			defer t.Stop()
-			retry = t.C()
+			retry, stop = t.C(), func() { t.Stop() }
 		}
 		select {
 		case <-ctx.Done():
+			stop()
 			return nil
 		case e := <-n.Events:
 			if e.Op.Has(fsnotify.Create) {
@@ -100,6 +101,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.cfg.Log.Warn("watching the folder of plugins", "error", err)
 		case <-retry:
 		}
+		stop()
 	}
 }
 
