@@ -195,18 +195,24 @@ func (b *backend) discover(ctx context.Context) (list []metav1.APIResource, bad,
 	case err != nil:
 		return nil, err, nil
 	}
+	list, bad = resourcesOf(body, gv)
+	return list, bad, nil
+}
+
+// resourcesOf reads a server's list of the resources of a group version.
+func resourcesOf(text []byte, gv string) ([]metav1.APIResource, error) {
 	var doc metav1.APIResourceList
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return nil, fmt.Errorf("its list of resources: %w", err), nil
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("its list of resources: %w", err)
 	}
 	if doc.GroupVersion != gv {
-		return nil, fmt.Errorf("its list of resources is that of %q", doc.GroupVersion), nil
+		return nil, fmt.Errorf("its list of resources is that of %q", doc.GroupVersion)
 	}
-	list = []metav1.APIResource{}
+	list := []metav1.APIResource{}
 	for _, r := range doc.APIResources {
 		if r.Name != "" && r.Kind != "" {
 			list = append(list, r)
 		}
 	}
-	return list, nil, nil
+	return list, nil
 }

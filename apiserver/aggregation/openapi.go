@@ -61,20 +61,30 @@ func (b *backend) readV3(ctx context.Context, now *published) error {
 	if err != nil || code != http.StatusOK {
 		return fmt.Errorf("the index of its OpenAPI v3 documents (status %d): %w", code, err)
 	}
+	v3, err := indexed(body, "apis/"+b.spec.Group+"/"+b.spec.Version)
+	if err == nil {
+		now.v3 = v3
+	}
+	return err
+}
+
+// indexed is a hash of where an index of OpenAPI v3 documents says that one is,
+// "" if it names none. It is one of our own: its form is then known, whatever
+// the server says.
+func indexed(text []byte, path string) (string, error) {
 	var index struct {
 		Paths map[string]struct {
 			URL string `json:"serverRelativeURL"`
 		} `json:"paths"`
 	}
-	if err := json.Unmarshal(body, &index); err != nil {
-		return fmt.Errorf("the index of its OpenAPI v3 documents: %w", err)
+	if err := json.Unmarshal(text, &index); err != nil {
+		return "", fmt.Errorf("the index of its OpenAPI v3 documents: %w", err)
 	}
-	now.v3 = ""
-	if at, ok := index.Paths["apis/"+b.spec.Group+"/"+b.spec.Version]; ok {
-		// A hash of our own: its form is then known, whatever the server says.
-		now.v3 = fmt.Sprintf("%X", sha256.Sum256([]byte(at.URL)))
+	at, ok := index.Paths[path]
+	if !ok {
+		return "", nil
 	}
-	return nil
+	return fmt.Sprintf("%X", sha256.Sum256([]byte(at.URL))), nil
 }
 
 func (b *backend) readV2(ctx context.Context, now *published) error {

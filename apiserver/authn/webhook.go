@@ -120,7 +120,11 @@ func (w *Webhook) ask(ctx context.Context, token string, audiences []string) (we
 	if err := w.cfg.Target.Ask(ctx, question, &answer, w.cfg.Retry); err != nil {
 		return webhookVerdict{}, fmt.Errorf("ask the token webhook: %w", err)
 	}
-	st := &answer.Status
+	return w.verdict(&answer.Status, audiences)
+}
+
+// verdict is what an answer says of a token for some of the audiences.
+func (w *Webhook) verdict(st *authenticationv1.TokenReviewStatus, audiences []string) (webhookVerdict, error) {
 	if !st.Authenticated {
 		return webhookVerdict{why: st.Error}, nil
 	}

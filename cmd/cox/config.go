@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	kubeletsettings "github.com/coxswain/cox/kubelet/settings"
@@ -310,8 +311,12 @@ func (c *config) completeCluster() error {
 		}
 		c.ClusterDNS = a.String()
 	}
-	if _, err := netip.ParseAddr(c.ClusterDNS); err != nil {
-		return fmt.Errorf("--cluster-dns: %w", err)
+	if a, err := netip.ParseAddr(c.ClusterDNS); err != nil || a.Zone() != "" {
+		return fmt.Errorf("--cluster-dns %q is not an address", c.ClusterDNS)
+	}
+	// It becomes a line of every pod's resolv.conf.
+	if bad := validation.IsDNS1123Subdomain(strings.TrimSuffix(c.ClusterDomain, ".")); len(bad) > 0 {
+		return fmt.Errorf("--cluster-domain %q: %s", c.ClusterDomain, bad[0])
 	}
 	if c.Overlay != overlayAuto && c.Overlay != overlayAlways {
 		return fmt.Errorf("--overlay %q: want %s or %s", c.Overlay, overlayAuto, overlayAlways)

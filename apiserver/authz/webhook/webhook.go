@@ -130,7 +130,12 @@ func (a *Authorizer) ask(ctx context.Context, spec *authorizationv1.SubjectAcces
 	if err := a.cfg.Target.Ask(ctx, question, &answer, a.cfg.Retry); err != nil {
 		return verdict{}, err
 	}
-	switch st := answer.Status; {
+	return decide(answer.Status)
+}
+
+// decide is what an answer says; nil is one that says nothing.
+func decide(st *authorizationv1.SubjectAccessReviewStatus) (verdict, error) {
+	switch {
 	case st == nil:
 		return verdict{}, errors.New("the answer has no status")
 	case st.Denied && st.Allowed:
