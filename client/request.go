@@ -100,6 +100,12 @@ type Options struct {
 	Query url.Values
 }
 
+// Exactly are the options of a delete that concerns the object with a UID only,
+// not another that has taken its name.
+func Exactly(uid types.UID) Options {
+	return Options{Preconditions: &metav1.Preconditions{UID: &uid}}
+}
+
 // Result is the answer to a request that is not a watch. What is in it is
 // shared with every other reader: read only, deep-copy before changing it.
 type Result struct {

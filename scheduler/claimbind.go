@@ -299,7 +299,7 @@ func (d *deviceClaims) undo(ctx context.Context, p *Pod, w *claimWrites, why err
 	if w.made != nil {
 		uid := w.made.UID
 		in := client.ResourceClaims.In(d.door, w.made.Namespace)
-		errs = append(errs, in.Delete(ctx, w.made.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}}))
+		errs = append(errs, in.Delete(ctx, w.made.Name, client.Exactly(uid)))
 		_, err := in.Mutate(ctx, w.made.Name, "", func(c *resourcev1.ResourceClaim) (bool, error) {
 			if c.UID != uid {
 				return false, nil

@@ -398,20 +398,3 @@ func (s *Scheduler) setCondition(ctx context.Context, p *Pod, reason, message, n
 	})
 	return err
 }
-
-// Explain says for a pod that is not bound which node would take it now, or
-// why each does not. It changes nothing.
-func (s *Scheduler) Explain(pod *corev1.Pod) (node string, d *Diagnosis) {
-	profile := s.profiles[pod.Spec.SchedulerName]
-	if profile == nil {
-		return "", &Diagnosis{Reasons: map[string]int{}, Plugins: map[string]bool{}}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := NewPod(pod)
-	n, d := s.classes.of(p, profile, s.snapshot).place(p, profile, s.snapshot, true)
-	if n != nil {
-		return n.Name, nil
-	}
-	return "", d
-}

@@ -77,7 +77,7 @@ func (s *Scheduler) removeVictim(ctx context.Context, p, v *Pod) error {
 	if err != nil {
 		return err
 	}
-	return pods.Delete(ctx, v.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &v.UID}})
+	return pods.Delete(ctx, v.Name, client.Exactly(v.UID))
 }
 
 func withoutCondition(list []corev1.PodCondition, t corev1.PodConditionType) []corev1.PodCondition {

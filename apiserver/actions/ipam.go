@@ -221,7 +221,7 @@ func (r *ipRange) release(ctx context.Context, ip string, svc *corev1.Service) e
 	if ref := obj.Spec.ParentRef; ref != nil && (ref.Resource != "services" || ref.Namespace != svc.Namespace || ref.Name != svc.Name) {
 		return nil
 	}
-	err = client.IPAddresses.In(r.c, "").Delete(ctx, ip, client.Options{Preconditions: &metav1.Preconditions{UID: &obj.UID}})
+	err = client.IPAddresses.In(r.c, "").Delete(ctx, ip, client.Exactly(obj.UID))
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		return nil
 	}

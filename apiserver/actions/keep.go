@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 )
@@ -108,7 +107,7 @@ func (k *keeper) reconcile(ctx context.Context, key string) (again time.Duration
 			continue
 		}
 		k.s.log.Warn("a cluster IP is freed that no Service has", "ip", ip.Name, "service", key)
-		err := client.IPAddresses.In(k.c, "").Delete(ctx, ip.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &ip.UID}})
+		err := client.IPAddresses.In(k.c, "").Delete(ctx, ip.Name, client.Exactly(ip.UID))
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			return 0, fmt.Errorf("free cluster IP %s: %w", ip.Name, err)
 		}

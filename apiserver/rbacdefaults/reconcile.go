@@ -136,8 +136,7 @@ func write[T client.Object](ctx context.Context, door client.Interface, k client
 	if !again {
 		return parseRevision(out.GetResourceVersion()), nil
 	}
-	uid := out.GetUID()
-	err = in.Delete(ctx, want.GetName(), client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err = in.Delete(ctx, want.GetName(), client.Exactly(out.GetUID()))
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}

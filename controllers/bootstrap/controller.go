@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -47,8 +46,7 @@ func (c *Cleaner) reconcile(ctx context.Context, key string) (time.Duration, err
 	if wait := at.Sub(c.env.Clock.Now()); wait > 0 {
 		return wait, nil
 	}
-	uid := s.UID
-	err := client.Secrets.In(c.env.Client, s.Namespace).Delete(ctx, s.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err := client.Secrets.In(c.env.Client, s.Namespace).Delete(ctx, s.Name, client.Exactly(s.UID))
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return 0, fmt.Errorf("deleting expired bootstrap token: %w", err)
 	}

@@ -91,8 +91,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	var err error
 	switch {
 	case c.duty == Clean && again <= 0:
-		uid := r.UID
-		err = client.CertificateSigningRequests.In(c.env.Client, "").Delete(ctx, name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err = client.CertificateSigningRequests.In(c.env.Client, "").Delete(ctx, name, client.Exactly(r.UID))
 		if err != nil && !apierrors.IsNotFound(err) {
 			return 0, fmt.Errorf("deleting the request: %w", err)
 		}

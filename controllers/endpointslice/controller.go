@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -165,9 +164,8 @@ func (c *Controller) apply(ctx context.Context, key string, s *corev1.Service, p
 		c.writes.Wrote(key, got)
 	}
 	for _, slice := range plan.Delete {
-		uid := slice.UID
 		c.writes.Deleted(key, slice)
-		err := res.Delete(ctx, slice.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err := res.Delete(ctx, slice.Name, client.Exactly(slice.UID))
 		if err != nil && !apierrors.IsNotFound(err) {
 			c.writes.Undelete(key, slice)
 			return c.failed(s, "FailedToDeleteEndpointSlices", fmt.Errorf("deleting EndpointSlice %s: %w", slice.Name, err))

@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -135,9 +134,8 @@ func (c *Controller) apply(ctx context.Context, key string, plan *Plan) error {
 		c.writes.Wrote(key, got)
 	}
 	for _, s := range plan.Delete {
-		uid := s.UID
 		c.writes.Deleted(key, s)
-		err := client.EndpointSlices.In(c.env.Client, s.Namespace).Delete(ctx, s.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err := client.EndpointSlices.In(c.env.Client, s.Namespace).Delete(ctx, s.Name, client.Exactly(s.UID))
 		if err != nil {
 			c.writes.Undelete(key, s)
 			if !apierrors.IsNotFound(err) {

@@ -9,7 +9,6 @@ import (
 
 	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/controllers"
@@ -44,8 +43,7 @@ func (c *Cleaner) reconcile(ctx context.Context, key string) (time.Duration, err
 	if left := r.CreationTimestamp.Add(Lifetime).Sub(c.env.Clock.Now()); left > 0 {
 		return left, nil
 	}
-	uid := r.UID
-	err := client.PodCertificateRequests.In(c.env.Client, r.Namespace).Delete(ctx, r.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err := client.PodCertificateRequests.In(c.env.Client, r.Namespace).Delete(ctx, r.Name, client.Exactly(r.UID))
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, fmt.Errorf("deleting the request %s: %w", key, err)
 	}

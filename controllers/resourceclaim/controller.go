@@ -256,7 +256,7 @@ func (c *Controller) apply(ctx context.Context, claim *resourcev1.ResourceClaim,
 	}
 	if plan.Delete {
 		uid := claim.UID
-		if err := in.Delete(ctx, claim.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}}); err != nil {
+		if err := in.Delete(ctx, claim.Name, client.Exactly(uid)); err != nil {
 			return ignoreGone(fmt.Errorf("deleting claim %s/%s: %w", claim.Namespace, claim.Name, err))
 		}
 	}

@@ -65,8 +65,7 @@ func taken(ctx context.Context, res client.Resource[*appsv1.ControllerRevision],
 // Delete takes old revisions away.
 func Delete(ctx context.Context, c client.Interface, namespace string, old []*appsv1.ControllerRevision) error {
 	for _, r := range old {
-		uid := r.UID
-		err := client.ControllerRevisions.In(c, namespace).Delete(ctx, r.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err := client.ControllerRevisions.In(c, namespace).Delete(ctx, r.Name, client.Exactly(r.UID))
 		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 			return fmt.Errorf("deleting ControllerRevision %s: %w", r.Name, err)
 		}

@@ -101,8 +101,7 @@ func (c *Controller) evict(ctx context.Context, p *corev1.Pod) error {
 			return fmt.Errorf("marking pod %s/%s: %w", p.Namespace, p.Name, err)
 		}
 	}
-	uid := p.UID
-	err := res.Delete(ctx, p.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+	err := res.Delete(ctx, p.Name, client.Exactly(p.UID))
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("deleting pod %s/%s: %w", p.Namespace, p.Name, err)
 	}

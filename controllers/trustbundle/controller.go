@@ -104,8 +104,7 @@ func (c *Controller) reconcile(ctx context.Context, _ string) (time.Duration, er
 	}
 	var errs []error
 	for _, b := range gone {
-		uid := b.UID
-		err := res.Delete(ctx, b.Name, client.Options{Preconditions: &metav1.Preconditions{UID: &uid}})
+		err := res.Delete(ctx, b.Name, client.Exactly(b.UID))
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("deleting the former bundle %s: %w", b.Name, err))
 		}
