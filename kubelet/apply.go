@@ -180,6 +180,7 @@ func (w *worker) createSandbox(attempt uint32) {
 		}
 	}, func() {
 		s.Sandboxing = false
+		w.k.counts.sandbox(pod, err)
 		if err == nil {
 			w.sandboxes[sb.Id] = sb
 			w.sandboxGap = 0
@@ -216,6 +217,7 @@ func (w *worker) start(a startAction) {
 	}, func() {
 		delete(s.Starting, name)
 		if err == nil {
+			w.k.counts.launched(pod, a.Kind, "")
 			m.Resized = false
 			m.Waiting, m.RetryAt, m.PullDelay, m.RetryDelay = reason{}, time.Time{}, 0, 0
 			return
@@ -230,6 +232,7 @@ func (w *worker) startFailed(pod *corev1.Pod, a startAction, m *memory, err erro
 	if !errors.As(err, &se) {
 		se = &startError{reason: reason{createContainerError, err.Error()}}
 	}
+	w.k.counts.launched(pod, a.Kind, se.Reason)
 	now := w.k.cfg.Clock.Now()
 	m.Waiting, m.FailedAt = se.reason, now
 	switch {
@@ -404,7 +407,7 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) error {
 			return err
 		}
 	}
-	if err := w.k.volumes.Unmount(ctx, pod.UID); err != nil {
+	if err := w.k.volumes.Unmount(ctx, pod); err != nil {
 		return err
 	}
 	if err := w.k.claims.Unprepare(ctx, pod.UID); err != nil {
@@ -413,6 +416,7 @@ func (w *worker) release(ctx context.Context, pod *corev1.Pod) error {
 	w.k.exclusive.Release(pod.UID)
 	w.k.shareCPUs()
 	class, group := podCgroup(pod)
+	defer w.k.counts.cgroup("destroy", time.Now())
 	return w.k.cgroups.RemovePod(class, group)
 }
 

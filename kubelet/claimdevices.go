@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -26,9 +25,6 @@ func (k *Kubelet) newClaims() error {
 	k.claims = m
 	return nil
 }
-
-// Metrics are what the kubelet's parts measure.
-func (k *Kubelet) Metrics() []prometheus.Collector { return []prometheus.Collector{k.claims} }
 
 // runPlugins serves those on the node who bring or watch devices, until ctx
 // ends.

@@ -30,7 +30,11 @@ func (k *Kubelet) launch(ctx context.Context, w *worker, pod *corev1.Pod, a star
 	if err != nil {
 		return &startError{reason: reason{createContainerConfigError, err.Error()}}
 	}
+	begun := k.cfg.Clock.Now()
 	img, err := k.ensureImage(ctx, pod, c, a.Kind, sandbox)
+	w.mu.Lock()
+	w.starting.pulled += k.cfg.Clock.Since(begun)
+	w.mu.Unlock()
 	if err != nil {
 		return err
 	}

@@ -159,6 +159,7 @@ func (k *Kubelet) evictOne(ctx context.Context, s signal) {
 	if s.threshold.Grace > 0 {
 		grace = max(grace, k.cfg.Eviction.MaxPodGrace)
 	}
+	k.counts.evictions.WithLabelValues(s.threshold.Signal).Inc()
 	w.evict(evictionMessage(s, &uses[0]), grace)
 }
 

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -32,6 +33,15 @@ func (k *Kubelet) hook(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 			return err
 		}
 		res, err := k.hooks.Do(req)
+		if errors.Is(err, http.ErrSchemeMismatch) {
+			// The scheme of hooks had no effect before 1.27: who says HTTPS and
+			// means HTTP is still served.
+			req.URL.Scheme = "http"
+			req.Header.Del("Authorization")
+			if res, err = k.hooks.Do(req); err == nil {
+				k.counts.httpFallbacks.Inc()
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -48,6 +58,7 @@ func (k *Kubelet) hook(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		case <-t.C():
 			return nil
 		case <-ctx.Done():
+			k.counts.sleepsCut.Inc()
 			return ctx.Err()
 		}
 	case h.TCPSocket != nil:

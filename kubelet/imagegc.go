@@ -102,7 +102,7 @@ func (k *Kubelet) freeImages(ctx context.Context, now time.Time, want int64) int
 		if got >= want || ctx.Err() != nil {
 			break
 		}
-		if k.removeImage(ctx, i) {
+		if k.removeImage(ctx, i, "space") {
 			got += i.size
 		}
 	}
@@ -125,17 +125,19 @@ func (k *Kubelet) ageImages(ctx context.Context, now time.Time) {
 			since = i.seen
 		}
 		if now.Sub(since) >= most {
-			k.removeImage(ctx, i)
+			k.removeImage(ctx, i, "age")
 		}
 	}
 }
 
-func (k *Kubelet) removeImage(ctx context.Context, i unused) bool {
+// removeImage removes one, for its age or to make space.
+func (k *Kubelet) removeImage(ctx context.Context, i unused, why string) bool {
 	if _, err := k.cfg.Images.RemoveImage(ctx, &runtimeapi.RemoveImageRequest{Image: &runtimeapi.ImageSpec{Image: i.id}}); err != nil {
 		k.log.Warn("cannot remove an image", "image", i.id, "error", err)
 		return false
 	}
 	k.log.Info("removed an image that nothing uses", "image", i.id, "bytes", i.size)
+	k.counts.collected.WithLabelValues(why).Inc()
 	k.pulled.Forget(i.id)
 	k.imagesChanged()
 	return true

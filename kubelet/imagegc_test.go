@@ -49,7 +49,7 @@ func TestAgeImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := &Kubelet{
-		cfg: Config{Runtime: s, Images: s, ImageGC: ImageGC{MaxAge: time.Hour}}, log: slog.New(slog.DiscardHandler),
+		counts: newCounts(), cfg: Config{Runtime: s, Images: s, ImageGC: ImageGC{MaxAge: time.Hour}}, log: slog.New(slog.DiscardHandler),
 		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, pulled: records, node: &nodeManager{},
 	}
 	k.ageImages(t.Context(), noon) // first seen

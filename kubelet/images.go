@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -74,7 +75,9 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	usable := img != nil && (c.ImagePullPolicy == corev1.PullAlways || !k.pulled.MustPull(c.Image, img.Id, func() []pulled.Credential {
 		return owners(k.pullCredentials(ctx, pod, name, func(string) {}))
 	}))
-	if !pullNeeded(c, usable) {
+	needed := pullNeeded(c, usable)
+	k.counts.images.WithLabelValues(strconv.FormatBool(img != nil), strings.ToLower(string(c.ImagePullPolicy)), strconv.FormatBool(needed)).Inc()
+	if !needed {
 		if !usable {
 			msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
 			say(corev1.EventTypeWarning, errImageNeverPull, "%s", msg)
@@ -100,6 +103,7 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 	}
 	k.pulled.Pulled(c.Image, img.Id, with)
 	took := k.cfg.Clock.Since(begun).Truncate(time.Millisecond)
+	k.counts.pulled(img.Size, took)
 	say(corev1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.", c.Image, took, took, img.Size)
 	k.imagesChanged()
 	return img, nil

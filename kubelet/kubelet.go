@@ -51,6 +51,9 @@ type Kubelet struct {
 	certificates *podcerts.Certificates
 	node         *nodeManager
 	hooks        *http.Client
+	counts       *counts
+	gauges       gauges
+	startup      startup
 	oom          oomLimits
 	facts        nodeFacts
 	ready        chan struct{}
@@ -105,12 +108,15 @@ func New(cfg Config) (*Kubelet, error) {
 		return nil, err
 	}
 	k := &Kubelet{
-		cfg: cfg, log: cfg.Log, cgroups: cg,
+		cfg: cfg, log: cfg.Log, cgroups: cg, counts: newCounts(), gauges: newGauges(),
 		volumes: volumes.NewManager(filepath.Join(cfg.RootDir, "pods")),
 		oom:     detectOOMLimits(), ready: make(chan struct{}), hooks: probes.InsecureClient(),
 		facts:  nodeFacts{IPs: cfg.NodeIPs, Runtime: cfg.RuntimeName},
 		images: &imageUses{seen: map[string]time.Time{}, used: map[string]time.Time{}}, short: pressures{},
 		passed: map[int]watched{}, turns: newTurns(cfg.Clock), workers: map[types.UID]*worker{}, found: map[types.UID]*foundPod{},
+	}
+	k.volumes.Did = func(pod *corev1.Pod, v *corev1.Volume, operation string, took time.Duration, err error) {
+		k.counts.volume(pluginName(pod, v), operation, took, err)
 	}
 	k.users = &userRanges{dir: k.volumes.PodDir, size: cfg.Containers.UserIDs, most: uint32(max(cfg.MaxPods, 110)), first: map[types.UID]uint32{}}
 	if err := k.newExclusive(); err != nil {
@@ -138,6 +144,7 @@ func (k *Kubelet) Ready() <-chan struct{} { return k.ready }
 // returns an error when the node cannot work at all.
 func (k *Kubelet) Run(ctx context.Context) error {
 	k.ctx = ctx
+	k.startup.begin(k.cfg.Clock.Now())
 	for _, d := range []string{filepath.Join(k.cfg.RootDir, "pods"), k.cfg.LogDir, k.cfg.ContainerLogDir} {
 		if d == "" {
 			continue
@@ -169,7 +176,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	k.tokens = newTokenCache(k.cfg.Client, k.cfg.Clock)
 	k.bundles = podcerts.NewBundles(ctx, k.cfg.Client, k.bundlesChanged)
 	k.certificates = podcerts.NewCertificates(k.cfg.Client, k.cfg.NodeName, k.cfg.Clock)
-	k.status = newStatusManager(k.cfg.Client, k.log, k.apiPod)
+	k.status = newStatusManager(k.cfg.Client, k.log, k.apiPod, k.counts.told.Observe)
 	k.informers = client.NewInformers(k.cfg.Client)
 	k.pods = client.ScopedInformerFor(k.informers, client.Pods, client.Scope{Field: fields.OneTermEqualSelector("spec.nodeName", k.cfg.NodeName)})
 	k.services = client.InformerFor(k.informers, client.Services)
@@ -306,6 +313,10 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 		}
 	}
 	k.workers[pod.UID] = w
+	if f == nil {
+		k.counts.containers.Observe(float64(len(pod.Spec.Containers)))
+		w.starting.seen = k.cfg.Clock.Now()
+	}
 	w.mu.Lock()
 	w.watchReferences()
 	w.mu.Unlock()

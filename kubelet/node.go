@@ -142,6 +142,7 @@ func (n *nodeManager) step(ctx context.Context) error {
 		select {
 		case <-n.k.ready:
 		default:
+			n.k.startup.first(&n.k.startup.well, n.k.cfg.Clock.Now())
 			close(n.k.ready)
 		}
 	}
@@ -251,6 +252,7 @@ func (n *nodeManager) listImages(ctx context.Context) error {
 // register returns the node from the API, which it makes if need be; labels
 // that the kubelet owns are put right.
 func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
+	n.k.startup.first(&n.k.startup.asked, n.k.cfg.Clock.Now())
 	nodes := client.Nodes.In(n.k.cfg.Client, "")
 	node, err := nodes.Get(ctx, n.k.cfg.NodeName)
 	if apierrors.IsNotFound(err) && !n.k.cfg.Unregistered {
@@ -273,6 +275,7 @@ func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 	if n.current() == nil {
 		n.k.recorder.Event(nodeRef(n.k.cfg.NodeName), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	}
+	n.k.startup.first(&n.k.startup.registered, n.k.cfg.Clock.Now())
 	n.remember(node)
 	return node, nil
 }

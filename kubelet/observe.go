@@ -65,6 +65,9 @@ func (w *worker) observe(c *instance) {
 		if m := w.state.Memory[c.name()]; m != nil {
 			m.Killed = reason{}
 		}
+		if old != nil {
+			w.k.counts.exited(&w.state.Pod.Spec, c)
+		}
 	}
 	if c.running() && (old == nil || !old.running()) {
 		w.probe(c)
@@ -238,15 +241,21 @@ func (k *Kubelet) follow(ctx context.Context, begun func()) {
 }
 
 func (k *Kubelet) followOnce(ctx context.Context, begun func()) error {
+	asked := k.cfg.Clock.Now()
 	stream, err := k.cfg.Runtime.GetContainerEvents(ctx, &runtimeapi.GetEventsRequest{})
 	if err != nil {
+		k.counts.streamsFailed.Inc()
 		return err
 	}
 	// The stream is open once the runtime answers other calls made after it;
 	// gRPC gives no earlier sign.
 	if _, err := k.cfg.Runtime.Version(ctx, &runtimeapi.VersionRequest{}); err != nil {
+		k.counts.streamsFailed.Inc()
 		return err
 	}
+	k.counts.streams.Inc()
+	k.counts.streamTook.Observe(k.cfg.Clock.Since(asked).Seconds())
+	k.counts.heard(k.cfg.Clock.Now())
 	begun()
 	for {
 		e, err := stream.Recv()
@@ -260,6 +269,7 @@ func (k *Kubelet) followOnce(ctx context.Context, begun func()) error {
 // event handles one event of the runtime. Its own snapshot of the pod may be
 // older than what the kubelet knows, so that only the id is used.
 func (k *Kubelet) event(ctx context.Context, e *runtimeapi.ContainerEventResponse) {
+	k.counts.heard(k.cfg.Clock.Now())
 	uid := types.UID(e.GetPodSandboxStatus().GetMetadata().GetUid())
 	w := k.worker(uid)
 	if w == nil {

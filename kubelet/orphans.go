@@ -19,6 +19,7 @@ func (k *Kubelet) clearOrphans() {
 	var orphans []*worker
 	if k.staticListed() {
 		for uid, f := range k.found {
+			k.counts.orphans.Inc()
 			w := k.add(orphanPod(uid, f), false)
 			w.state.Gone = true
 			orphans = append(orphans, w)

@@ -8,13 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/coxswain/cox/client"
-	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // sandboxConfig is what the runtime is told about a pod. It is the same for
@@ -129,9 +130,11 @@ func (k *Kubelet) runtimeHandler(ctx context.Context, pod *corev1.Pod) (string, 
 // runSandbox makes a pod's cgroup, folders and sandbox.
 func (k *Kubelet) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxStatus, error) {
 	class, group := podCgroup(pod)
+	begun := time.Now()
 	if err := k.cgroups.EnsurePod(class, group, k.podCgroupResources(pod)); err != nil {
 		return nil, err
 	}
+	k.counts.cgroup("create", begun)
 	if err := k.limitHugePages(pod, class, group); err != nil {
 		return nil, err
 	}
@@ -154,8 +157,11 @@ func (k *Kubelet) runSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	if err := ctx.Err(); err != nil {
 		return nil, err // ended while it waited
 	}
+	begun = time.Now()
 	res, err := k.cfg.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
+	k.counts.sandboxTook.WithLabelValues(handler).Observe(time.Since(begun).Seconds())
 	if err != nil {
+		k.counts.sandboxFailed.WithLabelValues(handler).Inc()
 		return nil, err
 	}
 	st, err := k.cfg.Runtime.PodSandboxStatus(ctx, &runtimeapi.PodSandboxStatusRequest{PodSandboxId: res.PodSandboxId})

@@ -63,7 +63,10 @@ func (k *Kubelet) runShutdown(ctx context.Context) {
 		k.nudgeNode()
 		if begins {
 			k.log.Info("the machine shuts down: ending the pods")
+			k.counts.shutdownBegun.Set(float64(k.cfg.Clock.Now().UnixNano()) / 1e9)
+			k.counts.shutdownEnd.Set(0)
 			k.endPods(ctx)
+			k.counts.shutdownEnd.Set(float64(k.cfg.Clock.Now().UnixNano()) / 1e9)
 			power.Release()
 			continue
 		}

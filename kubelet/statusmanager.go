@@ -26,6 +26,8 @@ type statusManager struct {
 	// current finds the pod of a uid as the API last showed it: for static
 	// pods, the mirror pod.
 	current func(uid types.UID) *corev1.Pod
+	// took is told how long after a change it was written, in seconds.
+	took func(float64)
 
 	mu sync.Mutex
 	by map[types.UID]*podStatus
@@ -35,10 +37,11 @@ type podStatus struct {
 	writing sync.Mutex // held over a write, so that they stay in order
 	status  *corev1.PodStatus
 	written *corev1.Pod // as the last write returned it
+	changed time.Time   // when the first change came that is not written; zero for none
 }
 
-func newStatusManager(c client.Interface, log *slog.Logger, current func(types.UID) *corev1.Pod) *statusManager {
-	m := &statusManager{c: c, log: log, current: current, by: map[types.UID]*podStatus{}}
+func newStatusManager(c client.Interface, log *slog.Logger, current func(types.UID) *corev1.Pod, took func(seconds float64)) *statusManager {
+	m := &statusManager{c: c, log: log, current: current, took: took, by: map[types.UID]*podStatus{}}
 	m.loop = client.NewLoop("pod status", log, func(ctx context.Context, key string) (time.Duration, error) {
 		return 0, m.write(ctx, types.UID(key))
 	})
@@ -61,6 +64,9 @@ func (m *statusManager) set(pod *corev1.Pod, st *corev1.PodStatus, static bool) 
 		return
 	}
 	e.status = st
+	if e.changed.IsZero() {
+		e.changed = time.Now()
+	}
 	m.mu.Unlock()
 	m.loop.Add(string(pod.UID))
 }
@@ -89,7 +95,8 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	m.mu.Lock()
-	st := e.status
+	st, changed := e.status, e.changed
+	e.changed = time.Time{}
 	m.mu.Unlock()
 	if st == nil {
 		return nil
@@ -106,6 +113,9 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 		switch {
 		case err == nil:
 			e.written = out
+			if !changed.IsZero() {
+				m.took(time.Since(changed).Seconds())
+			}
 			return nil
 		case apierrors.IsNotFound(err):
 			return nil

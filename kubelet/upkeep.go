@@ -31,7 +31,10 @@ func (k *Kubelet) upkeep(ctx context.Context) {
 			k.rotateLogs(ctx)
 			k.relieve(ctx, now)
 			k.enforceStorage(ctx)
-			if now.Sub(k.relisted) >= relistPeriod {
+			if since := now.Sub(k.relisted); since >= relistPeriod {
+				if !k.relisted.IsZero() {
+					k.counts.relistGap.Observe(since.Seconds())
+				}
 				k.relisted = now
 				k.compare(ctx)
 				k.retryResizes()
@@ -47,6 +50,7 @@ func (k *Kubelet) compare(ctx context.Context) {
 	if len(workers) == 0 {
 		return
 	}
+	begun := k.cfg.Clock.Now()
 	sbs, err := k.cfg.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
 		return // the event stream tells when it is back
@@ -55,6 +59,9 @@ func (k *Kubelet) compare(ctx context.Context) {
 	if err != nil {
 		return
 	}
+	listed := k.cfg.Clock.Now()
+	k.counts.heard(listed)
+	k.counts.relisted.Observe(listed.Sub(begun).Seconds())
 	type states struct {
 		sandboxes  map[string]runtimeapi.PodSandboxState
 		containers map[string]runtimeapi.ContainerState

@@ -42,6 +42,8 @@ type worker struct {
 	endGap     time.Duration   // of release and remove
 	held       *hold           // which of them waits, nil for none
 	stopped    []chan struct{} // closed once no container runs
+	starting   starting
+	steps      int
 	done       bool
 	cancel     context.CancelFunc
 }
@@ -162,6 +164,7 @@ func (w *worker) step() {
 	if w.done || w.ctx.Err() != nil {
 		return
 	}
+	begun := w.k.cfg.Clock.Now()
 	s := w.snapshot()
 	p := makePlan(s)
 	if p.Ending && s.EndingSince.IsZero() {
@@ -180,6 +183,7 @@ func (w *worker) step() {
 	w.finishResize(&p)
 	w.apply(&p)
 	w.publish(&p)
+	w.counted(begun)
 	w.tellStopped()
 	if w.timer != nil {
 		w.timer.Stop()
@@ -188,6 +192,22 @@ func (w *worker) step() {
 	if !p.Wake.IsZero() {
 		w.timer = w.k.cfg.Clock.AfterFunc(max(p.Wake.Sub(w.k.cfg.Clock.Now()), 0), w.sync)
 	}
+}
+
+// counted enters one round that began at a time.
+func (w *worker) counted(begun time.Time) {
+	what := "sync"
+	switch {
+	case w.steps == 0 && !w.starting.seen.IsZero():
+		what = "create"
+		w.k.counts.taken.Observe(begun.Sub(w.starting.seen).Seconds())
+	case w.state.Released:
+		what = "terminated"
+	case !w.state.EndingSince.IsZero():
+		what = "terminating"
+	}
+	w.steps++
+	w.k.counts.synced.WithLabelValues(what).Observe(w.k.cfg.Clock.Since(begun).Seconds())
 }
 
 // snapshot brings the state up to now.
@@ -269,6 +289,7 @@ func (w *worker) publish(p *plan) {
 	}
 	s.Devices = w.k.deviceHealth(s.Pod)
 	st := makeStatus(s, p, w.k.facts)
+	w.k.counts.ran(&w.starting, s.Pod, st, s.Now)
 	w.k.status.set(s.Pod, st, w.static)
 	if w.static && !equality.Semantic.DeepEqual(&s.Pod.Status, st) {
 		// Nobody else keeps a static pod's status.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -131,7 +132,7 @@ func (a *agent) start(ctx context.Context) error {
 		return j.serving.Run(ctx, nil)
 	})
 	err := a.node.start(ctx, &access{
-		kubelet: j.door, proxy: j.door, dns: j.door,
+		kubelet: j.door, proxy: j.door, dns: j.door, server: strings.TrimPrefix(j.url, "https://"),
 		serving:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return j.serving.Certificate() },
 		clientCAs: func() *x509.CertPool { return j.pool },
 	})

@@ -109,7 +109,7 @@ func (r *kubeletRole) run(ctx context.Context) error {
 		return fmt.Errorf("--container-runtime-endpoint: %w", err)
 	}
 	defer rt.Close()
-	k, server, serving, err := r.build(s, door, rt, log)
+	k, server, serving, err := r.build(s, door, strings.TrimPrefix(rest.Host, "https://"), rt, log)
 	if err != nil {
 		return err
 	}
@@ -134,9 +134,10 @@ func (r *kubeletRole) run(ctx context.Context) error {
 	return nil
 }
 
-// build makes the kubelet and its API, and the certificate of that if the
+// build makes the kubelet, which reaches the API server at host through door,
+// and its API, and the certificate of that if the
 // cluster is to sign it.
-func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, rt *runtime.Runtime, log *slog.Logger) (*kubelet.Kubelet, *kubeletserver.Server, *pki.Requested, error) {
+func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, host string, rt *runtime.Runtime, log *slog.Logger) (*kubelet.Kubelet, *kubeletserver.Server, *pki.Requested, error) {
 	labels, err := keyValues(r.labels)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("--node-labels: %w", err)
@@ -149,6 +150,8 @@ func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, 
 	if r.nodeIP != "" {
 		ips = strings.Split(r.nodeIP, ",")
 	}
+	requests := client.NewMetrics()
+	door = requests.Counted(door, host)
 	runtimeService, imageService := rt.CRI()
 	config := kubelet.Config{
 		Client: door, NodeName: r.hostname, NodeIPs: ips, RootDir: r.rootDir, LogDir: "/var/log/pods", ContainerLogDir: "/var/log/containers",
@@ -169,7 +172,7 @@ func (r *kubeletRole) build(s *kubeletsettings.Settings, door client.Interface, 
 		return nil, nil, nil, fmt.Errorf("--cert-dir: %w", err)
 	}
 	api := kubeletserver.Config{
-		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k, Metrics: append(k.Metrics(), rt.Operations()),
+		Node: k, Runtime: runtimeService, Images: imageService, Client: door, Groups: k, Metrics: append(k.Metrics(), rt.Operations(), requests),
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate() },
 		ClientCAs:      x509.NewCertPool, // none: only tokens, unless the configuration names an authority
 		RootDir:        r.rootDir, CheckpointDir: filepath.Join(r.rootDir, "checkpoints"), Version: gitVersion, Flags: r.flags, Log: log.With("component", "kubelet-api"),

@@ -35,6 +35,8 @@ type access struct {
 	// kubelet is the node's own identity, under which the pod network reads
 	// too.
 	kubelet, proxy, dns client.Interface
+	// server is the API server's address and port, for metrics.
+	server string
 	// serving is the certificate of the kubelet's API, clientCAs those that
 	// its clients' certificates are verified by.
 	serving   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
@@ -51,7 +53,7 @@ func localAccess(c *config, bundle *pki.Bundle, door client.Interface) (*access,
 		return client.As(door, client.User{Name: user, Groups: append(groups, "system:authenticated")})
 	}
 	return &access{
-		kubelet: as("system:node:"+c.NodeName, "system:nodes"), proxy: as("system:kube-proxy"), dns: as(dnsUser),
+		kubelet: as("system:node:"+c.NodeName, "system:nodes"), proxy: as("system:kube-proxy"), dns: as(dnsUser), server: net.JoinHostPort(c.AdvertiseAddress, fmt.Sprint(c.Port)),
 		serving:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return serving.Certificate() },
 		clientCAs: bundle.CA.Pool,
 	}, nil
@@ -65,8 +67,10 @@ type localNode struct {
 	group   *component.Group
 	runtime *runtime.Runtime
 	kubelet *kubelet.Kubelet
-	proxy   atomic.Pointer[proxy.Proxy]
-	me      atomic.Pointer[corev1.Node] // as last seen; nil before
+	// requests are what the kubelet asks of the API server.
+	requests *client.Metrics
+	proxy    atomic.Pointer[proxy.Proxy]
+	me       atomic.Pointer[corev1.Node] // as last seen; nil before
 }
 
 func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNode {
@@ -119,8 +123,9 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 		return fmt.Errorf("--node-label: %w", err)
 	}
 	runtimeService, imageService := n.runtime.CRI()
+	n.requests = client.NewMetrics()
 	config := kubelet.Config{
-		Client: to.kubelet, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
+		Client: n.requests.Counted(to.kubelet, to.server), NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		RootDir: c.kubeletDir(), PluginDir: c.PluginDir, LogDir: c.dir("log", "pods"), ContainerLogDir: c.dir("log", "containers"),
 		Runtime: runtimeService, Images: imageService, PullProgress: n.runtime.PullProgress,
 		StaticPodDir: c.StaticPodPath, DefaultPod: func(p *corev1.Pod) { podspec.Default(&p.Spec) },
@@ -166,7 +171,7 @@ func (n *localNode) kubeletAPI(k *kubelet.Kubelet, to *access) (*kubeletserver.S
 		Node: k, Runtime: runtimeService, Images: imageService, Client: to.kubelet,
 		GetCertificate: to.serving, ClientCAs: to.clientCAs,
 		RootDir: n.cfg.kubeletDir(), Groups: k, CheckpointDir: n.cfg.dir("kubelet", "checkpoints"),
-		Metrics: append(k.Metrics(), n.runtime.Operations()),
+		Metrics: append(k.Metrics(), n.runtime.Operations(), n.requests),
 		Version: gitVersion, Flags: n.cfg.shown, Log: n.log.With("component", "kubelet-api"),
 	}
 	if err := n.cfg.kubeletConf.ApplyServer(&config); err != nil {

@@ -244,6 +244,22 @@ func (m *Manager) CPUs(uid types.UID, container string) (set cpuset.CPUSet, own 
 	return m.shared(), false
 }
 
+// CountCPUs returns how many CPUs containers have for themselves, and how many
+// the others share; 0 and 0 where none are given to single containers.
+func (m *Manager) CountCPUs() (own, shared int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.cfg.StaticCPUs {
+		return 0, 0
+	}
+	for _, pod := range m.cpus {
+		for _, set := range pod {
+			own += set.Size()
+		}
+	}
+	return own, m.shared().Size()
+}
+
 // shared are the CPUs that nobody has for itself. Call with the lock held.
 func (m *Manager) shared() cpuset.CPUSet {
 	out := m.cfg.Machine.All()

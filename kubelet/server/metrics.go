@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	goruntime "runtime"
 	"strconv"
 	"strings"
 
@@ -135,25 +133,11 @@ func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
 	t.add("kubelet_node_name", "gauge", "The node's name. The count is always 1.", 1, "node", s.cfg.Node.NodeName())
 	t.add("kubelet_running_pods", "gauge", "Number of pods that have a running pod sandbox", float64(pods))
 	t.add("kubelet_running_containers", "gauge", "Number of containers currently running", float64(containers), "container_state", "running")
-	var m goruntime.MemStats
-	goruntime.ReadMemStats(&m)
-	t.add("go_goroutines", "gauge", "Number of goroutines that currently exist.", float64(goruntime.NumGoroutine()))
-	t.add("go_memstats_heap_inuse_bytes", "gauge", "Number of heap bytes that are in use.", float64(m.HeapInuse))
-	t.add("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", float64(s.started.UnixNano())/1e9)
-	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if f := strings.Fields(string(b)); len(f) > 1 {
-			if pages, err := strconv.ParseFloat(f[1], 64); err == nil {
-				t.add("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", pages*float64(os.Getpagesize()))
-			}
-		}
-	}
 	t.volumes(r.Context(), s.cfg.Node)
 	w.Header().Set("Content-Type", textFormat)
 	_, _ = w.Write(t.Bytes())
-	if len(s.cfg.Metrics) > 0 {
-		// Without the asker's headers, which could ask for another format.
-		s.collected.ServeHTTP(w, (&http.Request{Method: http.MethodGet, Header: http.Header{}}).WithContext(r.Context()))
-	}
+	// Without the asker's headers, which could ask for another format.
+	s.collected.ServeHTTP(w, (&http.Request{Method: http.MethodGet, Header: http.Header{}}).WithContext(r.Context()))
 }
 
 // volumes tells how full claims are whose drivers say so.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -119,7 +120,8 @@ type Server struct {
 	started time.Time
 	mux     *http.ServeMux
 	slis    *slis.Results
-	// collected answers with the metrics of cfg.Metrics.
+	counts  *counts
+	// collected answers with the metrics that are kept, cfg.Metrics among them.
 	collected http.Handler
 
 	cadvisor struct {
@@ -143,11 +145,12 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now(), slis: slis.New()}
+	s := &Server{cfg: cfg, log: cfg.Log.With("component", "kubelet-api"), started: time.Now(), slis: slis.New(), counts: newCounts()}
 	s.auth = &authenticator{client: cfg.Client, anonymous: cfg.Anonymous, noTokens: cfg.NoTokens, ttl: cmp.Or(cfg.TokenTTL, tokenTTL)}
 	s.authz = newAuthorizer(cfg)
 	registry := prometheus.NewRegistry()
-	for _, m := range cfg.Metrics {
+	own := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}
+	for _, m := range slices.Concat(own, s.counts.parts(), cfg.Metrics) {
 		if err := registry.Register(m); err != nil {
 			return nil, fmt.Errorf("kubelet API: metrics: %w", err)
 		}
@@ -216,6 +219,7 @@ func refuse(w http.ResponseWriter, message string, code int) {
 
 // ServeHTTP authenticates, authorizes and answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer s.counts.request(r)()
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler {
 			s.log.Error("a request panicked", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))

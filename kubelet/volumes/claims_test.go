@@ -68,7 +68,7 @@ func TestClaims(t *testing.T) {
 			if got, err := m.Path(pod, "v"); err != nil || got != local {
 				t.Errorf("path %q, %v", got, err)
 			}
-			if err := m.Unmount(t.Context(), "u"); err != nil {
+			if err := m.Unmount(t.Context(), pod); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := m.Path(pod, "v"); err == nil {

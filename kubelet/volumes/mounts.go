@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -52,7 +53,16 @@ func ensureHugePages(dir, size string) error {
 
 // Unmount takes away all volumes of a pod, content included (of hostPaths and
 // of what drivers brought nothing). It may be repeated.
-func (m *Manager) Unmount(ctx context.Context, uid types.UID) error {
+func (m *Manager) Unmount(ctx context.Context, pod *corev1.Pod) error {
+	begun := time.Now()
+	err := m.unmount(ctx, pod.UID)
+	for i := range pod.Spec.Volumes {
+		m.did(pod, &pod.Spec.Volumes[i], "volume_unmount", begun, err)
+	}
+	return err
+}
+
+func (m *Manager) unmount(ctx context.Context, uid types.UID) error {
 	if err := m.unmountDrivers(ctx, uid); err != nil {
 		return err
 	}

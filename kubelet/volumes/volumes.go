@@ -53,6 +53,9 @@ type Manager struct {
 	Memory int64
 	// CSI has drivers put volumes in place; nil where there can be none.
 	CSI *csi.Manager
+	// Did, where set, is told of each volume_mount and volume_unmount of a
+	// pod's volume, and how long it took.
+	Did func(pod *corev1.Pod, v *corev1.Volume, operation string, took time.Duration, err error)
 
 	formats sync.Mutex // held while a local device gets its filesystem
 
@@ -103,7 +106,9 @@ func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.
 	var refresh time.Time
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
+		begun := time.Now()
 		at, err := m.mount(ctx, pod, v, src)
+		m.did(pod, v, "volume_mount", begun, err)
 		if err != nil {
 			return time.Time{}, &Error{v.Name, err}
 		}
@@ -112,6 +117,12 @@ func (m *Manager) Mount(ctx context.Context, pod *corev1.Pod, src Source) (time.
 		}
 	}
 	return refresh, nil
+}
+
+func (m *Manager) did(pod *corev1.Pod, v *corev1.Volume, operation string, begun time.Time, err error) {
+	if m.Did != nil {
+		m.Did(pod, v, operation, time.Since(begun), err)
+	}
 }
 
 func (m *Manager) mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, src Source) (time.Time, error) {

@@ -160,7 +160,7 @@ func TestAtomicContent(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "..2*")); len(left) != 1 {
 		t.Errorf("folders left: %v", left)
 	}
-	if err := m.Unmount(t.Context(), p.UID); err != nil {
+	if err := m.Unmount(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
