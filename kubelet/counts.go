@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // counts are the kubelet's own metrics, under the names that upstream's has
@@ -100,8 +102,8 @@ func newCounts() *counts {
 	}
 }
 
-func (c *counts) parts() []prometheus.Collector {
-	return []prometheus.Collector{
+func (c *counts) parts() metricset.Set {
+	return metricset.Set{
 		c.podsStarted, c.podsFailed, c.usersStarted, c.usersFailed, c.started, c.failed, c.ended, c.sandboxTook, c.sandboxFailed, c.containers,
 		c.running, c.sli, c.total, c.synced, c.taken, c.told, c.relisted, c.relistGap, c.streams, c.streamsFailed, c.streamTook, c.orphans,
 		c.evictions, c.images, c.pulls, c.collected, c.sleepsCut, c.httpFallbacks, c.cgroups, c.shutdownBegun, c.shutdownEnd, c.volumes,
@@ -266,9 +268,7 @@ type measures struct{ k *Kubelet }
 
 // Describe implements prometheus.Collector.
 func (m measures) Describe(ch chan<- *prometheus.Desc) {
-	for _, p := range m.k.counts.parts() {
-		p.Describe(ch)
-	}
+	m.k.counts.parts().Describe(ch)
 	for _, d := range m.k.gauges.all() {
 		ch <- d
 	}
@@ -276,9 +276,7 @@ func (m measures) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m measures) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range m.k.counts.parts() {
-		p.Collect(ch)
-	}
+	m.k.counts.parts().Collect(ch)
 	g := &m.k.gauges
 	put := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
