@@ -234,14 +234,14 @@ func (w *worker) startFailed(pod *corev1.Pod, a startAction, m *memory, err erro
 	}
 	w.k.counts.launched(pod, a.Kind, se.Reason)
 	now := w.k.cfg.Clock.Now()
-	m.Waiting, m.FailedAt = se.reason, now
+	m.Waiting, m.FailedAt, m.Pull = se.reason, now, se.Pull
 	switch {
 	case !w.state.EndingSince.IsZero():
 		return
 	case se.Reason == postStartHookError:
 		m.Killed = reason{postStartHookError, "FailedPostStartHook"}
 		return
-	case se.Pull || se.Reason == errImageNeverPull || se.Reason == invalidImageName:
+	case se.Pull != "" || se.Reason == errImageNeverPull || se.Reason == invalidImageName:
 		m.PullDelay = doubled(m.PullDelay, pullDelayInitial, pullDelayMax)
 		m.RetryAt = now.Add(m.PullDelay)
 	default:

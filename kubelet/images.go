@@ -26,8 +26,9 @@ import (
 // shows.
 type startError struct {
 	reason
-	// Pull says that the image's back-off applies.
-	Pull bool
+	// Pull is the image, a container's own or one of a volume, whose back-off
+	// applies; "" is none.
+	Pull string
 	// Quiet says that the cause has been told in an event of its own.
 	Quiet bool
 }
@@ -95,7 +96,7 @@ func (k *Kubelet) ensureImage(ctx context.Context, pod *corev1.Pod, c *corev1.Co
 		if ctx.Err() == nil {
 			say(corev1.EventTypeWarning, "Failed", "Failed to pull image %q: %v", c.Image, err)
 		}
-		return nil, &startError{reason: reason{errImagePull, err.Error()}, Pull: true}
+		return nil, &startError{reason: reason{errImagePull, err.Error()}, Pull: c.Image}
 	}
 	if img, err = k.imageStatus(ctx, spec); err != nil || img == nil {
 		k.pulled.Pulled(c.Image, "", with)

@@ -431,7 +431,7 @@ func (p *plan) start(s *podState, a startAction) {
 			if at := m.FailedAt.Add(pullShown); s.Now.Before(at) {
 				p.wake(at)
 			} else {
-				p.Waiting[name] = reason{imagePullBackOff, fmt.Sprintf("Back-off pulling image %q: %s: %s", a.Container.Image, errImagePull, m.Waiting.Message)}
+				p.Waiting[name] = reason{imagePullBackOff, fmt.Sprintf("Back-off pulling image %q: %s: %s", m.Pull, errImagePull, m.Waiting.Message)}
 			}
 		}
 		return

@@ -62,7 +62,9 @@ type memory struct {
 	// FailedAt and RetryAt are when that was and when the next attempt may
 	// be made.
 	FailedAt, RetryAt time.Time
-	// PullDelay is the current back-off of the image.
+	// Pull is the image that could not be pulled, and PullDelay its current
+	// back-off.
+	Pull      string
 	PullDelay time.Duration
 	// RetryDelay is the current back-off of other failures to start.
 	RetryDelay time.Duration

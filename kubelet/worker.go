@@ -268,7 +268,7 @@ func (w *worker) announce(p *plan) {
 		switch {
 		case c == nil:
 		case why.Reason == imagePullBackOff:
-			w.k.containerEvent(pod, kind, name, corev1.EventTypeNormal, "BackOff", "Back-off pulling image %q", c.Image)
+			w.k.containerEvent(pod, kind, name, corev1.EventTypeNormal, "BackOff", "Back-off pulling image %q", w.memoryOf(name).Pull)
 			w.k.containerEvent(pod, kind, name, corev1.EventTypeWarning, "Failed", "Error: %s", imagePullBackOff)
 		case why.Reason == crashLoopBackOff:
 			w.k.containerEvent(pod, kind, name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", name, podTitle(pod))

@@ -92,6 +92,13 @@ volumeMounts:
 	wantLog("/image/bin/busybox", "/sub/passwd", "read only")(t, w, p)
 	w.pod(shell("none", "true", "volumeMounts: [{name: i, mountPath: /image}]", "volumes: [{name: i, image: {reference: 'cox.local/none:1', pullPolicy: Never}}]"))
 	w.until("none", "waiting for its image", waiting("c", "ErrImageNeverPull"))
+	// A back-off names the image that it is about: the volume's.
+	w.pod(shell("away", "true", "volumeMounts: [{name: i, mountPath: /image}]", "volumes: [{name: i, image: {reference: '127.0.0.1:1/away:1', pullPolicy: Always}}]"))
+	p = w.until("away", "waiting to pull again", waiting("c", "ImagePullBackOff"))
+	if m, want := p.Status.ContainerStatuses[0].State.Waiting.Message, `Back-off pulling image "127.0.0.1:1/away:1": ErrImagePull: `; !strings.HasPrefix(m, want) {
+		t.Errorf("it waits because of %q, want %s...", m, want)
+	}
+	w.untilEvent("away", `Back-off pulling image "127.0.0.1:1/away:1"`)
 }
 
 // TestPropagation: what one container mounts the other sees, where both ask
