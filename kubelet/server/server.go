@@ -87,8 +87,11 @@ type Config struct {
 	TokenTTL, AllowedTTL, DeniedTTL time.Duration
 	// NoDebugging answers neither streams nor logs, NoSystemLogs not /logs/.
 	NoDebugging, NoSystemLogs bool
-	// SystemLogs is the folder served under /logs/; "" is /var/log.
-	SystemLogs string
+	// SystemLogs is the folder served under /logs/; "" is /var/log. LogQuery
+	// answers queries there, of the journal too, with the program Journal; "" is
+	// journalctl.
+	SystemLogs, Journal string
+	LogQuery            bool
 	// RootDir is the kubelet's folder, whose file system is the node's.
 	RootDir string
 	// Version and Flags are shown under /statusz and /flagz; no value is to be a
@@ -142,6 +145,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.SystemLogs == "" {
 		cfg.SystemLogs = "/var/log"
 	}
+	cfg.Journal = cmp.Or(cfg.Journal, "journalctl")
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -405,7 +409,7 @@ func (s *Server) checkpoint(w http.ResponseWriter, r *http.Request) {
 }
 
 // systemLogs serves the node's log folder and nothing that a symbolic link in
-// it leads to outside.
+// it leads to outside, and queries of logs where they are allowed.
 func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 	root, err := os.OpenRoot(s.cfg.SystemLogs)
 	if err != nil {
@@ -413,6 +417,9 @@ func (s *Server) systemLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer root.Close()
+	if s.cfg.LogQuery && s.queryLogs(w, r, root) {
+		return
+	}
 	http.StripPrefix("/logs/", http.FileServerFS(root.FS())).ServeHTTP(w, r)
 }
 

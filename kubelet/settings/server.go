@@ -25,6 +25,7 @@ func (s *Settings) ApplyServer(c *server.Config) error {
 	c.TokenTTL = s.Authentication.Webhook.CacheTTL.Duration
 	c.AllowedTTL, c.DeniedTTL = s.Authorization.Webhook.CacheAuthorizedTTL.Duration, s.Authorization.Webhook.CacheUnauthorizedTTL.Duration
 	c.NoDebugging, c.NoSystemLogs = !*s.EnableDebuggingHandlers, !*s.EnableSystemLogHandler
+	c.LogQuery = *s.EnableSystemLogQuery
 	c.Configuration = s.KubeletConfiguration
 	var err error
 	if c.MinTLS, err = tlsVersion(s.TLSMinVersion); err != nil {
