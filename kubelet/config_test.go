@@ -272,3 +272,25 @@ func TestRuntimeProblem(t *testing.T) {
 		}
 	}
 }
+
+// A container without a limit has its pod's, and in a pod without one the
+// node's.
+func TestLimitFor(t *testing.T) {
+	list := func(v string) corev1.ResourceList { return corev1.ResourceList{"memory": resource.MustParse(v)} }
+	for _, tc := range []struct {
+		own, pods corev1.ResourceList
+		want      string
+	}{
+		{list("1Gi"), list("2Gi"), "1073741824"}, {nil, list("2Gi"), "2147483648"}, {list("0"), list("2Gi"), "2147483648"}, {nil, nil, "4294967296"},
+		{nil, corev1.ResourceList{"cpu": resource.MustParse("1")}, "4294967296"},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Limits: tc.own}}}}}
+		if tc.pods != nil {
+			pod.Spec.Resources = &corev1.ResourceRequirements{Limits: tc.pods}
+		}
+		got, err := resourceField(pod, &pod.Spec.Containers[0], &corev1.ResourceFieldSelector{Resource: "limits.memory"}, list("4Gi"))
+		if err != nil || got != tc.want {
+			t.Errorf("%+v: %s, %v", tc, got, err)
+		}
+	}
+}

@@ -280,11 +280,7 @@ func resourceField(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFie
 	var q resource.Quantity
 	switch what {
 	case "limits":
-		v, ok := c.Resources.Limits[corev1.ResourceName(name)]
-		if !ok {
-			v = allocatable[corev1.ResourceName(name)]
-		}
-		q = v
+		q = limitFor(pod, c, corev1.ResourceName(name), allocatable)
 	case "requests":
 		q = c.Resources.Requests[corev1.ResourceName(name)]
 	default:
@@ -298,6 +294,20 @@ func resourceField(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFie
 		return strconv.FormatInt(ceilDiv(q.MilliValue(), divisor.MilliValue()), 10), nil
 	}
 	return strconv.FormatInt(ceilDiv(q.Value(), divisor.Value()), 10), nil
+}
+
+// limitFor is the limit that holds for a container: its own, or else the pod's
+// (KEP-2837), or else what the node has.
+func limitFor(pod *corev1.Pod, c *corev1.Container, name corev1.ResourceName, allocatable corev1.ResourceList) resource.Quantity {
+	if v := c.Resources.Limits[name]; !v.IsZero() {
+		return v
+	}
+	if r := pod.Spec.Resources; r != nil {
+		if v := r.Limits[name]; !v.IsZero() {
+			return v
+		}
+	}
+	return allocatable[name]
 }
 
 func ceilDiv(a, b int64) int64 {

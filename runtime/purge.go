@@ -63,7 +63,7 @@ func Purge(ctx context.Context, cfg Config) error {
 	errs := []error{killAll(ctx, cfg)}
 	roots := []string{cfg.State, cfg.Root}
 	errs = append(errs, mountinfo.UnmountBelow(roots...))
-	errs = append(errs, cgroup.Remove(cfg.CgroupRoot))
+	errs = append(errs, cgroup.Remove(cfg.CgroupRoot), cgroup.GiveBack())
 	for _, dir := range append(roots, cfg.shimSockets(), cfg.AssetsDir) {
 		// Never through a mount that is still there.
 		if left, err := mountinfo.Below(dir); err != nil || len(left) > 0 {

@@ -85,7 +85,7 @@ func DetectIn(mount, list, root string) (*Manager, error) {
 	case len(controllers) == 0 && unified != "":
 		m.a = &v2{mount: unified}
 	case len(controllers) > 0 && unified != "":
-		m.a = &hybrid{v1: v1{controllers}, unified: v2{mount: unified}}
+		m.a = &hybrid{v1: v1{controllers}, unified: v2{mount: unified, lent: true}}
 	case len(controllers) > 0:
 		m.a = &v1{controllers}
 	default:

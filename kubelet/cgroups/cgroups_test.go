@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/coxswain/cox/internal/cgroup"
 	"github.com/coxswain/cox/internal/mountinfo"
 )
@@ -91,6 +93,38 @@ func TestV2(t *testing.T) {
 	pods, err := m.Pods()
 	if err != nil || len(pods[Burstable]) != 1 || pods[Burstable][0] != "podx" {
 		t.Errorf("pods %v, %v", pods, err)
+	}
+}
+
+// What a hybrid host's root passes on is noted, for it is to be given back;
+// what was found enabled, or is on a v2 host, is not.
+func TestLent(t *testing.T) {
+	for _, tc := range []struct {
+		lent      bool
+		on, noted string
+	}{{true, "", "hugetlb"}, {true, "hugetlb", ""}, {false, "", ""}} {
+		root := t.TempDir()
+		if err := unix.Setxattr(root, "trusted.cox.test", []byte("x"), 0); err != nil {
+			t.Skip("trusted attributes need root and a file system that has them:", err)
+		}
+		for dir, on := range map[string]string{root: tc.on, filepath.Join(root, "cox"): ""} {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for name, text := range map[string]string{"cgroup.controllers": "hugetlb", "cgroup.subtree_control": on} {
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := (&v2{mount: root, lent: tc.lent}).create("/cox"); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		n, err := unix.Getxattr(root, "trusted.cox.enabled", b)
+		if got := string(b[:max(n, 0)]); got != tc.noted || err != nil && err != unix.ENODATA {
+			t.Errorf("%+v: noted %q, %v", tc, got, err)
+		}
 	}
 }
 
@@ -205,7 +239,11 @@ func TestUnified(t *testing.T) {
 		if err := side.remove(m.root); err != nil {
 			t.Error(err)
 		}
-		if !set(string(before))["hugetlb"] {
+		if side.lent {
+			if err := cgroup.GiveBack(); err != nil {
+				t.Error(err)
+			}
+		} else if !set(string(before))["hugetlb"] {
 			_ = write(side.mount, "cgroup.subtree_control", "-hugetlb") // others may use it by now
 		}
 	})

@@ -7,12 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/coxswain/cox/internal/cgroup"
 )
 
 // v2 has one hierarchy; a controller works in a group only when the group
 // above has enabled it for its children.
 type v2 struct {
 	mount string
+	// lent says that what is enabled in the root is to be given back: on a
+	// hybrid host nobody expects controllers in this hierarchy.
+	lent bool
 }
 
 func (a *v2) name() string { return "v2" }
@@ -20,8 +25,13 @@ func (a *v2) name() string { return "v2" }
 func (a *v2) create(group string) error {
 	dir := a.mount
 	for _, part := range strings.Split(strings.Trim(group, "/"), "/") {
-		if err := enable(dir); err != nil {
+		added, err := enable(dir)
+		if err != nil {
 			return err
+		}
+		if a.lent && dir == a.mount && len(added) > 0 {
+			// Where nothing can be noted, they stay enabled.
+			_ = cgroup.NoteEnabled(dir, added...)
 		}
 		dir = filepath.Join(dir, part)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
@@ -29,37 +39,37 @@ func (a *v2) create(group string) error {
 		}
 	}
 	// The pod's containers come below: they need the controllers too.
-	return enable(dir)
+	_, err := enable(dir)
+	return err
 }
 
 // wanted are the controllers that pods need.
 var wanted = []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
 
 // enable turns on for the children of a group what is wanted, available and
-// not on yet.
-func enable(dir string) error {
+// not on yet, and returns what that was.
+func enable(dir string) (added []string, err error) {
 	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	on, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	available, enabled := set(string(have)), set(string(on))
-	var add []string
 	for _, c := range wanted {
 		if available[c] && !enabled[c] {
-			add = append(add, "+"+c)
+			added = append(added, c)
 		}
 	}
-	if len(add) == 0 {
-		return nil
+	if len(added) == 0 {
+		return nil, nil
 	}
-	if err := write(dir, "cgroup.subtree_control", strings.Join(add, " ")); err != nil {
-		return fmt.Errorf("enable the controllers %s in %s: %w", strings.Join(add, " "), dir, err)
+	if err := write(dir, "cgroup.subtree_control", "+"+strings.Join(added, " +")); err != nil {
+		return nil, fmt.Errorf("enable the controllers %s in %s: %w", strings.Join(added, " "), dir, err)
 	}
-	return nil
+	return added, nil
 }
 
 func set(s string) map[string]bool {
