@@ -37,6 +37,11 @@ func Config(t testing.TB) runtime.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Users other than root, such as that of a pod with users of its own, need
+	// to get through to the root file systems.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	root := t.TempDir()
 	cfg := runtime.Config{
 		Root: filepath.Join(root, "rt"), State: filepath.Join(dir, "rt"), CgroupRoot: "/" + filepath.Base(dir),

@@ -132,17 +132,10 @@ spec:
 	w.empty()
 }
 
-// traversable lets users other than root through to the pods' root file
-// systems, as a node's own folder does.
-func (w *world) traversable() {
-	w.must(os.Chmod(filepath.Dir(w.rtCfg.State), 0o711))
-}
-
 // TestUserNamespace: root in the pod is nobody on the host, and yet owns its
 // volumes.
 func TestUserNamespace(t *testing.T) {
 	w := newWorld(t)
-	w.traversable()
 	script := "cat /proc/self/uid_map; id -u; echo x > /v/file && ls -ln /v/file; cat /etc/hosts > /dev/null && echo hosts; echo bye > /dev/termination-log"
 	p := w.pod(shell("p", script, "volumeMounts: [{name: v, mountPath: /v}]", "hostUsers: false\nrestartPolicy: Never\nvolumes: [{name: v, emptyDir: {}}]"))
 	if n, err := client.Nodes.In(w.root, "").Get(t.Context(), nodeName); err != nil || !ownUsers(n) {
