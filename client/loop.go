@@ -77,9 +77,6 @@ func (l *Loop) AddObjectAfter(obj Object, d time.Duration) {
 	l.queue.AddAfter(cache.ObjectName{Namespace: obj.GetNamespace(), Name: obj.GetName()}.String(), d)
 }
 
-// Retries is how many times in a row the key's reconcile has failed.
-func (l *Loop) Retries(key string) int { return l.queue.NumRequeues(key) }
-
 // Run works until ctx ends, then waits for the workers.
 func (l *Loop) Run(ctx context.Context, workers int) {
 	defer l.metrics.runs(l)()

@@ -19,7 +19,6 @@ import (
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	celcommon "k8s.io/apiserver/pkg/cel/common"
 	"k8s.io/apiserver/pkg/cel/environment"
-	"k8s.io/apiserver/pkg/cel/lazy"
 	"k8s.io/apiserver/pkg/cel/library"
 	"k8s.io/apiserver/pkg/cel/mutation"
 )
@@ -119,9 +118,6 @@ func variableType(t *cel.Type) *cel.Type {
 // VariablesType is the type of the map in which the values of variables are
 // kept.
 func (e *Env) VariablesType() *cel.Type { return e.vars.CelType() }
-
-// NewVariables makes an empty lazy map of variables.
-func (e *Env) NewVariables() *lazy.MapValue { return lazy.NewMapValue(e.vars.CelType()) }
 
 func (e *Env) build() (*cel.Env, error) {
 	if e.env != nil {

@@ -58,9 +58,6 @@ func (m *Manager) Usage(group string) (*Usage, error) {
 	return u, nil
 }
 
-// Children lists the groups directly below one.
-func (m *Manager) Children(group string) ([]string, error) { return m.a.children(group) }
-
 // WorkingSet is what all pods together hold of the memory, in bytes.
 func (m *Manager) WorkingSet() (uint64, error) {
 	u, err := m.Usage(m.Group(Guaranteed, ""))
