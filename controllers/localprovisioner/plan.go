@@ -12,13 +12,29 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/storage/volume"
+	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/api/localvolumes"
 )
 
 // wants says that a claim waits for a volume of this provisioner.
 func wants(c *corev1.PersistentVolumeClaim) bool {
-	return c.DeletionTimestamp == nil && c.Spec.VolumeName == "" && c.Annotations[volume.AnnStorageProvisioner] == localvolumes.Provisioner
+	return c.DeletionTimestamp == nil && c.Spec.VolumeName == "" && c.Annotations[volume.AnnStorageProvisioner] == localvolumes.Provisioner && !populated(c)
+}
+
+// populated says that a claim's data come from what provisioners know nothing
+// of: a volume populator makes its volume, by a claim of its own, and gives it
+// to this one (KEP-1495).
+func populated(c *corev1.PersistentVolumeClaim) bool {
+	r := c.Spec.DataSourceRef
+	if r == nil {
+		return false
+	}
+	switch group := ptr.Deref(r.APIGroup, ""); {
+	case group == "" && r.Kind == "PersistentVolumeClaim", group == "snapshot.storage.k8s.io" && r.Kind == "VolumeSnapshot":
+		return false
+	}
+	return true
 }
 
 // ours says that a volume was made by this provisioner.

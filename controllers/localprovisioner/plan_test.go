@@ -8,6 +8,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/api/localvolumes"
@@ -43,6 +44,31 @@ func TestVolumeFor(t *testing.T) {
 			t.Errorf("%s: got %+v, %v", name, v, no)
 		case c.fail != "" && (no == nil || !strings.Contains(no.text, c.fail) || no.node != c.again):
 			t.Errorf("%s: got %+v, %v", name, v, no)
+		}
+	}
+}
+
+// TestWants: a claim whose data a populator brings is not filled with an empty
+// folder, nor told that this cannot be.
+func TestWants(t *testing.T) {
+	ref := func(group *string, kind string) *corev1.TypedObjectReference {
+		return &corev1.TypedObjectReference{APIGroup: group, Kind: kind, Name: "x"}
+	}
+	for name, c := range map[string]struct {
+		from *corev1.TypedObjectReference
+		want bool
+	}{
+		"nothing":             {nil, true},
+		"a claim":             {ref(nil, "PersistentVolumeClaim"), true},
+		"a snapshot":          {ref(ptr.To("snapshot.storage.k8s.io"), "VolumeSnapshot"), true},
+		"a populator's":       {ref(ptr.To("hello.example.com"), "Hello"), false},
+		"a claim of another":  {ref(ptr.To("hello.example.com"), "PersistentVolumeClaim"), false},
+		"another of the core": {ref(nil, "ConfigMap"), false},
+	} {
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{volume.AnnStorageProvisioner: localvolumes.Provisioner}}}
+		claim.Spec.DataSourceRef = c.from
+		if got := wants(claim); got != c.want {
+			t.Errorf("from %s: %v", name, got)
 		}
 	}
 }

@@ -112,6 +112,11 @@ func (c *Controller) volumeChanged(v, old *corev1.PersistentVolume) {
 	} else {
 		v = old
 	}
+	if old != nil && old.Spec.ClaimRef != nil {
+		// A claim whose volume is given to another is lost, which volume
+		// populators wait for.
+		c.claimLoop.Add(old.Spec.ClaimRef.Namespace + "/" + old.Spec.ClaimRef.Name)
+	}
 	if ref := v.Spec.ClaimRef; ref != nil {
 		c.claimLoop.Add(ref.Namespace + "/" + ref.Name)
 		if old == nil || old.Spec.ClaimRef != nil {

@@ -140,6 +140,43 @@ func TestBoundVolumeGoesAfterItsClaimIsLost(t *testing.T) {
 	event(w, ns, "mine", "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
 }
 
+// TestPopulatedVolumeChangesItsClaim does what volume populators do (KEP-1495):
+// a claim waits, whose data come from a kind that nobody here knows; another
+// gets a volume, which is then given to the first.
+func TestPopulatedVolumeChangesItsClaim(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ns, ctx := w.namespace("data"), t.Context()
+	volumes, claims := client.PersistentVolumes.In(w.root, ""), client.PersistentVolumeClaims.In(w.root, ns)
+	_, err := client.StorageClasses.In(w.root, "").Create(ctx, &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "slow"}, Provisioner: "disk.example.com"})
+	w.must(err)
+	waits := claim(ns, "waits", "1Gi", ptr.To("slow"))
+	waits.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: ptr.To("hello.example.com"), Kind: "Hello", Name: "world"}
+	waits, err = claims.Create(ctx, waits)
+	w.must(err)
+	event(w, ns, "waits", "ExternalProvisioning", "Waiting for a volume to be created")
+	v := persistentVolume("v", "1Gi", corev1.PersistentVolumeReclaimDelete)
+	v.Spec.StorageClassName, v.Spec.ClaimRef = "slow", &corev1.ObjectReference{Namespace: ns, Name: "prime"}
+	_, err = volumes.Create(ctx, v)
+	w.must(err)
+	_, err = claims.Create(ctx, claim(ns, "prime", "1Gi", ptr.To("slow")))
+	w.must(err)
+	object(w, client.PersistentVolumeClaims, ns, "prime", "bound", claimPhase(corev1.ClaimBound))
+	_, err = volumes.Mutate(ctx, "v", "", func(v *corev1.PersistentVolume) (bool, error) {
+		v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: ns, Name: "waits", UID: waits.UID}
+		return true, nil
+	})
+	w.must(err)
+	object(w, client.PersistentVolumeClaims, ns, "waits", "bound", claimPhase(corev1.ClaimBound))
+	object(w, client.PersistentVolumeClaims, ns, "prime", "lost", claimPhase(corev1.ClaimLost))
+	event(w, ns, "prime", "ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+	w.must(claims.Delete(ctx, "prime", client.Options{}))
+	object(w, client.PersistentVolumeClaims, ns, "prime", "gone", func(c *corev1.PersistentVolumeClaim) bool { return c == nil })
+	if v, err := volumes.Get(ctx, "v"); err != nil || v.Status.Phase != corev1.VolumeBound || v.Spec.ClaimRef.Name != "waits" {
+		t.Errorf("the volume went with the claim that had lost it: %+v, %v", v, err)
+	}
+}
+
 func (w *world) localClass() {
 	w.t.Helper()
 	mode := storagev1.VolumeBindingWaitForFirstConsumer
