@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -100,9 +101,9 @@ func used(root, controller string) bool {
 			return true
 		}
 	}
-	limits, _ := filepath.Glob(filepath.Join(root, "*", controller+".*max"))
-	for _, f := range limits {
-		if s := text(f); s != "" && s != "max" {
+	bounds, _ := filepath.Glob(filepath.Join(root, "*", controller+".*max"))
+	for _, f := range bounds {
+		if limits(text(f)) {
 			return true
 		}
 	}
@@ -113,6 +114,16 @@ func used(root, controller string) bool {
 		}
 	}
 	return false
+}
+
+// limits says that what a file of a limit holds is one. Of huge pages the
+// kernel writes none as the most whole pages that a number of its can hold.
+func limits(s string) bool {
+	if s == "" || strings.HasPrefix(s, "max") {
+		return false
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	return err != nil || n < 1<<62
 }
 
 // text is what a small file says, "" if it cannot be read.

@@ -19,7 +19,7 @@ func TestGiveBack(t *testing.T) {
 		wrote string            // into subtree_control
 		kept  []string
 	}{
-		"unused":             {[]string{"hugetlb"}, map[string]string{"other/cgroup.subtree_control": "", "other/hugetlb.2MB.max": "max", "other/hugetlb.2MB.current": "0"}, "-hugetlb", nil},
+		"unused":             {[]string{"hugetlb"}, map[string]string{"other/cgroup.subtree_control": "", "other/hugetlb.2MB.max": "max", "other/hugetlb.1GB.max": "9223372036854771712", "other/hugetlb.2MB.current": "0"}, "-hugetlb", nil},
 		"enabled by others":  {nil, nil, "as found", nil},
 		"passed on":          {[]string{"hugetlb"}, map[string]string{"other/cgroup.subtree_control": "pids hugetlb\n"}, "as found", []string{"hugetlb"}},
 		"limited":            {[]string{"hugetlb"}, map[string]string{"other/hugetlb.2MB.rsvd.max": "2097152\n"}, "as found", []string{"hugetlb"}},
