@@ -84,10 +84,6 @@ func (p *Pod) classKey(profile string) string {
 	if p.class != "" {
 		return p.class
 	}
-	type container struct {
-		Image string
-		Ports any
-	}
 	shape := struct {
 		Profile, Node         string
 		Selector              map[string]string

@@ -26,10 +26,9 @@ type feed struct {
 	// seen: every change up to it is in the caches.
 	seen atomic.Int64
 
-	mu      sync.RWMutex
-	kinds   map[string]*cache // by prefix, without slashes at the ends
-	reading bool              // the first state is being read, or has been
-	loaded  bool              // it has been
+	mu     sync.RWMutex
+	kinds  map[string]*cache // by prefix, without slashes at the ends
+	loaded bool              // the first state has been read
 
 	waitMu  sync.Mutex
 	waiters []waiter

@@ -100,9 +100,9 @@ func validateVolumeSource(s *corev1.PersistentVolumeSpec) field.ErrorList {
 		errs = append(errs, check(p)...)
 	}
 	one(s.HostPath != nil, "hostPath", func(p *field.Path) field.ErrorList { return podspec.ValidateHostPath(s.HostPath, p) })
-	one(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(p *field.Path) field.ErrorList {
-		p = specPath.Child("persistentDisk") // so upstream calls it
-		return podspec.ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, p)
+	one(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(*field.Path) field.ErrorList {
+		// So upstream calls it.
+		return podspec.ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, specPath.Child("persistentDisk"))
 	})
 	one(s.AWSElasticBlockStore != nil, "awsElasticBlockStore", func(p *field.Path) field.ErrorList {
 		return podspec.ValidateDisk(s.AWSElasticBlockStore.VolumeID, "volumeID", s.AWSElasticBlockStore.Partition, p)

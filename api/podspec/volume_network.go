@@ -14,9 +14,9 @@ import (
 
 // cloudDisks checks the disks of the first clouds.
 func cloudDisks(o *exactlyOne, s *corev1.VolumeSource) {
-	o.source(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(p *field.Path) field.ErrorList {
-		p = o.path.Child("persistentDisk") // so upstream calls it
-		return ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, p)
+	o.source(s.GCEPersistentDisk != nil, "gcePersistentDisk", func(*field.Path) field.ErrorList {
+		// So upstream calls it.
+		return ValidateDisk(s.GCEPersistentDisk.PDName, "pdName", s.GCEPersistentDisk.Partition, o.path.Child("persistentDisk"))
 	})
 	o.source(s.AWSElasticBlockStore != nil, "awsElasticBlockStore", func(p *field.Path) field.ErrorList {
 		return ValidateDisk(s.AWSElasticBlockStore.VolumeID, "volumeID", s.AWSElasticBlockStore.Partition, p)

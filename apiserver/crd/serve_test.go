@@ -166,7 +166,7 @@ func TestObjects(t *testing.T) {
 	}
 	u.Object["spec"].(map[string]any)["color"] = "red"
 	body, _ := json.Marshal(u.Object)
-	u = w.ok("PUT", tabs+"/a", string(body), "Content-Type: application/json")
+	w.ok("PUT", tabs+"/a", string(body), "Content-Type: application/json")
 	w.ok("POST", tabs, tab("b", `{cronSpec: "*", color: blue}`))
 	for sel, want := range map[string]string{"labelSelector=l%3D1": "a", "fieldSelector=spec.color%3Dblue": "b", "fieldSelector=metadata.name%3Da": "a"} {
 		l := w.ok("GET", tabs+"?"+sel, "")

@@ -105,7 +105,7 @@ func TestKMS(t *testing.T) {
 		t.Cleanup(func() { e.current.Load().close() })
 		return e, e.current.Load().plugins[0]
 	}
-	e, p := start()
+	e, _ := start()
 	if c := e.Checks(); len(c) != 1 || c[0].Name != "kms-provider-0" || c[0].Check(t.Context()) != nil {
 		t.Errorf("checks %v", c)
 	}
@@ -126,7 +126,7 @@ func TestKMS(t *testing.T) {
 	}
 
 	// Another server: it asks the plugin, once for all values of a seed.
-	e, p = start()
+	e, p := start()
 	second := write(t, e, secrets, "more")
 	for range 3 {
 		if got, stale := read(t, e, secrets, data); got != "text" || stale {

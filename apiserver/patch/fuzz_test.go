@@ -46,7 +46,7 @@ func FuzzOnto(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		after := map[string]any{}
+		var after map[string]any
 		if strategic {
 			after, _, _, err = Strategic(before, []byte(text), &corev1.Pod{})
 		} else {

@@ -6,6 +6,7 @@ package warp
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 )
@@ -167,7 +168,7 @@ func (w *warper) word() string {
 
 var numbers = []any{
 	int64(0), int64(1), int64(-1), int64(1 << 31), int64(-1 << 31), int64(1<<31 - 1), int64(1<<63 - 1), int64(-1 << 63), int64(1 << 53), int64(65536),
-	0.5, -0.0, 1e300, 1e-300, int64(3600), int64(2), int64(100), int64(443),
+	0.5, math.Copysign(0, -1), 1e300, 1e-300, int64(3600), int64(2), int64(100), int64(443),
 }
 
 var words = []string{

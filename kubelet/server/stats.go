@@ -31,7 +31,7 @@ type rates struct {
 }
 
 type sample struct {
-	at, before  time.Time
+	at          time.Time
 	nanos, rate uint64
 	known       bool
 }

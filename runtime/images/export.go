@@ -113,11 +113,14 @@ func (e *exporter) manifest(ctx context.Context, target ocispec.Descriptor) (oci
 	}
 	var config map[string]json.RawMessage
 	var fs ocispec.RootFS
-	if err := json.Unmarshal(raw, &config); err == nil {
+	if err = json.Unmarshal(raw, &config); err == nil {
 		err = json.Unmarshal(config["rootfs"], &fs)
 	}
-	if err != nil || len(fs.DiffIDs) != len(m.Layers) {
-		return ocispec.Descriptor{}, fmt.Errorf("its configuration does not go with its layers: %w", err)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("its configuration: %w", err)
+	}
+	if len(fs.DiffIDs) != len(m.Layers) {
+		return ocispec.Descriptor{}, fmt.Errorf("its configuration names %d layers, it has %d", len(fs.DiffIDs), len(m.Layers))
 	}
 	// The chain names are those of the original layers.
 	chain := identity.ChainIDs(append([]digest.Digest(nil), fs.DiffIDs...))

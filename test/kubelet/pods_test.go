@@ -17,7 +17,7 @@ import (
 func TestPodLife(t *testing.T) {
 	w := newWorld(t)
 	begin := time.Now()
-	p := w.pod(`
+	w.pod(`
 metadata: {name: web, labels: {app: web}}
 spec:
   containers:
@@ -27,7 +27,7 @@ spec:
     readinessProbe: {httpGet: {path: /, port: 8080}}
     resources: {requests: {cpu: 10m, memory: 16Mi}, limits: {memory: 64Mi}}
 `)
-	p = w.until("web", "ready", isReady)
+	p := w.until("web", "ready", isReady)
 	t.Logf("create to Ready: %v", time.Since(begin))
 	if p.Status.PodIP == "" || p.Status.HostIP != "10.244.77.1" || p.Status.Phase != corev1.PodRunning {
 		t.Errorf("status %+v", p.Status)

@@ -86,7 +86,7 @@ resizePolicy: [{resourceName: memory, restartPolicy: NotRequired}]
 	}
 
 	// What the node has not is refused for good and leaves all as it is.
-	p = w.resize("r", `{"requests":{"cpu":"5000"},"limits":{"cpu":"5000"}}`)
+	w.resize("r", `{"requests":{"cpu":"5000"},"limits":{"cpu":"5000"}}`)
 	p = w.until("r", "infeasible", func(p *corev1.Pod) bool {
 		c := condition(p, corev1.PodResizePending)
 		return c != nil && c.Reason == corev1.PodReasonInfeasible && c.ObservedGeneration == p.Generation

@@ -137,13 +137,13 @@ spec:
 func TestUserNamespace(t *testing.T) {
 	w := newWorld(t)
 	script := "cat /proc/self/uid_map; id -u; echo x > /v/file && ls -ln /v/file; cat /etc/hosts > /dev/null && echo hosts; echo bye > /dev/termination-log"
-	p := w.pod(shell("p", script, "volumeMounts: [{name: v, mountPath: /v}]", "hostUsers: false\nrestartPolicy: Never\nvolumes: [{name: v, emptyDir: {}}]"))
+	w.pod(shell("p", script, "volumeMounts: [{name: v, mountPath: /v}]", "hostUsers: false\nrestartPolicy: Never\nvolumes: [{name: v, emptyDir: {}}]"))
 	if n, err := client.Nodes.In(w.root, "").Get(t.Context(), nodeName); err != nil || !ownUsers(n) {
 		// An older program below the runtime cannot; then it is said.
 		w.untilEvent("p", `the runtime handler "" does not support user namespaces`)
 		t.Skip("the host's runc or crun cannot map the owners in mounts")
 	}
-	p = w.until("p", "over", func(p *corev1.Pod) bool {
+	p := w.until("p", "over", func(p *corev1.Pod) bool {
 		return p != nil && (p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed) || hasEvent(w, "p", "Failed")
 	})
 	if p.Status.Phase != corev1.PodSucceeded {
