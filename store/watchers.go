@@ -1,6 +1,7 @@
 package store
 
 import (
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -182,8 +183,24 @@ func (b *bookmarker) add(w *watcher) {
 	defer b.mu.Unlock()
 	b.set[w] = struct{}{}
 	if b.timer == nil && !b.ended {
-		b.timer = time.AfterFunc(b.every, b.fire)
+		b.timer = time.AfterFunc(b.wait(time.Now()), b.fire)
 	}
+}
+
+// alignMost is how many watches of a kind may get their bookmarks at the same
+// moment as those of other kinds.
+const alignMost = 100
+
+// wait is how long it is from now until the next bookmarks. Few watches of a
+// kind get them when those of other kinds do: a node watches a dozen kinds, and
+// wakes once for them all. Which moment that is differs by process, and many
+// watches keep to their own, since they are work. Call with the lock held.
+func (b *bookmarker) wait(now time.Time) time.Duration {
+	if len(b.set) > alignMost {
+		return b.every
+	}
+	phase := time.Duration(os.Getpid()) * 7919 * time.Millisecond
+	return b.every - time.Duration((now.UnixNano()+int64(phase))%int64(b.every))
 }
 
 func (b *bookmarker) remove(w *watcher) {
@@ -200,7 +217,7 @@ func (b *bookmarker) fire() {
 	}
 	b.timer = nil
 	if len(all) > 0 && !b.ended {
-		b.timer = time.AfterFunc(b.every, b.fire)
+		b.timer = time.AfterFunc(b.wait(time.Now()), b.fire)
 	}
 	b.mu.Unlock()
 	for _, w := range all {
