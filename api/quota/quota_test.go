@@ -134,6 +134,9 @@ func TestScopes(t *testing.T) {
 		p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
 			PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{PodAffinityTerm: term}}}}
 	}
+	changing := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("wanted")},
+		Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: ptr.To("current"),
+			ModifyVolumeStatus: &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: "target"}}}
 	for _, c := range []struct {
 		scope  corev1.ResourceQuotaScope
 		op     corev1.ScopeSelectorOperator
@@ -155,6 +158,12 @@ func TestScopes(t *testing.T) {
 		{corev1.ResourceQuotaScopeCrossNamespacePodAffinity, "Exists", nil, pod(), false},
 		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"fast"},
 			&corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("fast")}}, true},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"wanted"}, changing, true},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"current"}, changing, true},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"target"}, changing, true},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "In", []string{"other"}, changing, false},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "DoesNotExist", nil, changing, false},
+		{corev1.ResourceQuotaScopeVolumeAttributesClass, "DoesNotExist", nil, &corev1.PersistentVolumeClaim{}, true},
 		{corev1.ResourceQuotaScopeTerminating, "Exists", nil, &corev1.Secret{}, false},
 	} {
 		q := &corev1.ResourceQuota{Spec: corev1.ResourceQuotaSpec{ScopeSelector: &corev1.ScopeSelector{

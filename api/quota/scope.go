@@ -37,13 +37,31 @@ func inScope(r corev1.ScopedResourceSelectorRequirement, obj any) bool {
 		if r.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass {
 			return false
 		}
-		class := ""
-		if n := o.Spec.VolumeAttributesClassName; n != nil {
-			class = *n
+		classes := AttributesClasses(o)
+		if len(classes) == 0 {
+			return selects(r, "")
 		}
-		return selects(r, class)
+		return slices.ContainsFunc(classes, func(class string) bool { return selects(r, class) })
 	}
 	return false
+}
+
+// AttributesClasses returns the attributes classes that a claim refers to: the
+// one that it wants, the one that its volume has, and the one that it is being
+// changed to. While they differ it counts in the scopes of each (KEP-3751).
+func AttributesClasses(claim *corev1.PersistentVolumeClaim) []string {
+	var out []string
+	add := func(name *string) {
+		if name != nil && *name != "" && !slices.Contains(out, *name) {
+			out = append(out, *name)
+		}
+	}
+	add(claim.Spec.VolumeAttributesClassName)
+	add(claim.Status.CurrentVolumeAttributesClassName)
+	if m := claim.Status.ModifyVolumeStatus; m != nil {
+		add(&m.TargetVolumeAttributesClassName)
+	}
+	return out
 }
 
 func podInScope(r corev1.ScopedResourceSelectorRequirement, p *corev1.Pod) bool {

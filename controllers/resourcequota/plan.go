@@ -4,6 +4,7 @@
 package resourcequota
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,7 +85,7 @@ func moved(obj, old any) bool {
 	case *corev1.Pod:
 		return !ptr.Equal(o.Spec.ActiveDeadlineSeconds, old.(*corev1.Pod).Spec.ActiveDeadlineSeconds)
 	case *corev1.PersistentVolumeClaim:
-		return !ptr.Equal(o.Spec.VolumeAttributesClassName, old.(*corev1.PersistentVolumeClaim).Spec.VolumeAttributesClassName)
+		return !slices.Equal(quota.AttributesClasses(o), quota.AttributesClasses(old.(*corev1.PersistentVolumeClaim)))
 	}
 	return false
 }

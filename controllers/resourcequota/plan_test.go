@@ -95,4 +95,21 @@ func TestMoved(t *testing.T) {
 			t.Errorf("%+v: %v", tc, got)
 		}
 	}
+	// A claim that wants another class stays with the one that its volume has.
+	was := &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{VolumeAttributesClassName: ptr.To("a")},
+		Status: corev1.PersistentVolumeClaimStatus{CurrentVolumeAttributesClassName: ptr.To("a")}}
+	wants := was.DeepCopy()
+	wants.Spec.VolumeAttributesClassName = ptr.To("b")
+	has := wants.DeepCopy()
+	has.Status.CurrentVolumeAttributesClassName = ptr.To("b")
+	a := &corev1.ResourceQuota{}
+	a.Spec.ScopeSelector = &corev1.ScopeSelector{MatchExpressions: []corev1.ScopedResourceSelectorRequirement{
+		{ScopeName: corev1.ResourceQuotaScopeVolumeAttributesClass, Operator: corev1.ScopeSelectorOpIn, Values: []string{"a"}}}}
+	claims := schema.GroupResource{Resource: "persistentvolumeclaims"}
+	if n := freed(a, claims, wants, was, quota.Counter{})["persistentvolumeclaims"]; !n.IsZero() {
+		t.Errorf("%v claims are given back that are still to be changed", n.String())
+	}
+	if n := freed(a, claims, has, wants, quota.Counter{})["persistentvolumeclaims"]; n.Value() != 1 || !moved(has, wants) {
+		t.Errorf("%v claims are given back that were changed", n.String())
+	}
 }
