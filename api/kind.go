@@ -86,9 +86,6 @@ type Kind struct {
 	// Schema is by what the kind's fields are managed and merged; nil means
 	// the published schema of its Go types.
 	Schema func() (managedfields.TypeConverter, error)
-	// Untracked: upstream's schema does not fit what the kind holds, so that
-	// updates leave no owners in metadata.managedFields; applies do.
-	Untracked bool
 }
 
 // StoredForm is a version that is only stored.
@@ -210,6 +207,10 @@ type Strategy struct {
 	// PrepareDelete changes an object whose deletion begins but which has to
 	// stay for now (Namespace: phase Terminating).
 	PrepareDelete func(obj runtime.Object)
+	// Resets are the fields, in dotted form, that a write under this strategy
+	// cannot set and so does not own either. nil is status for the object
+	// itself, where it has such a subresource, and spec for its status.
+	Resets []string
 	// Keep says that an object which is being deleted has a reason to stay
 	// beyond metadata.finalizers (Namespace: spec.finalizers).
 	Keep func(obj runtime.Object) bool

@@ -148,6 +148,9 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if st.Validate != nil {
 		errs = append(errs, st.Validate(obj)...)
 	}
+	if t.sub != nil && t.sub.Object != nil && t.sub.Object.Validate != nil { // of what is made through it
+		errs = append(errs, t.sub.Object.Validate(obj)...)
+	}
 	if t.res.view.Check != nil {
 		errs = append(errs, t.res.view.Check(obj, nil)...)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,25 +92,20 @@ func typesOf(s *Server, k *api.Kind) (managedfields.TypeConverter, error) {
 }
 
 // resetFields names the fields that a write to the (sub)resource cannot set,
-// so that it does not own them either: status through the object, all but
-// status through the status subresource.
+// so that it does not own them either: what its strategy says, by default
+// status through the object, all but status through the status subresource.
 func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Filter {
-	status, hasStatus := r.Subresources["status"]
-	if !hasStatus || status.Object == nil {
+	paths := r.resets(sub)
+	if paths == nil {
 		return nil
 	}
-	var field string
-	switch sub {
-	case "":
-		field = "status"
-	case "status":
-		field = "spec"
-	default:
-		return nil
-	}
-	set := fieldpath.NewSet(fieldpath.MakePathOrDie(field))
-	if r.custom && sub == "status" {
-		set.Insert(fieldpath.MakePathOrDie("metadata")) // it stays as it was
+	set := fieldpath.NewSet()
+	for _, p := range paths {
+		var parts []any
+		for part := range strings.SplitSeq(p, ".") {
+			parts = append(parts, part)
+		}
+		set.Insert(fieldpath.MakePathOrDie(parts...))
 	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range r.Views {
@@ -118,12 +114,32 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 	return out
 }
 
+func (r *resource) resets(sub string) []string {
+	status, hasStatus := r.Subresources["status"]
+	hasStatus = hasStatus && status.Object != nil
+	switch s := r.Subresources[sub]; {
+	case sub == "" && r.Strategy.Resets != nil:
+		return r.Strategy.Resets
+	case sub == "" && hasStatus:
+		return []string{"status"}
+	case sub == "" || s.Object == nil:
+		return nil
+	case s.Object.Resets != nil:
+		return s.Object.Resets
+	case sub == "status" && r.custom: // its metadata stays as it was
+		return []string{"spec", "metadata"}
+	case sub == "status":
+		return []string{"spec"}
+	}
+	return nil
+}
+
 // track records in obj's managedFields what manager changed against live (nil
 // for a new object). Both are hub objects; only obj's metadata changes.
 func (c *call) track(obj, live runtime.Object, sub, manager string) {
 	r := c.res
 	t := r.tracking(sub)
-	if t.fm == nil || r.Untracked {
+	if t.fm == nil {
 		accessor(obj).SetManagedFields(nil)
 		return
 	}

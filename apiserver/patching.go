@@ -296,7 +296,7 @@ func (u *updating) prepareApply() error {
 	if err != nil {
 		return err
 	}
-	u.mayCreate, u.tracked = u.sub == nil, true
+	u.mayCreate, u.tracked = u.sub == nil || u.strategy.AllowCreateOnUpdate, true
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
 		u.warns = append(u.warns, conf.warnings...)
 		return u.applyTo(cur, conf.Unstructured)

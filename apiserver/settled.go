@@ -3,14 +3,19 @@ package apiserver
 import (
 	"encoding/json"
 	"reflect"
+	"time"
 
+	quantity "k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // settle makes a checked object what its stored bytes will say: protobuf does
-// not tell empty lists and maps from absent ones. Without it whoever wrote an
-// object would be answered something else than who reads it back from etcd,
-// perhaps through another server.
+// not tell empty lists and maps from absent ones, and brings times and
+// quantities back in one form. Without it whoever wrote an object would be
+// answered something else than who reads it back from etcd, perhaps through
+// another server, and field management, which looks at the form of what is in
+// atomic lists, would take it for changed.
 func (k *kind) settle(obj runtime.Object) {
 	if k.custom || k.StoredJSON || k.Prefix == "" {
 		return
@@ -25,18 +30,38 @@ func (k *kind) settle(obj runtime.Object) {
 }
 
 // clearing sets empty lists and maps in an addressable value to nil and says
-// whether there was one. nil means that the type has none.
+// whether there was one; times and quantities get their stored form. nil means
+// that the type has none of all that.
 type clearing func(v reflect.Value) bool
 
 // clearingOf makes the clearing of a type. Types that write their own JSON
-// (quantities, times, raw extensions) are leaves; so are the values of maps,
-// which cannot be changed in place.
+// (raw extensions, for one) are leaves; so are the values of maps, which cannot
+// be changed in place.
 func clearingOf(t reflect.Type, outer map[reflect.Type]bool) clearing {
+	switch t {
+	case reflect.TypeFor[metav1.Time]():
+		return func(v reflect.Value) bool { return localize(&v.Addr().Interface().(*metav1.Time).Time) }
+	case reflect.TypeFor[metav1.MicroTime]():
+		return func(v reflect.Value) bool { return localize(&v.Addr().Interface().(*metav1.MicroTime).Time) }
+	case reflect.TypeFor[quantity.Quantity]():
+		return func(v reflect.Value) bool { return canonicalize(v.Addr().Interface().(*quantity.Quantity)) }
+	}
 	if outer[t] || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Marshaler]()) {
 		return nil
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
+		if t.Elem() == reflect.TypeFor[metav1.Time]() { // of metadata, which versions of an object share
+			return func(v reflect.Value) bool {
+				if at, _ := v.Interface().(*metav1.Time); at != nil {
+					own := *at
+					if localize(&own.Time); own != *at {
+						v.Set(reflect.ValueOf(&own))
+					}
+				}
+				return false
+			}
+		}
 		inner := clearingOf(t.Elem(), outer)
 		if inner == nil {
 			return nil
@@ -99,4 +124,27 @@ func empty(v reflect.Value) bool {
 	}
 	v.SetZero()
 	return true
+}
+
+// localize gives a time the zone that decoded ones have, and takes its reading
+// of the monotonic clock away. It leaves nothing to default: false. What has
+// its form already is not written to: it may be shared with the object before.
+func localize(t *time.Time) bool {
+	if !t.IsZero() {
+		if local := t.Round(0).Local(); local != *t {
+			*t = local
+		}
+	}
+	return false
+}
+
+// canonicalize makes a quantity what its text is read as.
+func canonicalize(q *quantity.Quantity) bool {
+	is := *q // which keeps its text
+	if want, err := quantity.ParseQuantity(is.String()); err == nil {
+		if text := want; text.String() != "" && !reflect.DeepEqual(text, is) {
+			*q = want
+		}
+	}
+	return false
 }

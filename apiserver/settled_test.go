@@ -3,10 +3,13 @@ package apiserver
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -62,5 +65,45 @@ func BenchmarkClearing(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		clear(reflect.ValueOf(pod).Elem())
+	}
+}
+
+// Times and quantities get the form that they are read back in, whatever form
+// they came in: field management tells them apart in lists owned as a whole.
+func TestSettledForms(t *testing.T) {
+	here := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for name, at := range map[string]time.Time{"UTC": here, "elsewhere": here.In(time.FixedZone("x", 3600)), "now": time.Now().Truncate(time.Second)} {
+		slice := &resourcev1.ResourceSlice{Spec: resourcev1.ResourceSliceSpec{Devices: []resourcev1.Device{{
+			Name: "d", Taints: []resourcev1.DeviceTaint{{Key: "k", TimeAdded: &metav1.Time{Time: at}}},
+		}}}}
+		var back resourcev1.ResourceSlice
+		settleAndBack(t, slice, &back)
+		if got := slice.Spec.Devices[0].Taints[0].TimeAdded.Time; got != back.Spec.Devices[0].Taints[0].TimeAdded.Time {
+			t.Errorf("%s: %#v is read back as %#v", name, got, back.Spec.Devices[0].Taints[0].TimeAdded.Time)
+		}
+	}
+	for _, q := range []quantity.Quantity{{}, quantity.MustParse("0.1"), quantity.MustParse("1024Mi"), quantity.MustParse("1Gi")} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name: "c", Env: []corev1.EnvVar{{ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Divisor: q}}}},
+		}}}}
+		var back corev1.Pod
+		settleAndBack(t, pod, &back)
+		got, want := pod.Spec.Containers[0].Env[0].ValueFrom.ResourceFieldRef.Divisor, back.Spec.Containers[0].Env[0].ValueFrom.ResourceFieldRef.Divisor
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%#v is read back as %#v", got, want)
+		}
+	}
+}
+
+func settleAndBack(t *testing.T, obj interface{ Marshal() ([]byte, error) }, back interface{ Unmarshal([]byte) error }) {
+	t.Helper()
+	v := reflect.ValueOf(obj).Elem()
+	clearingOf(v.Type(), map[reflect.Type]bool{})(v)
+	data, err := obj.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := back.Unmarshal(data); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -48,7 +48,7 @@ func (c *call) update(ctx context.Context, st *api.Strategy) (*answer, error) {
 	if c.req.Verb == client.Patch {
 		err = u.preparePatch()
 	} else {
-		u.mayCreate = st.AllowCreateOnUpdate && c.sub == nil
+		u.mayCreate = st.AllowCreateOnUpdate
 		err = u.prepareBody()
 	}
 	if err != nil {
@@ -172,7 +172,7 @@ func (u *updating) tryCreate() (runtime.Object, error) {
 	if err := u.srv.authorize(u.ctx, &authz.Attributes{
 		User: u.req.User, Verb: string(client.Create),
 		Group: u.req.Resource.Group, Version: u.req.Resource.Version, Resource: u.req.Resource.Resource,
-		Namespace: u.authNamespace(), Name: u.req.Name,
+		Subresource: u.req.Subresource, Namespace: u.authNamespace(), Name: u.req.Name,
 	}); err != nil {
 		return nil, err
 	}

@@ -212,5 +212,8 @@ func errNamespace() error {
 	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 }
 
-// now is the present as API timestamps have it, in whole seconds.
-func (c *call) now() metav1.Time { return metav1.NewTime(c.srv.now()).Rfc3339Copy() }
+// now is the present as API timestamps have it, in whole seconds and in the
+// zone that decoded ones have.
+func (c *call) now() metav1.Time {
+	return metav1.Time{Time: metav1.NewTime(c.srv.now()).Rfc3339Copy().Local()}
+}

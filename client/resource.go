@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -172,6 +173,24 @@ func (r Resource[T]) Patch(ctx context.Context, name string, pt types.PatchType,
 	req := r.request(Patch, name, opts)
 	req.PatchType, req.Patch = pt, data
 	return r.do(ctx, req)
+}
+
+// ApplyStatus applies a part of an object's status (server-side apply) for a
+// field manager, whose it becomes; what of the part others own is taken from
+// them. status is anything that encodes to the JSON of that part.
+func (r Resource[T]) ApplyStatus(ctx context.Context, name, manager string, status any) (T, error) {
+	meta := map[string]string{"name": name}
+	if r.ns != "" {
+		meta["namespace"] = r.ns
+	}
+	data, err := json.Marshal(map[string]any{
+		"apiVersion": r.kind.GVK().GroupVersion().String(), "kind": r.kind.Kind, "metadata": meta, "status": status,
+	})
+	if err != nil {
+		var none T
+		return none, fmt.Errorf("encode the status of %s %s: %w", r.kind.Kind, name, err)
+	}
+	return r.Patch(ctx, name, types.ApplyPatchType, data, WithOptions(Options{FieldManager: manager, Force: true}), Sub("status"))
 }
 
 // Delete begins the deletion of an object. A nil error means that the server

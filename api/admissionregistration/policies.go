@@ -29,6 +29,7 @@ func validatingPolicyKind() *api.Kind {
 	}
 	k.Subresources = map[string]api.Subresource{"status": {Object: &api.Strategy{
 		ForbidUnconditionalUpdate: true,
+		Resets:                    []string{"spec", "metadata"},
 		Default:                   api.On(defaultValidatingPolicy), PrepareUpdate: policyParts.PrepareStatus,
 		ValidateUpdate: api.Check2(func(p, _ *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
 			return validateStatus(&p.Status)

@@ -51,6 +51,7 @@ func apiServiceKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{"status": {Untabled: true, Object: &api.Strategy{
 			ForbidUnconditionalUpdate: true,
+			Resets:                    []string{"spec", "metadata"},
 			PrepareUpdate: api.On2(func(s, old *apiregistrationv1.APIService) {
 				s.Spec, s.Labels, s.Annotations, s.Finalizers, s.OwnerReferences = *old.Spec.DeepCopy(), old.Labels, old.Annotations, old.Finalizers, old.OwnerReferences
 			}),

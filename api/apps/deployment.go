@@ -55,6 +55,7 @@ func deploymentKind(on podspec.Gates) *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
+				Resets: []string{"spec", "metadata.labels"},
 				PrepareUpdate: func(o, prev runtime.Object) {
 					deploymentParts.PrepareStatus(o, prev)
 					o.(*appsv1.Deployment).Labels = prev.(*appsv1.Deployment).Labels

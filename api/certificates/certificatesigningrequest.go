@@ -24,8 +24,9 @@ func certificateSigningRequestKind() *api.Kind {
 		ShortNames: []string{"csr"},
 		Prefix:     "certificatesigningrequests",
 		New:        api.New[certificatesv1.CertificateSigningRequest](), NewList: api.New[certificatesv1.CertificateSigningRequestList](),
-		Views: api.Serve(gvk), Untracked: true, // the request is bytes, and said to be a list
+		Views: api.Serve(gvk),
 		Strategy: api.Strategy{
+			Resets: []string{"spec", "status"},
 			// Who asks is put into the spec by the API server, which knows him.
 			PrepareCreate: func(o runtime.Object) {
 				o.(*certificatesv1.CertificateSigningRequest).Status = certificatesv1.CertificateSigningRequestStatus{}
@@ -40,10 +41,12 @@ func certificateSigningRequestKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"approval": {Untabled: true, Object: &api.Strategy{
+				Resets:         []string{"spec", "status.certificate"},
 				PrepareUpdate:  api.On2(prepareApproval),
 				ValidateUpdate: api.Check2(validateApproval),
 			}},
 			"status": {Object: &api.Strategy{
+				Resets:         []string{"spec", "status.conditions"},
 				PrepareUpdate:  api.On2(prepareStatus),
 				ValidateUpdate: api.Check2(validateStatus),
 			}},

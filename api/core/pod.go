@@ -66,6 +66,7 @@ func podSubresources() map[string]api.Subresource {
 	return map[string]api.Subresource{
 		"status": {Object: &api.Strategy{
 			PrepareUpdate: api.On2(preparePodStatus), ValidateUpdate: api.Check2(validatePodStatus),
+			Resets: []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"},
 		}},
 		"ephemeralcontainers": {Untabled: true, Object: &api.Strategy{
 			PrepareUpdate: api.On2(prepareEphemeralContainers), ValidateUpdate: api.Check2(validateEphemeralUpdate),

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coxswain/cox/api"
 	"github.com/coxswain/cox/api/printing"
@@ -35,6 +36,14 @@ func service() *api.Kind {
 		"status": status(func(s, old *corev1.Service) { s.Spec = *old.Spec.DeepCopy() }, validateServiceStatus),
 		"proxy":  proxy("ServiceProxyOptions"),
 	}
+	made := k.Subresources["status"].Object
+	made.AllowCreateOnUpdate = true
+	made.Validate = api.Check(func(s *corev1.Service) field.ErrorList {
+		if len(s.Spec.ClusterIPs) == 0 && s.Spec.Type != corev1.ServiceTypeExternalName { // none are allocated here
+			return field.ErrorList{field.Required(specPath.Child("clusterIPs"), "")}
+		}
+		return nil
+	})
 	selectable(k, func(s *corev1.Service) fields.Set {
 		return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 	}, "spec.clusterIP", "spec.type")

@@ -64,7 +64,13 @@ const tokenRequestSchema = `types:
     fields:
     - {name: apiVersion, type: {scalar: string}}
     - {name: kind, type: {scalar: string}}
-    - {name: metadata, type: {namedType: any}}
+    - name: metadata
+      type:
+        map:
+          fields:
+          - {name: finalizers, type: {list: {elementType: {scalar: string}, elementRelationship: associative}}}
+          - {name: ownerReferences, type: {list: {elementType: {namedType: any}, elementRelationship: associative, keys: [uid]}}}
+          elementType: {namedType: any}
     - name: spec
       type:
         map:

@@ -33,6 +33,7 @@ func flowSchemaKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
+				Resets:        []string{"spec", "metadata"},
 				PrepareUpdate: flowSchemaParts.PrepareStatus,
 				ValidateUpdate: api.Check2(func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 					seen := map[flowcontrolv1.FlowSchemaConditionType]bool{}

@@ -43,6 +43,7 @@ func priorityLevelConfigurationKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
+				Resets:        []string{"spec", "metadata"},
 				PrepareUpdate: priorityLevelConfigurationParts.PrepareStatus,
 				ValidateUpdate: api.Check2(func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 					seen := map[flowcontrolv1.PriorityLevelConfigurationConditionType]bool{}

@@ -35,7 +35,7 @@ func serviceCIDRKind() *api.Kind {
 		Subresources: map[string]api.Subresource{
 			// The conditions are not checked: upstream's controller writes its
 			// Ready condition without a reason.
-			"status": {Object: &api.Strategy{PrepareUpdate: serviceCIDRParts.PrepareStatus}},
+			"status": {Object: &api.Strategy{PrepareUpdate: serviceCIDRParts.PrepareStatus, Resets: []string{"spec", "metadata"}}},
 		},
 		Columns: []metav1.TableColumnDefinition{
 			printing.Name(),

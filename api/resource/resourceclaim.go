@@ -36,6 +36,7 @@ func resourceClaimKind() *api.Kind {
 		},
 		Subresources: map[string]api.Subresource{
 			"status": {Untabled: true, Object: &api.Strategy{
+				Resets:         []string{"spec", "metadata"},
 				PrepareUpdate:  api.On2(prepareClaimStatus),
 				ValidateUpdate: api.Check2(validateClaimStatus),
 			}},

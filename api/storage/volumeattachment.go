@@ -48,6 +48,7 @@ func volumeAttachmentKind() *api.Kind {
 		Subresources: map[string]api.Subresource{
 			"status": {Object: &api.Strategy{
 				ForbidUnconditionalUpdate: true,
+				Resets:                    []string{"spec", "metadata"},
 				PrepareUpdate: func(o, prev runtime.Object) {
 					a, old := o.(*storagev1.VolumeAttachment), prev.(*storagev1.VolumeAttachment)
 					old.Spec.DeepCopyInto(&a.Spec)

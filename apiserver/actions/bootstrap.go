@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -66,19 +67,7 @@ func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) err
 		if err := ensure(gctx, client.ServiceCIDRs.In(c, ""), cidr); err != nil {
 			return err
 		}
-		_, err := client.ServiceCIDRs.In(c, "").Mutate(gctx, cidr.Name, "status", func(cur *networkingv1.ServiceCIDR) (bool, error) {
-			for _, cond := range cur.Status.Conditions {
-				if cond.Type == networkingv1.ServiceCIDRConditionReady {
-					return false, nil
-				}
-			}
-			cur.Status.Conditions = append(cur.Status.Conditions, metav1.Condition{
-				Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue,
-				LastTransitionTime: metav1.Now(), Message: "Kubernetes Service CIDR is ready",
-			})
-			return true, nil
-		})
-		return err
+		return cidrReady(gctx, c, cidr.Name)
 	})
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("create the objects every cluster has: %w", err)
@@ -93,6 +82,25 @@ func Bootstrap(ctx context.Context, c client.Interface, cfg BootstrapConfig) err
 		g.Go(func() error { return extensionAuth(gctx, c, cfg) })
 	}
 	return g.Wait()
+}
+
+// cidrReady says of the default ServiceCIDR that it is ready, as the controller
+// that upstream's API server has for it: without the reason that the condition
+// has where users make ranges.
+func cidrReady(ctx context.Context, c client.Interface, name string) error {
+	cidrs := client.ServiceCIDRs.In(c, "")
+	cur, err := cidrs.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if apimeta.FindStatusCondition(cur.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
+		return nil
+	}
+	_, err = cidrs.ApplyStatus(ctx, name, "kubernetes-service-cidr-controller", map[string]any{"conditions": []any{map[string]any{
+		"type": networkingv1.ServiceCIDRConditionReady, "status": metav1.ConditionTrue,
+		"lastTransitionTime": metav1.Now(), "message": "Kubernetes default Service CIDR is ready",
+	}}})
+	return err
 }
 
 // tokenTracking publishes since when the use of token Secrets is noted on
@@ -126,7 +134,8 @@ func kubernetesService(ctx context.Context, c client.Interface, cfg BootstrapCon
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: labels},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, ClusterIP: first, SessionAffinity: corev1.ServiceAffinityNone,
-			Ports: []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(cfg.Port), Protocol: corev1.ProtocolTCP}},
+			IPFamilyPolicy: new(corev1.IPFamilyPolicySingleStack),
+			Ports:          []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(cfg.Port), Protocol: corev1.ProtocolTCP}},
 		},
 	})
 	if err != nil {

@@ -64,30 +64,42 @@ func (c *Controller) Run(ctx context.Context, synced func()) error {
 	}
 }
 
+// The managers whose fields the default objects and the schemas' conditions are.
+const (
+	producer = "api-priority-and-fairness-config-producer-v1"
+	consumer = "api-priority-and-fairness-config-consumer-v1"
+)
+
 // apply makes the writes side by side. That another server or a user was first
 // is no error: the change comes in and is looked at then.
 func apply[T client.Object](ctx context.Context, door client.Interface, k client.Kind[T], w writes[T]) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var errs []error
-	do := func(verb string, list []T, f func(T) error) {
-		for _, o := range list {
-			name := o.GetName()
-			wg.Go(func() {
-				err := f(o)
-				if err == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-					return
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, fmt.Errorf("%s %s %s: %w", verb, k.Kind, name, err))
-			})
-		}
+	do := func(verb, name string, f func() error) {
+		wg.Go(func() {
+			err := f()
+			if err == nil || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, fmt.Errorf("%s %s %s: %w", verb, k.Kind, name, err))
+		})
 	}
-	in := k.In(door, "")
-	do("create", w.create, func(o T) error { _, err := in.Create(ctx, o); return err })
-	do("update", w.update, func(o T) error { _, err := in.Update(ctx, o); return err })
-	do("update the status of", w.status, func(o T) error { _, err := in.UpdateStatus(ctx, o); return err })
+	in, as := k.In(door, ""), client.WithOptions(client.Options{FieldManager: producer})
+	for _, o := range w.create {
+		do("create", o.GetName(), func() error { _, err := in.Create(ctx, o, as); return err })
+	}
+	for _, o := range w.update {
+		do("update", o.GetName(), func() error { _, err := in.Update(ctx, o, as); return err })
+	}
+	for _, c := range w.status {
+		do("apply the status of", c.name, func() error {
+			_, err := in.ApplyStatus(ctx, c.name, consumer, flowcontrolv1.FlowSchemaStatus{Conditions: []flowcontrolv1.FlowSchemaCondition{c.FlowSchemaCondition}})
+			return err
+		})
+	}
 	wg.Wait()
 	return errors.Join(errs...)
 }

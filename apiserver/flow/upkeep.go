@@ -20,7 +20,13 @@ func mandatory(name string) bool {
 // writes are what is to be done about the objects of one kind.
 type writes[T client.Object] struct {
 	create, update []T
-	status         []T
+	status         []condition
+}
+
+// condition is what the status of an object lacks.
+type condition struct {
+	name string
+	flowcontrolv1.FlowSchemaCondition
 }
 
 // plan says what is to be written so that the default objects are as they
@@ -68,9 +74,7 @@ func plan(levels []*flowcontrolv1.PriorityLevelConfiguration, schemas []*flowcon
 	}
 	for _, s := range schemas {
 		if c := dangling(s, exists[s.Spec.PriorityLevelConfiguration.Name]); c != nil {
-			fixed := s.DeepCopy()
-			fixed.Status.Conditions = withCondition(fixed.Status.Conditions, *c)
-			ws.status = append(ws.status, fixed)
+			ws.status = append(ws.status, condition{s.Name, *c})
 		}
 	}
 	return wl, ws
@@ -134,14 +138,4 @@ func dangling(s *flowcontrolv1.FlowSchema, exists bool) *flowcontrolv1.FlowSchem
 		}
 	}
 	return want
-}
-
-func withCondition(list []flowcontrolv1.FlowSchemaCondition, c flowcontrolv1.FlowSchemaCondition) []flowcontrolv1.FlowSchemaCondition {
-	for i := range list {
-		if list[i].Type == c.Type {
-			list[i] = c
-			return list
-		}
-	}
-	return append(list, c)
 }

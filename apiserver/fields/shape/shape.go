@@ -394,17 +394,25 @@ func layoutOf(t reflect.Type) *layout {
 	return p
 }
 
+// sameQuantity also looks at how the number is held, which as with times makes
+// a difference to field management in what is owned as a whole: 1Gi becomes
+// 1024Mi.
+func sameQuantity(a, b *resource.Quantity) bool {
+	x, y := *a, *b // a quantity that is asked for its text keeps it
+	return x.String() == y.String() && reflect.DeepEqual(x, y)
+}
+
 // newLayout returns nil for a struct that hides fields and is not known.
 func newLayout(t reflect.Type) *layout {
 	switch t {
 	case reflect.TypeFor[metav1.Time]():
-		return moment(func(a, b *metav1.Time) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
+		return moment(func(a, b *metav1.Time) bool { return a.Time == b.Time },
 			func(v *metav1.Time) string { return v.UTC().Format(time.RFC3339) })
 	case reflect.TypeFor[metav1.MicroTime]():
-		return moment(func(a, b *metav1.MicroTime) bool { return a.Time.Equal(b.Time) && a.IsZero() == b.IsZero() },
+		return moment(func(a, b *metav1.MicroTime) bool { return a.Time == b.Time },
 			func(v *metav1.MicroTime) string { return v.UTC().Format(time.RFC3339Nano) })
 	case reflect.TypeFor[resource.Quantity]():
-		return single(func(a, b *resource.Quantity) bool { return a.String() == b.String() }, (*resource.Quantity).String)
+		return single(sameQuantity, func(q *resource.Quantity) string { c := *q; return c.String() })
 	case reflect.TypeFor[intstr.IntOrString]():
 		return single(func(a, b *intstr.IntOrString) bool { return *a == *b },
 			func(v *intstr.IntOrString) string { return fmt.Sprint(v.Type, " ", v.String()) })
