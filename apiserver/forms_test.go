@@ -1,9 +1,15 @@
 package apiserver_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coxswain/cox/apiserver"
+	"github.com/coxswain/cox/client"
 )
 
 // Answers that differ from kind to kind, or by the form that is asked for, as
@@ -73,5 +79,48 @@ func TestAnswersOfKinds(t *testing.T) {
 	}
 	if res, body := w.http(http.MethodPost, ns+"/pods/p/binding", `{"metadata":{"name":"p"}}`, "Content-Type", asJSON); res.StatusCode == 500 && !strings.Contains(body, `"message":"target.name: Required value"`) {
 		t.Error("a binding to nothing:", body)
+	}
+}
+
+// The answer to what is done to an object is shown in the form asked for, or,
+// where it is a status, as that. A watch names other types than a list.
+func TestFormsOfActions(t *testing.T) {
+	w := builtinWorld(t, func(c *apiserver.Config) {
+		c.Extensions.Actions = map[string]apiserver.ActionFunc{
+			"serviceaccounts/token": func(_ context.Context, r *client.Request) (*client.Result, error) {
+				return &client.Result{Created: true, Object: r.Object}, nil
+			},
+			"pods/eviction": func(context.Context, *client.Request) (*client.Result, error) {
+				return &client.Result{Created: true, Object: &metav1.Status{Status: metav1.StatusSuccess, Code: 201}}, nil
+			},
+		}
+	})
+	const (
+		ns      = "/api/v1/namespaces/default"
+		one     = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+		many    = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+		table   = "application/json;as=Table;g=meta.k8s.io;v=v1"
+		request = `{"spec":{"expirationSeconds":3600}}`
+	)
+	for _, tc := range []struct {
+		method, path, body, accept string
+		code                       int
+		want                       string
+	}{
+		{"POST", ns + "/serviceaccounts/a/token", request, one, 201, `"kind":"PartialObjectMetadata"`},
+		{"POST", ns + "/serviceaccounts/a/token", request, "application/yaml;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", 201, "kind: PartialObjectMetadata"},
+		{"POST", ns + "/serviceaccounts/a/token", request, many, 406, `the requested object is not a list (*authentication.TokenRequest)`},
+		{"POST", ns + "/serviceaccounts/a/token", request, table, 406, "only the following media types are accepted"},
+		{"POST", ns + "/pods/p/eviction", `{"metadata":{"name":"p"}}`, one, 201, `"status":"Success"`},
+		{"POST", ns + "/pods/p/eviction", `{"metadata":{"name":"p"}}`, many, 201, `"status":"Success"`},
+		{"POST", ns + "/pods/p/eviction", `{"metadata":{"name":"p"}}`, table, 406, "only the following media types are accepted"},
+		{"GET", ns + "/pods?watch=1", "", "application/yaml", 406, "accepted: application/json;stream=watch"},
+		{"GET", ns + "/pods?watch=1", "", "text/plain", 406, "application/vnd.kubernetes.protobuf;stream=watch"},
+		{"GET", ns + "/pods/p", "", "text/plain", 406, `application/vnd.kubernetes.protobuf"`},
+	} {
+		res, got := w.http(tc.method, tc.path, tc.body, "Content-Type", asJSON, "Accept", tc.accept)
+		if res.StatusCode != tc.code || !strings.Contains(got, tc.want) {
+			t.Errorf("%s %s %s:\n got %d %s\nwant %d %s", tc.method, tc.path, tc.accept, res.StatusCode, got, tc.code, tc.want)
+		}
 	}
 }

@@ -103,6 +103,12 @@ func (h *httpCall) pieces(a *answer) ([][]byte, error) {
 		return h.itemPieces(a.items)
 	case a.entry == nil && h.sub != nil && h.sub.Project != nil && h.accept.As != "":
 		return h.projectedPieces(a.obj)
+	case a.entry == nil && h.accept.As != "" && !isStatus(a.obj):
+		body, err := h.srv.codec.Body(m, partial(a.obj))
+		if err != nil {
+			return nil, err
+		}
+		return partialHead(h.accept.Version, "").Message(m, wire.Body{Bytes: body})
 	case a.entry == nil:
 		body, err := h.srv.codec.Body(m, a.obj)
 		if err != nil {
@@ -140,8 +146,18 @@ func (h *httpCall) misshown(a *answer) error {
 		return wire.Misshown(st, "is not a list", h.goType(""))
 	case st == "PartialObjectMetadataList" && h.sub != nil && h.sub.Project != nil:
 		return wire.Misshown(st, "is not a list", "*autoscaling.Scale")
+	case st == "PartialObjectMetadataList" && h.sub != nil && h.sub.Action != nil && !isStatus(a.obj):
+		group, _, _ := strings.Cut(h.sub.Action.GVK.Group, ".")
+		return wire.Misshown(st, "is not a list", "*"+group+"."+h.sub.Action.GVK.Kind)
 	}
 	return nil
+}
+
+// isStatus says that an answer is a status, which is shown as it is in whatever
+// form an object was asked for.
+func isStatus(obj runtime.Object) bool {
+	_, ok := obj.(*metav1.Status)
+	return ok
 }
 
 // goType is the type in which upstream holds the kind's objects, which its

@@ -237,9 +237,12 @@ func (h *httpCall) readRequest() error {
 	if h.accept, ok = wire.Negotiate(h.r.Header.Get("Accept"), h.acceptable); !ok {
 		media := wire.MediaTypes()
 		if _, known := wire.Negotiate(h.r.Header.Get("Accept"), func(wire.Accept) bool { return true }); known || h.res.custom {
+			if h.req.Verb == client.Watch {
+				media = []string{wire.TypeJSON + ";stream=watch", wire.TypeProtobuf + ";stream=watch"}
+			}
 			return wire.NotAcceptable(media)
 		}
-		if h.req.Verb == client.List {
+		if h.req.Verb == client.List || h.req.Verb == client.Watch {
 			media = append(media, wire.TypeJSON+";stream=watch", wire.TypeProtobuf+";stream=watch")
 		}
 		return plainly(http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(media, ", "))
@@ -274,7 +277,7 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 		}
 		return shown && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadata", "PartialObjectMetadataList": // whether it is a list turns out at the end
-		return shown && (object || h.req.Verb != client.List) && (a.As == "PartialObjectMetadata" || h.req.Verb != client.Watch) &&
+		return (shown || h.sub.Action != nil) && (object || h.req.Verb != client.List) && (a.As == "PartialObjectMetadata" || h.req.Verb != client.Watch) &&
 			a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	}
 	return false
