@@ -43,7 +43,7 @@ func resourceSliceKind() *api.Kind {
 			printing.AgeColumn(),
 		},
 		Cells: api.Cells(func(s *resourcev1.ResourceSlice) []any {
-			node := printing.Unset
+			node := ""
 			if s.Spec.NodeName != nil {
 				node = *s.Spec.NodeName
 			}

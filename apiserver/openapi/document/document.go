@@ -188,6 +188,16 @@ func routes(table *api.Table) ([]*container, error) {
 	get(schema.GroupVersion{}, "/api", "getCoreAPIVersions", "core", "get available API versions", bodyMedia, metav1.APIVersions{})
 	get(schema.GroupVersion{}, "/apis", "getAPIVersions", "apis", "get available API versions", bodyMedia, metav1.APIGroupList{})
 	get(schema.GroupVersion{}, "/version", "getCodeVersion", "version", "get the version information for this server", bodyMedia[:1], version.Info{})
+	// What others judge the tokens of service accounts by: text, to this document.
+	text := func(root, id, tag, description, media string) {
+		at(root, schema.GroupVersion{}).add(&route{
+			method: "GET", path: root + "/", id: id, tag: tag, description: description, produces: []string{media}, results: answers("", http.StatusOK),
+		})
+	}
+	text("/.well-known/openid-configuration", "getServiceAccountIssuerOpenIDConfiguration", "WellKnown",
+		"get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'", "application/json")
+	text("/openid/v1/jwks", "getServiceAccountIssuerOpenIDKeyset", "openid",
+		"get service account issuer OpenID JSON Web Key Set (contains public token verification keys)", "application/jwk-set+json")
 	seen := map[schema.GroupVersion]bool{}
 	groups := map[string]bool{}
 	for _, k := range table.Kinds {
