@@ -126,5 +126,5 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	if is(&old.Status, batchv1.JobFailed) && !failed {
 		errs = append(errs, field.Invalid(path.Child("conditions"), field.OmitValueType{}, "cannot disable the terminal Failed=True condition"))
 	}
-	return errs
+	return append(errs, validateIndexes(j, old, path)...)
 }

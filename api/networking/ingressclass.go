@@ -39,8 +39,8 @@ func ingressClassKind() *api.Kind {
 			},
 			Validate: api.Check(validateIngressClass),
 			ValidateUpdate: api.Check2(func(c, old *networkingv1.IngressClass) field.ErrorList {
-				return append(validateIngressClass(c),
-					check.Immutable(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller"))...)
+				return append(check.Immutable(c.Spec.Controller, old.Spec.Controller, field.NewPath("spec", "controller")),
+					validateIngressClass(c)...)
 			}),
 		},
 		Columns: []metav1.TableColumnDefinition{

@@ -8,11 +8,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coxswain/cox/api/check"
 )
 
 // validateVolumes checks the volumes and learns them by name.
@@ -386,12 +386,7 @@ func (c *checker) ephemeralVolume(e *corev1.EphemeralVolumeSource, name string, 
 		return field.ErrorList{field.Required(p.Child("volumeClaimTemplate"), "")}
 	}
 	tp := p.Child("volumeClaimTemplate")
-	errs := validateAnnotations(t.Annotations, tp.Child("metadata", "annotations"))
-	errs = append(errs, metavalidation.ValidateLabels(t.Labels, tp.Child("metadata", "labels"))...)
-	plain := metav1.ObjectMeta{Annotations: t.Annotations, Labels: t.Labels}
-	if m := t.ObjectMeta; m.Name != plain.Name || m.Namespace != "" || m.GenerateName != "" || len(m.OwnerReferences) > 0 || len(m.Finalizers) > 0 {
-		errs = append(errs, field.Forbidden(tp.Child("metadata"), "only annotations and labels may be set"))
-	}
+	errs := check.TemplateMeta(&t.ObjectMeta, tp.Child("metadata"))
 	errs = append(errs, ValidateClaimSpec(&t.Spec, tp.Child("spec"))...)
 	if c.meta.Name != "" && !c.opts.Template {
 		claim := c.meta.Name + "-" + name

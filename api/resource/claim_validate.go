@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	resourcev1 "k8s.io/api/resource/v1"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -51,9 +50,7 @@ func validateClaimUpdate(c, old *resourcev1.ResourceClaim) field.ErrorList {
 
 func validateTemplate(t *resourcev1.ResourceClaimTemplate) field.ErrorList {
 	path := field.NewPath("spec")
-	meta := path.Child("metadata")
-	errs := apivalidation.ValidateAnnotations(t.Spec.Annotations, meta.Child("annotations"))
-	errs = append(errs, metavalidation.ValidateLabels(t.Spec.Labels, meta.Child("labels"))...)
+	errs := check.TemplateMeta(&t.Spec.ObjectMeta, path.Child("metadata"))
 	return append(errs, validateDevices(&t.Spec.Spec.Devices, path.Child("spec", "devices"))...)
 }
 
