@@ -5,6 +5,7 @@ package doortest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -152,6 +153,13 @@ func (d *Door) Do(_ context.Context, req *client.Request) (*client.Result, error
 			return nil, apierrors.NewConflict(gr, req.Name, fmt.Errorf("the object has been modified"))
 		}
 		obj.SetUID(cur.GetUID())
+		d.store(gr, obj, watch.Modified)
+		return &client.Result{Object: obj}, nil
+	case client.Patch: // merges, or applies, that is, which replaces lists here
+		obj := cur.DeepCopyObject().(client.Object)
+		if err := json.Unmarshal(req.Patch, obj); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
 		d.store(gr, obj, watch.Modified)
 		return &client.Result{Object: obj}, nil
 	case client.Delete:
