@@ -213,7 +213,7 @@ func cadvisorText(subjects []subject) []byte {
 	t.pressure(subjects)
 	t.network(subjects)
 	t.add("machine_cpu_cores", "gauge", "Number of logical CPU cores.", float64(goruntime.NumCPU()), "boot_id", oneLine("/proc/sys/kernel/random/boot_id"), "machine_id", oneLine("/etc/machine-id"), "system_uuid", oneLine("/sys/class/dmi/id/product_uuid"))
-	if mem, err := nodeMemory(); err == nil {
+	if mem, _, err := nodeMemory(); err == nil {
 		t.add("machine_memory_bytes", "gauge", "Amount of memory installed on the machine.", float64(*mem.AvailableBytes+*mem.WorkingSetBytes), "boot_id", oneLine("/proc/sys/kernel/random/boot_id"), "machine_id", oneLine("/etc/machine-id"), "system_uuid", oneLine("/sys/class/dmi/id/product_uuid"))
 	}
 	t.add("container_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", 0)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
@@ -20,6 +21,12 @@ type text struct {
 }
 
 func (t *text) add(name, kind, help string, value float64, labels ...string) {
+	t.at(name, kind, help, value, metav1.Time{}, labels...)
+}
+
+// at adds a sample that was taken at a time; the zero value, and the
+// epoch, stand for now.
+func (t *text) at(name, kind, help string, value float64, at metav1.Time, labels ...string) {
 	if t.declared == nil {
 		t.declared = map[string]bool{}
 	}
@@ -41,6 +48,10 @@ func (t *text) add(name, kind, help string, value float64, labels ...string) {
 	}
 	t.WriteByte(' ')
 	t.WriteString(strconv.FormatFloat(value, 'g', -1, 64))
+	if at.UnixMilli() > 0 {
+		t.WriteByte(' ')
+		t.WriteString(strconv.FormatInt(at.UnixMilli(), 10))
+	}
 	t.WriteByte('\n')
 }
 
@@ -57,47 +68,49 @@ func (s *Server) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 		failed, sum = 1, &stats.Summary{}
 	}
 	// All samples of a metric stand together.
-	t.usage("node", "of the node", sum.Node.CPU, sum.Node.Memory, nil)
+	own := []used{{cpu: sum.Node.CPU, memory: sum.Node.Memory, swap: sum.Node.Swap}}
+	var pods, containers []used
 	for i := range sum.Pods {
 		p := &sum.Pods[i]
+		labels := []string{"namespace", p.PodRef.Namespace, "pod", p.PodRef.Name}
+		pods = append(pods, used{labels, p.CPU, p.Memory, p.Swap})
 		for j := range p.Containers {
 			c := &p.Containers[j]
-			t.cpu("container", "of the container", c.CPU, []string{"container", c.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name})
+			containers = append(containers, used{append([]string{"container", c.Name}, labels...), c.CPU, c.Memory, c.Swap})
 		}
 	}
-	for i := range sum.Pods {
-		p := &sum.Pods[i]
-		for j := range p.Containers {
-			c := &p.Containers[j]
-			t.memory("container", "of the container", c.Memory, []string{"container", c.Name, "namespace", p.PodRef.Namespace, "pod", p.PodRef.Name})
-		}
-	}
-	for i := range sum.Pods {
-		t.cpu("pod", "of the pod", sum.Pods[i].CPU, []string{"namespace", sum.Pods[i].PodRef.Namespace, "pod", sum.Pods[i].PodRef.Name})
-	}
-	for i := range sum.Pods {
-		t.memory("pod", "of the pod", sum.Pods[i].Memory, []string{"namespace", sum.Pods[i].PodRef.Namespace, "pod", sum.Pods[i].PodRef.Name})
-	}
+	t.usages("node", own)
+	t.usages("container", containers)
+	t.usages("pod", pods)
 	t.startTimes(s)
 	t.add("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise", failed)
 	w.Header().Set("Content-Type", textFormat)
 	_, _ = w.Write(t.Bytes())
 }
 
-func (t *text) usage(what, of string, c *stats.CPUStats, m *stats.MemoryStats, labels []string) {
-	t.cpu(what, of, c, labels)
-	t.memory(what, of, m, labels)
+// used is what something with labels uses; what is nil is not known.
+type used struct {
+	labels []string
+	cpu    *stats.CPUStats
+	memory *stats.MemoryStats
+	swap   *stats.SwapStats
 }
 
-func (t *text) cpu(what, of string, c *stats.CPUStats, labels []string) {
-	if c != nil && c.UsageCoreNanoSeconds != nil {
-		t.add(what+"_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed "+of+" in core-seconds", float64(*c.UsageCoreNanoSeconds)/1e9, labels...)
+func (t *text) usages(what string, all []used) {
+	for i := range all {
+		if c := all[i].cpu; c != nil && c.UsageCoreNanoSeconds != nil {
+			t.at(what+"_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the "+what+" in core-seconds", float64(*c.UsageCoreNanoSeconds)/1e9, c.Time, all[i].labels...)
+		}
 	}
-}
-
-func (t *text) memory(what, of string, m *stats.MemoryStats, labels []string) {
-	if m != nil && m.WorkingSetBytes != nil {
-		t.add(what+"_memory_working_set_bytes", "gauge", "Current working set "+of+" in bytes", float64(*m.WorkingSetBytes), labels...)
+	for i := range all {
+		if m := all[i].memory; m != nil && m.WorkingSetBytes != nil {
+			t.at(what+"_memory_working_set_bytes", "gauge", "Current working set of the "+what+" in bytes", float64(*m.WorkingSetBytes), m.Time, all[i].labels...)
+		}
+	}
+	for i := range all {
+		if s := all[i].swap; s != nil && s.SwapUsageBytes != nil {
+			t.at(what+"_swap_usage_bytes", "gauge", "Current swap usage of the "+what+" in bytes. Reported only on non-windows systems", float64(*s.SwapUsageBytes), s.Time, all[i].labels...)
+		}
 	}
 }
 

@@ -302,8 +302,8 @@ func (s *Server) nodeStats(ctx context.Context, onlyCPUAndMemory bool) stats.Nod
 		n.StartTime = metav1.NewTime(boot)
 		n.CPU = &stats.CPUStats{Time: metav1.NewTime(now), UsageCoreNanoSeconds: &nanos, UsageNanoCores: s.cpu.of("node", now, nanos)}
 	}
-	if m, err := nodeMemory(); err == nil {
-		n.Memory = m
+	if m, swap, err := nodeMemory(); err == nil {
+		n.Memory, n.Swap = m, swap
 	}
 	if onlyCPUAndMemory {
 		return n
@@ -364,10 +364,10 @@ func nodeCPU() (nanos uint64, boot time.Time, err error) {
 
 // nodeMemory reads /proc/meminfo. The working set is what is used and cannot
 // be given up at once.
-func nodeMemory() (*stats.MemoryStats, error) {
+func nodeMemory() (*stats.MemoryStats, *stats.SwapStats, error) {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	v := map[string]uint64{}
 	for _, line := range strings.Split(string(b), "\n") {
@@ -380,7 +380,10 @@ func nodeMemory() (*stats.MemoryStats, error) {
 	usage, rss := v["MemTotal"]-v["MemFree"], v["AnonPages"]
 	working := usage - min(usage, v["Inactive(file)"])
 	available := v["MemTotal"] - min(v["MemTotal"], working)
-	return &stats.MemoryStats{Time: metav1.Now(), UsageBytes: &usage, WorkingSetBytes: &working, AvailableBytes: &available, RSSBytes: &rss}, nil
+	free := v["SwapFree"]
+	swapped, now := v["SwapTotal"]-min(v["SwapTotal"], free), metav1.Now()
+	return &stats.MemoryStats{Time: now, UsageBytes: &usage, WorkingSetBytes: &working, AvailableBytes: &available, RSSBytes: &rss},
+		&stats.SwapStats{Time: now, SwapUsageBytes: &swapped, SwapAvailableBytes: &free}, nil
 }
 
 // nodeNetwork reads the counters of the physical links from /proc/net/dev.

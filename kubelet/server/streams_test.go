@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -278,6 +279,10 @@ func TestLogsAndStatistics(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in\n%s", want, body)
 		}
+	}
+	// Rates are computed from when the runtime measured, not from when somebody asked.
+	if !regexp.MustCompile(`\nnode_swap_usage_bytes \S+ \d{13}\n`).MatchString(body) || !regexp.MustCompile(`\ncontainer_cpu_usage_seconds_total\{[^}]*\} \S+ \d{13}\n`).MatchString(body) {
+		t.Errorf("no samples with their times in\n%s", body)
 	}
 	if code, body := c.get(t, "/runningpods/"); code != 200 || !strings.Contains(body, `"name":"web"`) {
 		t.Errorf("running pods: %d %s", code, body)
