@@ -2,6 +2,7 @@ package actions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -130,18 +131,49 @@ func ensure[T client.Object](ctx context.Context, r client.Resource[T], obj T) e
 func kubernetesService(ctx context.Context, c client.Interface, cfg BootstrapConfig) error {
 	first := cfg.ServiceCIDRs[0].Masked().Addr().Next().String()
 	labels := map[string]string{"component": "apiserver", "provider": "kubernetes"}
-	err := ensure(ctx, client.Services.In(c, "default"), &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: labels},
-		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeClusterIP, ClusterIP: first, SessionAffinity: corev1.ServiceAffinityNone,
-			IPFamilyPolicy: new(corev1.IPFamilyPolicySingleStack),
-			Ports:          []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(cfg.Port), Protocol: corev1.ProtocolTCP}},
-		},
-	})
+	publish := func() error {
+		return ensure(ctx, client.Services.In(c, "default"), &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Labels: labels},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeClusterIP, ClusterIP: first, SessionAffinity: corev1.ServiceAffinityNone,
+				IPFamilyPolicy: new(corev1.IPFamilyPolicySingleStack),
+				Ports:          []corev1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(cfg.Port), Protocol: corev1.ProtocolTCP}},
+			},
+		})
+	}
+	err := publish()
+	if apierrors.IsInvalid(err) {
+		// A server that was killed between the two has taken the address and
+		// not made the Service.
+		freed, ferr := freeLeft(ctx, c, first, "default", "kubernetes")
+		if ferr != nil {
+			err = errors.Join(err, ferr)
+		} else if freed {
+			err = publish()
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("publish the kubernetes service: %w", err)
 	}
 	return nil
+}
+
+// freeLeft frees an address that was taken for a Service which does not exist.
+// It says whether it was taken for that one. Should another server be about to
+// make the Service, the address is taken anew for whichever is made.
+func freeLeft(ctx context.Context, c client.Interface, ip, namespace, name string) (bool, error) {
+	addresses := client.IPAddresses.In(c, "")
+	left, err := addresses.Get(ctx, ip)
+	if apierrors.IsNotFound(err) {
+		return true, nil // freed meanwhile
+	}
+	if err != nil || serviceOf(left) != namespace+"/"+name {
+		return false, err
+	}
+	if err := addresses.Delete(ctx, ip, client.Exactly(left.UID)); err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return false, fmt.Errorf("free cluster IP %s: %w", ip, err)
+	}
+	return true, nil
 }
 
 // extensionAuth publishes the CAs that extension API servers check callers by.

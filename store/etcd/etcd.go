@@ -85,6 +85,13 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	switch cleared, err := clearUnbegun(cfg.Dir); {
+	case err != nil:
+		lock.Close()
+		return nil, err
+	case cleared:
+		cfg.Log.Info("etcd had been killed during its first start; it starts anew", "dir", cfg.Dir)
+	}
 	s := &Server{lock: lock, failure: newFailure(cfg.Dir), log: cfg.Log}
 	scfg, err := s.config(cfg)
 	if err != nil {

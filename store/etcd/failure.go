@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	etcderrors "go.etcd.io/etcd/server/v3/etcdserver/errors"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -127,12 +128,20 @@ var expected = [...]string{
 	"server has stopped; skipping GoAttach", // work that its stop came before
 }
 
-// kept says that an entry tells of a file of the log that etcd would remove,
-// being more than it is to keep, and has not: itself it needs the file until
-// its next snapshot, which large entries are few enough to make wait. That is as
-// it should be, and it would tell so twice a minute.
-func kept(e zapcore.Entry, fields []zapcore.Field) bool {
-	return e.Message == "failed to lock file" && slices.ContainsFunc(fields, func(f zapcore.Field) bool { return f.Interface == fileutil.ErrLocked })
+// harmless says that an entry tells of something that is as it should be for
+// the reason that it gives:
+//
+//   - a file of the log that etcd would remove, being more than it is to keep,
+//     and has not: itself it needs the file until its next snapshot, which large
+//     entries are few enough to make wait (it would tell so twice a minute);
+//   - that it does not publish its address yet, while it applies a long log at
+//     its start (it would tell so thousands of times a second).
+func harmless(e zapcore.Entry, fields []zapcore.Field) bool {
+	reason := map[string]error{
+		"failed to lock file": fileutil.ErrLocked,
+		"failed to publish local member to cluster through raft": etcderrors.ErrTooManyRequests,
+	}[e.Message]
+	return reason != nil && slices.ContainsFunc(fields, func(f zapcore.Field) bool { return f.Interface == reason })
 }
 
 func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
@@ -141,7 +150,7 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 			return nil
 		}
 	}
-	if kept(e, fields) {
+	if harmless(e, fields) {
 		return nil
 	}
 	enc := zapcore.NewMapObjectEncoder()
