@@ -77,7 +77,7 @@ func runAgent(ctx context.Context, c *config, rep *report) error {
 		if a.node != nil {
 			a.node.close()
 		}
-		_ = os.Remove(c.controlSocket())
+		c.endControl()
 	}()
 	if err := a.start(ctx); err != nil {
 		if ctx.Err() != nil {

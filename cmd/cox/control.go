@@ -52,6 +52,13 @@ func (c *config) controlSocket() string {
 	return filepath.Join(c.runDir(), "control.sock")
 }
 
+// endControl removes the control socket, and the folder of what runs unless
+// there is more in it, such as containers.
+func (c *config) endControl() {
+	_ = os.Remove(c.controlSocket())
+	_ = os.Remove(c.runDir())
+}
+
 // runDir holds sockets and what else does not outlive the machine's boot.
 func (c *config) runDir() string { return filepath.Join("/run", "cox-"+c.Name) }
 

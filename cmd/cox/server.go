@@ -135,7 +135,7 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 	}
 	defer func() {
 		s.stop()
-		_ = os.Remove(c.controlSocket())
+		c.endControl()
 	}()
 	if err := s.start(ctx, cancel); err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
