@@ -7,16 +7,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
 
-func wire(f *testing.F, m proto.Message) []byte {
-	f.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	return b
-}
+	"github.com/coxswain/cox/internal/wiretest"
+)
 
 // FuzzRuntime plans for a pod by what a runtime says of it: whatever that is,
 // there is a plan and a status, which names each of the pod's containers, and
@@ -34,9 +27,9 @@ func FuzzRuntime(f *testing.F) {
 		Status:          &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady}}},
 		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Name: "x"}, {Features: &runtimeapi.RuntimeHandlerFeatures{UserNamespaces: true}}},
 	}
-	f.Add(wire(f, running), wire(f, exited), wire(f, ready), wire(f, info), uint8(0))
-	f.Add(wire(f, odd), wire(f, running), wire(f, &runtimeapi.PodSandboxStatus{Id: "s", State: 1}), []byte{}, uint8(1))
-	f.Add(wire(f, exited), wire(f, exited), []byte{}, []byte{}, uint8(2))
+	f.Add(wiretest.Marshal(f, running), wiretest.Marshal(f, exited), wiretest.Marshal(f, ready), wiretest.Marshal(f, info), uint8(0))
+	f.Add(wiretest.Marshal(f, odd), wiretest.Marshal(f, running), wiretest.Marshal(f, &runtimeapi.PodSandboxStatus{Id: "s", State: 1}), []byte{}, uint8(1))
+	f.Add(wiretest.Marshal(f, exited), wiretest.Marshal(f, exited), []byte{}, []byte{}, uint8(2))
 	f.Fuzz(func(t *testing.T, a, b, c, d []byte, how uint8) {
 		var one, two runtimeapi.ContainerStatus
 		var sb runtimeapi.PodSandboxStatus

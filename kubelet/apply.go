@@ -180,7 +180,9 @@ func (w *worker) createSandbox(attempt uint32) {
 		}
 	}, func() {
 		s.Sandboxing = false
-		w.k.counts.sandbox(pod, err)
+		if err == nil || s.EndingSince.IsZero() { // what its end cut off is no failure
+			w.k.counts.sandbox(pod, err)
+		}
 		if err == nil {
 			w.sandboxes[sb.Id] = sb
 			w.sandboxGap = 0
@@ -232,12 +234,14 @@ func (w *worker) startFailed(pod *corev1.Pod, a startAction, m *memory, err erro
 	if !errors.As(err, &se) {
 		se = &startError{reason: reason{createContainerError, err.Error()}}
 	}
-	w.k.counts.launched(pod, a.Kind, se.Reason)
 	now := w.k.cfg.Clock.Now()
 	m.Waiting, m.FailedAt, m.Pull = se.reason, now, se.Pull
 	switch {
 	case !w.state.EndingSince.IsZero():
-		return
+		return // what the pod's end cut off is no failure
+	}
+	w.k.counts.launched(pod, a.Kind, se.Reason)
+	switch {
 	case se.Reason == postStartHookError:
 		m.Killed = reason{postStartHookError, "FailedPostStartHook"}
 		return

@@ -71,3 +71,21 @@ func TestPullsAreCountedBySize(t *testing.T) {
 		}
 	}
 }
+
+// A change that could not be written is measured until it is, and one that came
+// during a write from then on.
+func TestStatusesAreMeasuredUntilWritten(t *testing.T) {
+	var took []float64
+	m := &statusManager{took: func(s float64) { took = append(took, s) }}
+	first, second := &corev1.PodStatus{}, &corev1.PodStatus{}
+	e := &podStatus{status: second, changed: time.Now().Add(-time.Hour)}
+	m.told(e, first)
+	if len(took) != 1 || took[0] < 3600 || e.changed.IsZero() || time.Since(e.changed) > time.Minute {
+		t.Fatalf("took %v, waits since %v", took, e.changed)
+	}
+	m.told(e, second)
+	m.told(e, second)
+	if len(took) != 2 || took[1] > 60 || !e.changed.IsZero() {
+		t.Errorf("took %v, waits since %v", took, e.changed)
+	}
+}

@@ -95,8 +95,7 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	m.mu.Lock()
-	st, changed := e.status, e.changed
-	e.changed = time.Time{}
+	st := e.status
 	m.mu.Unlock()
 	if st == nil {
 		return nil
@@ -105,6 +104,7 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 	for pod != nil {
 		want := mergeStatus(&pod.Status, st)
 		if equality.Semantic.DeepEqual(&pod.Status, want) {
+			m.told(e, st)
 			return nil
 		}
 		next := pod.DeepCopy()
@@ -113,9 +113,7 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 		switch {
 		case err == nil:
 			e.written = out
-			if !changed.IsZero() {
-				m.took(time.Since(changed).Seconds())
-			}
+			m.told(e, st)
 			return nil
 		case apierrors.IsNotFound(err):
 			return nil
@@ -133,6 +131,20 @@ func (m *statusManager) write(ctx context.Context, uid types.UID) error {
 		}
 	}
 	return nil
+}
+
+// told notes that a status has been written; one that came meanwhile waits
+// since now. What could not be written goes on waiting.
+func (m *statusManager) told(e *podStatus, st *corev1.PodStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e.changed.IsZero() {
+		return
+	}
+	m.took(time.Since(e.changed).Seconds())
+	if e.changed = (time.Time{}); e.status != st {
+		e.changed = time.Now()
+	}
 }
 
 // newer returns the version of a pod with the higher resourceVersion.

@@ -8,16 +8,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-)
 
-func bytesOf(f *testing.F, m proto.Message) []byte {
-	f.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	return b
-}
+	"github.com/coxswain/cox/internal/wiretest"
+)
 
 // FuzzAnswers takes what a driver answers: of who it is only what is new gets
 // onto the node, once, and of a volume's use only what can be.
@@ -31,7 +24,7 @@ func FuzzAnswers(f *testing.F) {
 		VolumeCondition: &csiapi.VolumeCondition{Abnormal: true, Message: "é"},
 	}
 	for _, ids := range []string{"", "null", `{"d":"n-1"}`, `{"d":1}`, `[]`} {
-		f.Add(bytesOf(f, info), bytesOf(f, can), bytesOf(f, use), ids)
+		f.Add(wiretest.Marshal(f, info), wiretest.Marshal(f, can), wiretest.Marshal(f, use), ids)
 	}
 	f.Fuzz(func(t *testing.T, a, b, c []byte, ids string) {
 		var info csiapi.NodeGetInfoResponse

@@ -13,6 +13,7 @@ import (
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/coxswain/cox/internal/wiretest"
 	"github.com/coxswain/cox/kubelet/numa"
 )
 
@@ -29,15 +30,6 @@ func (s said) GetPreferredAllocation(context.Context, *pluginapi.PreferredAlloca
 
 func (s said) Allocate(context.Context, *pluginapi.AllocateRequest, ...grpc.CallOption) (*pluginapi.AllocateResponse, error) {
 	return s.allocated, nil
-}
-
-func wire(f *testing.F, m proto.Message) []byte {
-	f.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	return b
 }
 
 // FuzzAnswers takes what a plugin lists and answers: containers get as many
@@ -58,8 +50,8 @@ func FuzzAnswers(f *testing.F) {
 		Envs: map[string]string{"": "", "A=B": "c"}, Mounts: []*pluginapi.Mount{{ContainerPath: "/../etc", HostPath: "/"}, {}}, Devices: []*pluginapi.DeviceSpec{{Permissions: "rwmx"}},
 		CdiDevices: []*pluginapi.CDIDevice{{}}, Annotations: map[string]string{"a": "b"},
 	}}}
-	f.Add(wire(f, list), wire(f, preferred), wire(f, allocated), uint8(1), uint8(1))
-	f.Add(wire(f, list), []byte{}, []byte{}, uint8(2), uint8(2))
+	f.Add(wiretest.Marshal(f, list), wiretest.Marshal(f, preferred), wiretest.Marshal(f, allocated), uint8(1), uint8(1))
+	f.Add(wiretest.Marshal(f, list), []byte{}, []byte{}, uint8(2), uint8(2))
 	f.Fuzz(func(t *testing.T, a, b, c []byte, first, second uint8) {
 		var list pluginapi.ListAndWatchResponse
 		s := said{preferred: &pluginapi.PreferredAllocationResponse{}, allocated: &pluginapi.AllocateResponse{}}

@@ -16,6 +16,8 @@ import (
 	healthv1alpha1 "k8s.io/kubelet/pkg/apis/dra-health/v1alpha1"
 	drav1 "k8s.io/kubelet/pkg/apis/dra/v1"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/coxswain/cox/internal/wiretest"
 )
 
 // said is a driver that answers what it was given.
@@ -32,15 +34,6 @@ func (s said) NodeUnprepareResources(context.Context, *drav1.NodeUnprepareResour
 	return s.unprepare, nil
 }
 
-func wire(f *testing.F, m proto.Message) []byte {
-	f.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	return b
-}
-
 // FuzzAnswers takes what a driver answers: claims are prepared with what it
 // says of them or are not, what is kept of it can be read again, and what it
 // says of its devices' health stays within bounds.
@@ -52,8 +45,8 @@ func FuzzAnswers(f *testing.F) {
 	health := &healthv1alpha1.NodeWatchResourcesResponse{Devices: []*healthv1alpha1.DeviceHealth{
 		{}, {Device: &healthv1alpha1.DeviceIdentifier{PoolName: "p", DeviceName: "d"}, Health: healthv1alpha1.HealthStatus_HEALTHY, LastUpdatedTime: 1e9, HealthCheckTimeoutSeconds: 1<<63 - 1, Message: strings.Repeat("é", 600)},
 	}}
-	f.Add(wire(f, good), wire(f, undone), wire(f, health))
-	f.Add(wire(f, some), []byte{}, wire(f, health))
+	f.Add(wiretest.Marshal(f, good), wiretest.Marshal(f, undone), wiretest.Marshal(f, health))
+	f.Add(wiretest.Marshal(f, some), []byte{}, wiretest.Marshal(f, health))
 	f.Fuzz(func(t *testing.T, a, b, c []byte) {
 		s := said{&drav1.NodePrepareResourcesResponse{}, &drav1.NodeUnprepareResourcesResponse{}}
 		var list healthv1alpha1.NodeWatchResourcesResponse
