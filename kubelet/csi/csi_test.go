@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/codes"
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
@@ -347,37 +346,6 @@ func TestAttached(t *testing.T) {
 	}
 	if err := n.Unmount(t.Context(), "a"); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestGrows(t *testing.T) {
-	n := newNode(t, stages, expands)
-	n.object(noAttach())
-	v := persistent(pod("a"))
-	v.PV.Spec.Capacity[corev1.ResourceStorage] = resource.MustParse("2Gi")
-	v.Claim = &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "claim", UID: "c"}, Status: corev1.PersistentVolumeClaimStatus{
-		Capacity:                  corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
-		AllocatedResourceStatuses: map[corev1.ResourceName]corev1.ClaimResourceStatus{corev1.ResourceStorage: corev1.PersistentVolumeClaimNodeResizePending},
-		Conditions:                []corev1.PersistentVolumeClaimCondition{{Type: corev1.PersistentVolumeClaimFileSystemResizePending, Status: corev1.ConditionTrue}},
-	}}
-	n.door.put("persistentvolumeclaims", v.Claim.DeepCopy())
-	claim := func() corev1.PersistentVolumeClaimStatus {
-		return n.door.objects["persistentvolumeclaims/claim"].(*corev1.PersistentVolumeClaim).Status
-	}
-	n.driver.failing("expand", codes.OutOfRange)
-	if _, err := n.Mount(t.Context(), v); err == nil {
-		t.Error("a volume that cannot grow mounts")
-	}
-	if s := claim(); s.AllocatedResourceStatuses[corev1.ResourceStorage] != corev1.PersistentVolumeClaimNodeResizeInfeasible {
-		t.Errorf("%+v", s)
-	}
-	n.door.put("persistentvolumeclaims", v.Claim.DeepCopy())
-	n.restart(t)
-	if _, err := n.Mount(t.Context(), v); err != nil {
-		t.Fatal(err)
-	}
-	if s := claim(); s.Capacity.Storage().String() != "2Gi" || len(s.AllocatedResourceStatuses) != 0 || len(s.Conditions) != 0 {
-		t.Errorf("%+v", s)
 	}
 }
 

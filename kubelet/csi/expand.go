@@ -60,10 +60,13 @@ func resized(claim *corev1.PersistentVolumeClaim, size resource.Quantity) *corev
 }
 
 // refused is a claim's status when the node cannot expand its volume; for good
-// if the driver's word is final.
+// if this size will never be possible, or if the driver has certainly not made
+// it and the user wants another one by now: only then may the resizer turn to
+// what is wanted (KEP-1790).
 func refused(claim *corev1.PersistentVolumeClaim, why error) *corev1.PersistentVolumeClaim {
 	out := claim.DeepCopy()
-	if infeasible(why) {
+	wants, tried := claim.Spec.Resources.Requests[corev1.ResourceStorage], claim.Status.AllocatedResources[corev1.ResourceStorage]
+	if infeasible(why) || final(why) && wants.Cmp(tried) != 0 {
 		setResize(out, corev1.PersistentVolumeClaimNodeResizeInfeasible)
 	}
 	c := corev1.PersistentVolumeClaimCondition{Type: corev1.PersistentVolumeClaimNodeResizeError, Status: corev1.ConditionTrue, Message: "failed to expand pvc with " + why.Error()}

@@ -71,6 +71,9 @@ func (m *Manager) Mount(ctx context.Context, v *Volume) (Place, error) {
 	have := vol.pods[v.Pod.UID].published[v.Name]
 	m.mu.Unlock()
 	now := m.cfg.Clock.Now()
+	if have != nil && !have.look.IsZero() && !now.Before(have.look) && grows(v.Claim, v.PV, v.ReadOnly) == nil {
+		have.look = now.Add(refresh) // nothing to ask the driver for
+	}
 	if have != nil && (have.again.IsZero() || now.Before(have.again)) && (have.look.IsZero() || now.Before(have.look)) {
 		return have.place(), nil
 	}
