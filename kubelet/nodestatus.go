@@ -182,7 +182,7 @@ func setNodeStatus(node *corev1.Node, f *statusFacts) {
 	st.VolumesInUse = f.inUse
 	setAddressesOfNode(st, f.cfg)
 	capacity := capacityOf(f)
-	// What a device plugin or a user has added stays.
+	// What a user has added stays, and can be given away whole.
 	if st.Capacity == nil {
 		st.Capacity = corev1.ResourceList{}
 	}
@@ -197,6 +197,7 @@ func setNodeStatus(node *corev1.Node, f *statusFacts) {
 		delete(st.Capacity, name)
 		delete(st.Allocatable, name)
 	}
+	setAdvertised(st, capacity, f.devices)
 	m := f.machine
 	st.NodeInfo.MachineID, st.NodeInfo.SystemUUID, st.NodeInfo.BootID = m.MachineID, m.SystemUUID, m.BootID
 	st.NodeInfo.KernelVersion, st.NodeInfo.OSImage = m.Kernel, m.Distro
@@ -215,6 +216,26 @@ func setNodeStatus(node *corev1.Node, f *statusFacts) {
 	st.Features, st.RuntimeHandlers = f.features, f.handlers
 	st.DeclaredFeatures = slices.Clone(declaredFeatures)
 	setNodeConditions(st, f)
+}
+
+// setAdvertised makes allocatable what someone has advertised as capacity of
+// the node ("Extended resources" of the documentation), and what is no longer
+// advertised not. The resources that the kubelet counts itself, and those of
+// device plugins, are not its business.
+func setAdvertised(st *corev1.NodeStatus, own, devices corev1.ResourceList) {
+	for name, q := range st.Capacity {
+		if _, ok := own[name]; ok {
+			continue
+		}
+		if _, ok := devices[name]; !ok {
+			st.Allocatable[name] = q.DeepCopy()
+		}
+	}
+	for name := range st.Allocatable {
+		if _, ok := st.Capacity[name]; !ok {
+			delete(st.Allocatable, name)
+		}
+	}
 }
 
 func setAddressesOfNode(st *corev1.NodeStatus, cfg *Config) {
