@@ -205,6 +205,9 @@ func (w *worker) start(a startAction) {
 	name := a.Container.Name
 	s.Starting[name] = true
 	m := w.memoryOf(name)
+	if s.redefined(a.Container) {
+		m.CrashDelay = 0 // it was another container that crashed
+	}
 	if a.Restart && !m.Resized {
 		m.crashed(s.Now, w.k.cfg.Containers.CrashDelay)
 	}

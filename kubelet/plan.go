@@ -436,7 +436,7 @@ func (p *plan) start(s *podState, a startAction) {
 		}
 		return
 	}
-	if a.Restart && !m.Resized {
+	if a.Restart && !m.Resized && !s.redefined(a.Container) {
 		finished := time.Unix(0, s.latest(name).FinishedAt)
 		if at := m.restartAt(finished); s.Now.Before(at) {
 			p.Waiting[name] = reason{crashLoopBackOff, fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", m.CrashDelay, name, podTitle(s.Pod))}

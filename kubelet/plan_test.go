@@ -193,6 +193,10 @@ func TestPlan(t *testing.T) {
 		{"and then goes", newScene(always, app("a"), box("s", 0, true), has("s", "a", 1, 1, 10*time.Second), with(func(s *scene) {
 			s.Memory["a"] = &memory{CrashDelay: 10 * time.Second, CrashedAt: noon.Add(-15 * time.Second)}
 		})), "restart a#2"},
+		{"a new image starts afresh", newScene(always, app("a"), box("s", 0, true), has("s", "a", 5, 1, 3*time.Second), with(func(s *scene) {
+			s.Memory["a"] = &memory{CrashDelay: 300 * time.Second, CrashedAt: noon.Add(-5 * time.Second)}
+			s.Pod.Spec.Containers[0].Image = "mended"
+		})), "restart a#6"},
 		{"a long run forgives", newScene(always, app("a"), box("s", 0, true), has("s", "a", 5, 1, 0), with(func(s *scene) {
 			s.Memory["a"] = &memory{CrashDelay: 300 * time.Second, CrashedAt: noon.Add(-11 * time.Minute)}
 		})), "restart a#6"},

@@ -168,6 +168,13 @@ func (s *podState) latest(name string) *instance {
 	return nil
 }
 
+// redefined says that a container's newest instance was made from another
+// definition of it.
+func (s *podState) redefined(c *corev1.Container) bool {
+	was := s.latest(c.Name)
+	return was != nil && was.Annotations[annotationSpecHash] != "" && was.Annotations[annotationSpecHash] != specHash(c)
+}
+
 // sandbox returns the newest sandbox that is ready, or nil.
 func (s *podState) sandbox() *runtimeapi.PodSandboxStatus {
 	for _, sb := range s.Sandboxes {
