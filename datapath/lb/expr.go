@@ -91,6 +91,17 @@ func newConnection() []expr.Any {
 	}
 }
 
+// redirected matches the packets of connections whose destination was
+// rewritten.
+func redirected() []expr.Any {
+	const destination = 1 << 5 // IPS_DST_NAT
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: reg0},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(destination), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
+	}
+}
+
 // mark marks the packet for masquerading.
 func mark() []expr.Any {
 	return []expr.Any{

@@ -151,7 +151,10 @@ func (t *NFT) skeleton() error {
 	t.rule("output", jump(services))
 	t.base("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	t.rule("postrouting", masquerade())
-	t.rule("postrouting", []expr.Any{
+	// Only what came here by a Service: a backend that is this machine talks to
+	// itself by its own address too, and would do so under another one, which
+	// may go away with all these connections.
+	t.rule("postrouting", redirected(), []expr.Any{
 		f.load(f.srcAt, reg0), f.load(f.dstAt, reg0+f.words),
 		&expr.Lookup{SourceRegister: reg0, SetName: t.hairpin.Name, SetID: t.hairpin.ID},
 		&expr.Masq{FullyRandom: true},

@@ -227,3 +227,68 @@ func TestLocalTraffic(t *testing.T) {
 		}
 	})
 }
+
+// TestOwnAddress has a backend talk to itself: under another address where a
+// Service leads it there, whose answers must come back through the Service's
+// address, and under its own otherwise.
+func TestOwnAddress(t *testing.T) {
+	inNetNS(t, []string{"10.42.0.5/32", "10.42.0.9/32"}, func() {
+		// As a node's own: not on the loopback interface.
+		up, err := netlink.LinkByName("up0")
+		if err == nil {
+			err = netlink.AddrAdd(up, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 168, 77, 6), Mask: net.CIDRMask(24, 32)}})
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		l, err := net.Listen("tcp", "192.168.77.6:8080")
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprint(c, c.RemoteAddr().(*net.TCPAddr).IP)
+				c.Close()
+			}
+		}()
+		table, err := NewNFT(NFTConfig{Name: "t", Pods: netip.MustParsePrefix("10.42.0.0/16"), Services: netip.MustParsePrefix("10.43.0.0/16")})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer table.Close()
+		if err := table.Reset([]Rule{{
+			ID: "web", Protocol: TCP, Frontends: []Frontend{{Addr: netip.MustParseAddr("10.43.0.10"), Port: 80}},
+			Internal: []netip.AddrPort{ap("192.168.77.6:8080")},
+		}}); err != nil {
+			t.Error(err)
+			return
+		}
+		from := func(to string) string {
+			c, err := (&net.Dialer{Timeout: 2 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP("192.168.77.6")}}).Dial("tcp", to)
+			if err != nil {
+				t.Errorf("%s: %v", to, err)
+				return ""
+			}
+			defer c.Close()
+			b, err := io.ReadAll(c)
+			if err != nil {
+				t.Errorf("%s: %v", to, err)
+			}
+			return string(b)
+		}
+		if got := from("192.168.77.6:8080"); got != "192.168.77.6" {
+			t.Errorf("a backend sees its own connection come from %q", got)
+		}
+		if got := from("10.43.0.10:80"); got == "192.168.77.6" {
+			t.Errorf("a backend that a Service led to itself sees %q", got)
+		}
+	})
+}
