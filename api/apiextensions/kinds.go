@@ -69,6 +69,10 @@ func SetDefaults(d *extv1.CustomResourceDefinition) {
 	if d.Spec.Conversion == nil {
 		d.Spec.Conversion = &extv1.CustomResourceConversion{Strategy: extv1.NoneConverter}
 	}
+	// What says nothing the form that all versions of the API share does not hold.
+	if w := d.Spec.Conversion.Webhook; w != nil && w.ClientConfig == nil && len(w.ConversionReviewVersions) == 0 {
+		d.Spec.Conversion.Webhook = nil
+	}
 	if w := d.Spec.Conversion.Webhook; w != nil && w.ClientConfig != nil && w.ClientConfig.Service != nil {
 		api.DefaultPtr(&w.ClientConfig.Service.Port, 443)
 	}

@@ -1,9 +1,9 @@
 package apiextensions
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -12,7 +12,6 @@ import (
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	structuralcel "k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel"
-	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel/model"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
@@ -75,22 +74,19 @@ type ruleCost struct {
 	cost uint64
 }
 
-func validateRules(s *structural.Structural, stored sets.Set[string], path *field.Path) field.ErrorList {
-	if !hasRules(s) {
-		return nil
+// newRules judges the rules of a schema; stored are those that it had before.
+func newRules(s *structural.Structural, stored sets.Set[string]) *rules {
+	r := &rules{load: ruleEnv{stored}}
+	if hasRules(s) {
+		r.env = environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
 	}
-	r := &rules{env: environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()), load: ruleEnv{stored}}
-	r.walk(s, model.SchemaDeclType(s, true), path, place{times: 1})
+	return r
+}
+
+// verdict is what is wrong with the rules judged; path is the whole schema's.
+func (r *rules) verdict(path *field.Path) field.ErrorList {
 	if r.total > mostPerSchema {
-		slices.SortStableFunc(r.costs, func(a, b ruleCost) int {
-			switch {
-			case a.cost > b.cost:
-				return -1
-			case a.cost < b.cost:
-				return 1
-			}
-			return 0
-		})
+		slices.SortStableFunc(r.costs, func(a, b ruleCost) int { return cmp.Compare(b.cost, a.cost) })
 		for _, c := range r.costs[:min(len(r.costs), 4)] {
 			if c.cost <= mostPerSchema/100 {
 				break
@@ -132,77 +128,36 @@ func nestedRules(n structural.NestedValueValidation) bool {
 
 // place is where a schema is within the object's.
 type place struct {
-	// times is how many values of the schema an object may have; 0 is any
-	// number.
-	times uint64
+	times times
 	// lost is the path of the list whose elements an update cannot tell from
 	// one another; nil outside of such lists.
 	lost *field.Path
 }
 
-// walk judges a schema and all within it.
-func (r *rules) walk(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, at place) {
-	if s == nil {
-		return
-	}
-	if len(s.XValidations) > 0 {
-		r.judge(s, decl, path.Child("x-kubernetes-validations"), at)
-	}
-	elem := func() *apiservercel.DeclType {
-		if decl == nil {
-			return nil
-		}
-		return decl.ElemType
-	}
-	if s.Items != nil {
-		in := place{times: repeated(at.times, s, false), lost: at.lost}
-		if keyed := s.XListType != nil && *s.XListType == "map"; !keyed && in.lost == nil {
-			in.lost = path
-		}
-		r.walk(s.Items, elem(), path.Child("items"), in)
-	}
-	if s.AdditionalProperties != nil {
-		r.walk(s.AdditionalProperties.Structural, elem(), path.Child("additionalProperties"), place{repeated(at.times, s, true), at.lost})
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
-		p := s.Properties[name]
-		var d *apiservercel.DeclType
-		if decl != nil {
-			if escaped, ok := apiservercel.Escape(name); ok {
-				if f, ok := decl.Fields[escaped]; ok {
-					d = f.Type
-				}
-			}
-		}
-		r.walk(&p, d, path.Child("properties").Key(name), at)
-	}
+// times is how many values of a schema an object may have.
+type times struct {
+	most  uint64
+	known bool // else any number
 }
 
 // repeated is how many values there may be of the elements of a list or map
 // of which there may be so many.
-func repeated(times uint64, s *structural.Structural, keyed bool) uint64 {
-	if s.ValueValidation == nil {
-		return 0
+func repeated(of times, s *structural.Structural, keyed bool) times {
+	if s.ValueValidation == nil || !of.known {
+		return times{}
 	}
 	most := s.ValueValidation.MaxItems
 	if keyed {
 		most = s.ValueValidation.MaxProperties
 	}
 	if most == nil || *most < 0 {
-		return 0
+		return times{}
 	}
-	return multiply(times, max(uint64(*most), 1))
+	return times{multiply(of.most, uint64(*most)), true}
 }
 
-// judge judges the rules of one schema.
+// judge compiles and weighs the rules of one schema.
 func (r *rules) judge(s *structural.Structural, decl *apiservercel.DeclType, path *field.Path, at place) {
-	var errs field.ErrorList
-	for i := range s.XValidations {
-		errs = append(errs, validateRule(&s.XValidations[i], s, path.Index(i))...)
-	}
-	if r.errs = append(r.errs, errs...); len(errs) > 0 {
-		return
-	}
 	if decl == nil {
 		r.errs = append(r.errs, field.InternalError(path, errors.New("internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations")))
 		return
@@ -220,8 +175,8 @@ func (r *rules) judge(s *structural.Structural, decl *apiservercel.DeclType, pat
 // result judges a compiled rule.
 func (r *rules) result(res *structuralcel.CompilationResult, rule *extv1.ValidationRule, path *field.Path, at place) {
 	often := res.MaxCardinality
-	if at.times > 0 {
-		often = min(often, at.times)
+	if at.times.known {
+		often = at.times.most
 	}
 	if res.Error == nil && res.Program != nil {
 		r.weigh("estimated rule cost", res.MaxCost, often, path.Child("rule"))
@@ -292,11 +247,13 @@ func excess(what string, cost, limit uint64) string {
 	return what + " exceeds budget by factor of " + size + advice
 }
 
-var ruleReasons = []extv1.FieldValueErrorReason{
-	extv1.FieldValueDuplicate, extv1.FieldValueForbidden, extv1.FieldValueInvalid, extv1.FieldValueRequired,
+var ruleReasons = []hub.FieldValueErrorReason{
+	hub.FieldValueDuplicate, hub.FieldValueForbidden, hub.FieldValueInvalid, hub.FieldValueRequired,
 }
 
-func validateRule(rule *extv1.ValidationRule, s *structural.Structural, path *field.Path) field.ErrorList {
+// validateRule checks a rule by itself. s, the schema it is of, is nil where
+// there is none: then it cannot be told whether the rule's path leads anywhere.
+func validateRule(rule *hub.ValidationRule, s *structural.Structural, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	trimmed, message := strings.TrimSpace(rule.Rule), strings.TrimSpace(rule.Message)
 	if trimmed == "" {
@@ -324,8 +281,10 @@ func validateRule(rule *extv1.ValidationRule, s *structural.Structural, path *fi
 		if strings.ContainsAny(f, "\n\r") {
 			errs = append(errs, field.Invalid(at, f, "must not contain line breaks"))
 		}
-		if _, _, err := structuralcel.ValidFieldPath(f, s); err != nil {
-			errs = append(errs, field.Invalid(at, f, "must be a valid path"))
+		if s != nil {
+			if _, _, err := structuralcel.ValidFieldPath(f, s); err != nil {
+				errs = append(errs, field.Invalid(at, f, "must be a valid path"))
+			}
 		}
 	}
 	return errs

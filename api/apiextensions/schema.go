@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 
 	hub "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -25,49 +26,73 @@ func Structural(s *extv1.JSONSchemaProps) (*structural.Structural, error) {
 // validateSchema checks a schema and returns its structural form, nil if it
 // has none. old, which may be nil, is what the version had before: rules that
 // it has too are not weighed again, and what it made use of stays allowed.
-func validateSchema(s, old *hub.JSONSchemaProps, path *field.Path) (*structural.Structural, field.ErrorList) {
-	var errs field.ErrorList
+//
+// Clients see: what is wrong at the root; what keeps the schema from being
+// structural or, if it is, wrong defaults; what is wrong in each schema; and
+// of the rules of those schemas with nothing wrong in or below them, whatever
+// does not compile or costs too much. With a wrong default or a schema that is
+// not structural no rule is compiled. errs is what was found so far, and goes
+// first.
+func validateSchema(s, old *hub.JSONSchemaProps, errs field.ErrorList, path *field.Path) (*structural.Structural, field.ErrorList) {
 	if s.Nullable {
 		errs = append(errs, field.Forbidden(path.Child("nullable"), "nullable cannot be true at the root"))
 	}
 	st, bad := structural.NewStructural(s)
-	if bad == nil {
-		errs = append(errs, structural.ValidateStructuralWithOptions(path, st, structural.ValidationOptions{
-			AllowNestedAdditionalProperties:                   old != nil && within(old, hasNestedAdditional),
-			AllowNestedXValidations:                           old != nil && within(old, hasNestedRules),
-			AllowValidationPropertiesWithAdditionalProperties: true,
-		})...)
+	form := validateForm(st, old, path)
+	w := &walker{}
+	if bad == nil && len(form) == 0 {
+		w.rules = newRules(st, oldRules(old))
 	}
-	errs = append(errs, validateProps(s, path)...)
+	errs = append(errs, form...)
+	w.walk(s, rootSpot(st, w.rules != nil, path))
+	errs = append(errs, w.errs...)
+	if w.rules != nil {
+		errs = append(errs, w.rules.verdict(path)...)
+	}
 	if bad != nil && len(errs) == 0 {
 		errs = append(errs, field.Invalid(path, "", bad.Error()))
 	}
+	return st, errs
+}
+
+// validateForm checks that a schema is structural and, if so, its defaults.
+func validateForm(st *structural.Structural, old *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
+	if st == nil {
+		return nil
+	}
+	errs := structural.ValidateStructuralWithOptions(path, st, structural.ValidationOptions{
+		AllowNestedAdditionalProperties:                   old != nil && within(old, hasNestedAdditional),
+		AllowNestedXValidations:                           old != nil && within(old, hasNestedRules),
+		AllowValidationPropertiesWithAdditionalProperties: true,
+	})
 	if len(errs) > 0 {
-		return st, errs
+		return errs
 	}
-	for _, name := range []string{"apiVersion", "kind", "metadata"} {
-		if p, ok := s.Properties[name]; ok {
-			errs = append(errs, refuseDefaults(&p, "must not be set in top-level "+name, path.Child("properties").Key(name))...)
-		}
-	}
-	defaults, err := defaulting.ValidateDefaults(context.Background(), path, st, true, true)
+	errs, err := defaulting.ValidateDefaults(context.Background(), path, st, true, true)
 	if err != nil {
 		errs = append(errs, field.InternalError(path, fmt.Errorf("failed to validate default value: %w", err)))
 	}
-	errs = append(errs, defaults...)
-	return st, append(errs, validateRules(st, oldRules(old), path)...)
+	return errs
 }
 
-// refuseDefaults refuses every default within a schema.
-func refuseDefaults(s *hub.JSONSchemaProps, why string, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.Default != nil {
-		errs = append(errs, field.Forbidden(path.Child("default"), why))
+// validateStatusRoot checks the root of a schema of objects that have a status
+// subresource.
+func validateStatusRoot(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
+	if s.Type != "object" && s.Type != "" {
+		return field.ErrorList{field.Invalid(path.Child("type"), s.Type, `only "object" is allowed as the type at the root of the schema if the status subresource is enabled`)}
 	}
-	for _, c := range children(s, path) {
-		errs = append(errs, refuseDefaults(c.schema, why, c.path)...)
+	allowed := []string{
+		"Description", "Type", "Format", "Title", "Maximum", "ExclusiveMaximum", "Minimum", "ExclusiveMinimum",
+		"MaxLength", "MinLength", "Pattern", "MaxItems", "MinItems", "UniqueItems", "MultipleOf", "Required", "Items",
+		"Properties", "ExternalDocs", "Example", "XPreserveUnknownFields", "XValidations",
 	}
-	return errs
+	v := reflect.ValueOf(*s)
+	for i := range v.NumField() {
+		if !v.Field(i).IsZero() && !slices.Contains(allowed, v.Type().Field(i).Name) {
+			return field.ErrorList{field.Invalid(path, *s, fmt.Sprintf("only %v fields are allowed at the root of the schema if the status subresource is enabled", allowed))}
+		}
+	}
+	return nil
 }
 
 // within says whether anything in a schema is so.
@@ -109,40 +134,12 @@ func hasNestedRules(s *hub.JSONSchemaProps) bool {
 	})
 }
 
-// validateProps checks what the structural form does not: constructs that the
-// API has no use for, and list types.
-func validateProps(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if s.UniqueItems {
-		errs = append(errs, field.Forbidden(path.Child("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"))
-	}
-	no := func(bad bool, name string) {
-		if bad {
-			errs = append(errs, field.Forbidden(path.Child(name), name+" is not supported"))
-		}
-	}
-	no(s.ID != "", "id")
-	no(s.AdditionalItems != nil, "additionalItems")
-	no(len(s.PatternProperties) > 0, "patternProperties")
-	no(len(s.Definitions) > 0, "definitions")
-	no(len(s.Dependencies) > 0, "dependencies")
-	no(s.Ref != nil && *s.Ref != "", "$ref")
-	if a := s.AdditionalProperties; a != nil && len(s.Properties) > 0 && (!a.Allows || a.Schema != nil) {
-		errs = append(errs, field.Forbidden(path.Child("additionalProperties"), "additionalProperties and properties are mutual exclusive"))
-	}
-	if s.Items != nil && len(s.Items.JSONSchemas) > 0 {
-		errs = append(errs, field.Forbidden(path.Child("items"), "items must be a schema object and not an array"))
-	}
-	for _, child := range children(s, path) {
-		errs = append(errs, validateProps(child.schema, child.path)...)
-	}
-	return append(errs, validateTypes(s, path)...)
-}
-
 // child is a schema within another.
 type child struct {
 	schema *hub.JSONSchemaProps
 	path   *field.Path
+	in     string // the field it is in
+	name   string // of a property
 }
 
 // children are the schemas directly within a schema, in an order that is the
@@ -154,21 +151,21 @@ func children(s *hub.JSONSchemaProps, path *field.Path) []child {
 		list []hub.JSONSchemaProps
 	}{{"allOf", s.AllOf}, {"anyOf", s.AnyOf}, {"oneOf", s.OneOf}} {
 		for i := range of.list {
-			out = append(out, child{&of.list[i], path.Child(of.name).Index(i)})
+			out = append(out, child{schema: &of.list[i], path: path.Child(of.name).Index(i), in: of.name})
 		}
 	}
 	if s.Not != nil {
-		out = append(out, child{s.Not, path.Child("not")})
+		out = append(out, child{schema: s.Not, path: path.Child("not"), in: "not"})
 	}
 	if s.Items != nil && s.Items.Schema != nil {
-		out = append(out, child{s.Items.Schema, path.Child("items")})
+		out = append(out, child{schema: s.Items.Schema, path: path.Child("items"), in: "items"})
 	}
 	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
-		out = append(out, child{s.AdditionalProperties.Schema, path.Child("additionalProperties")})
+		out = append(out, child{schema: s.AdditionalProperties.Schema, path: path.Child("additionalProperties"), in: "additionalProperties"})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
 		p := s.Properties[name]
-		out = append(out, child{&p, path.Child("properties").Key(name)})
+		out = append(out, child{schema: &p, path: path.Child("properties").Key(name), in: "properties", name: name})
 	}
 	return out
 }
@@ -188,9 +185,7 @@ func validateTypes(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(path.Child("x-kubernetes-preserve-unknown-fields"), false, "must be true or undefined"))
 	}
 	if s.XMapType != nil {
-		if s.Type != "object" {
-			errs = append(errs, field.Invalid(path.Child("type"), s.Type, "must be object if x-kubernetes-map-type is specified"))
-		}
+		errs = append(errs, demandType(s, "object", "x-kubernetes-map-type", path)...)
 		if *s.XMapType != "atomic" && *s.XMapType != "granular" {
 			errs = append(errs, field.NotSupported(path.Child("x-kubernetes-map-type"), *s.XMapType, []string{"atomic", "granular"}))
 		}
@@ -201,9 +196,7 @@ func validateTypes(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
 		}
 		return errs
 	}
-	if s.Type != "array" {
-		errs = append(errs, field.Invalid(path.Child("type"), s.Type, "must be array if x-kubernetes-list-type is specified"))
-	}
+	errs = append(errs, demandType(s, "array", "x-kubernetes-list-type", path)...)
 	listType := path.Child("x-kubernetes-list-type")
 	switch *s.XListType {
 	case "atomic", "set", "map":
@@ -220,6 +213,18 @@ func validateTypes(s *hub.JSONSchemaProps, path *field.Path) field.ErrorList {
 		return errs
 	}
 	return append(errs, validateMapKeys(s, path)...)
+}
+
+// demandType demands the type that a field is for.
+func demandType(s *hub.JSONSchemaProps, want, extension string, path *field.Path) field.ErrorList {
+	why := "must be " + want + " if " + extension + " is specified"
+	switch s.Type {
+	case want:
+		return nil
+	case "":
+		return field.ErrorList{field.Required(path.Child("type"), why)}
+	}
+	return field.ErrorList{field.Invalid(path.Child("type"), s.Type, why)}
 }
 
 // validateSetItems demands that the elements of a set are compared whole.

@@ -138,6 +138,11 @@ func validateSpec(s, old *hub.CustomResourceDefinitionSpec, path *field.Path) fi
 	errs = append(errs, ValidateNames(&s.Names, path.Child("names"))...)
 	errs = append(errs, validateShared(s, old, path)...)
 	errs = append(errs, validateConversion(s, path.Child("conversion"))...)
+	if keeps(s) && slices.ContainsFunc(schemas(s), func(x *hub.JSONSchemaProps) bool {
+		return within(x, func(x *hub.JSONSchemaProps) bool { return x.Default != nil })
+	}) {
+		errs = append(errs, field.Invalid(path.Child("preserveUnknownFields"), true, "must be false in order to use defaults in the schema"))
+	}
 	if keeps(s) && (old == nil || !keeps(old)) {
 		errs = append(errs, field.Invalid(path.Child("preserveUnknownFields"), true, "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"))
 	}
@@ -147,6 +152,20 @@ func validateSpec(s, old *hub.CustomResourceDefinitionSpec, path *field.Path) fi
 // keeps: objects keep fields that their schema does not know.
 func keeps(s *hub.CustomResourceDefinitionSpec) bool {
 	return s.PreserveUnknownFields != nil && *s.PreserveUnknownFields
+}
+
+// schemas are those of all versions.
+func schemas(s *hub.CustomResourceDefinitionSpec) []*hub.JSONSchemaProps {
+	var out []*hub.JSONSchemaProps
+	if described(s.Validation) {
+		out = append(out, s.Validation.OpenAPIV3Schema)
+	}
+	for i := range s.Versions {
+		if v := s.Versions[i].Schema; described(v) {
+			out = append(out, v.OpenAPIV3Schema)
+		}
+	}
+	return out
 }
 
 // ValidateNames checks the names of a kind.

@@ -22,6 +22,7 @@ type parts struct {
 	subresources *hub.CustomResourceSubresources
 	columns      []hub.CustomResourceColumnDefinition
 	selectable   []hub.SelectableField
+	status       bool // objects have a status of their own in some version that the schema is for
 }
 
 // validateVersions checks the versions and what each has of its own.
@@ -35,6 +36,7 @@ func validateVersions(s, old *hub.CustomResourceDefinitionSpec, path *field.Path
 		if v.Storage {
 			storage++
 		}
+		errs = append(errs, validateDescribed(s, old, v, at)...)
 		if msgs := validation.IsDNS1035Label(v.Name); len(msgs) > 0 {
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, strings.Join(msgs, ",")))
 		}
@@ -57,20 +59,37 @@ func validateVersions(s, old *hub.CustomResourceDefinitionSpec, path *field.Path
 	return errs
 }
 
+// validateDescribed demands a schema.
+func validateDescribed(s, old *hub.CustomResourceDefinitionSpec, v *hub.CustomResourceDefinitionVersion, path *field.Path) field.ErrorList {
+	if !described(s.Validation) && !described(v.Schema) && (old == nil || allDescribed(old)) {
+		return field.ErrorList{field.Required(path.Child("schema", "openAPIV3Schema"), "")}
+	}
+	return nil
+}
+
 // validateVersion checks what a version has of its own.
 func validateVersion(s, old *hub.CustomResourceDefinitionSpec, v *hub.CustomResourceDefinitionVersion, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if !described(s.Validation) && !described(v.Schema) && (old == nil || allDescribed(old)) {
-		errs = append(errs, field.Required(path.Child("schema", "openAPIV3Schema"), ""))
-	}
-	p := parts{v.Schema, v.Subresources, v.AdditionalPrinterColumns, v.SelectableFields}
-	return append(errs, p.validate(old, v.Name, path, "schema", "may only be set when `version.schema.openAPIV3Schema` is not included")...)
+	p := parts{v.Schema, v.Subresources, v.AdditionalPrinterColumns, v.SelectableFields, hasStatus(s, v)}
+	return p.validate(old, v.Name, path, "schema", "may only be set when `version.schema.openAPIV3Schema` is not included")
 }
 
 // validateShared checks what all versions share.
 func validateShared(s, old *hub.CustomResourceDefinitionSpec, path *field.Path) field.ErrorList {
-	p := parts{s.Validation, s.Subresources, s.AdditionalPrinterColumns, s.SelectableFields}
+	status := slices.ContainsFunc(s.Versions, func(v hub.CustomResourceDefinitionVersion) bool { return hasStatus(s, &v) })
+	p := parts{s.Validation, s.Subresources, s.AdditionalPrinterColumns, s.SelectableFields, status}
 	return p.validate(old, s.Version, path, "validation", "may only be set when validations.schema is included")
+}
+
+// hadStatus is hasStatus of the version of that name before.
+func hadStatus(old *hub.CustomResourceDefinitionSpec, version string) bool {
+	return slices.ContainsFunc(old.Versions, func(v hub.CustomResourceDefinitionVersion) bool {
+		return v.Name == version && hasStatus(old, &v)
+	})
+}
+
+// hasStatus says whether objects have a status of their own in a version.
+func hasStatus(s *hub.CustomResourceDefinitionSpec, v *hub.CustomResourceDefinitionVersion) bool {
+	return s.Subresources != nil && s.Subresources.Status != nil || v.Subresources != nil && v.Subresources.Status != nil
 }
 
 func described(v *hub.CustomResourceValidation) bool { return v != nil && v.OpenAPIV3Schema != nil }
@@ -106,11 +125,15 @@ func (p *parts) validate(old *hub.CustomResourceDefinitionSpec, version string, 
 	var errs field.ErrorList
 	var s *structural.Structural
 	if described(p.schema) {
-		was := schemaOf(old, version)
-		if was != nil && check.Equal(p.schema.OpenAPIV3Schema, was) {
+		was, at := schemaOf(old, version), path.Child(schemaField, "openAPIV3Schema")
+		same := was != nil && check.Equal(p.schema.OpenAPIV3Schema, was)
+		if p.status && !(same && hadStatus(old, version)) {
+			errs = validateStatusRoot(p.schema.OpenAPIV3Schema, at)
+		}
+		if same {
 			s, _ = structural.NewStructural(was)
 		} else {
-			s, errs = validateSchema(p.schema.OpenAPIV3Schema, was, path.Child(schemaField, "openAPIV3Schema"))
+			s, errs = validateSchema(p.schema.OpenAPIV3Schema, was, errs, at)
 		}
 	}
 	if p.subresources != nil {
