@@ -283,7 +283,7 @@ func (k *Kubelet) wouldReject(pod *corev1.Pod) bool {
 	if k.workers[pod.UID] != nil || k.found[pod.UID] != nil || ended(pod) {
 		return false
 	}
-	return admit(pod, k.node.current(), k.activePods(), false) != nil
+	return admit(pod, k.node.current(), k.claimants(), false) != nil
 }
 
 // ended says that nothing of a pod is to be started any more.
@@ -299,7 +299,7 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 	if f == nil && !ended(pod) {
 		r := k.admitDuringShutdown()
 		if r == nil {
-			r = admit(pod, k.node.current(), k.activePods(), static)
+			r = admit(pod, k.node.current(), k.claimants(), static)
 		}
 		if r == nil {
 			r = admitSysctls(pod, k.cfg.Containers.UnsafeSysctls)
@@ -334,17 +334,29 @@ func (k *Kubelet) add(pod *corev1.Pod, static bool) *worker {
 
 // activePods lists the pods that use the node's resources. Call with the lock
 // held.
-func (k *Kubelet) activePods() []*corev1.Pod { return k.activePodsBut("") }
+func (k *Kubelet) activePods() []*corev1.Pod {
+	return k.podsOf(func(*worker) bool { return true })
+}
 
 func (k *Kubelet) activePodsBut(uid types.UID) []*corev1.Pod {
+	return k.podsOf(func(w *worker) bool { return w.uid != uid })
+}
+
+// claimants lists the pods beside which a new one must fit: the active ones
+// that their source still has. A pod deleted by force may take its time to
+// end, but to the scheduler its place is free. Call with the lock held.
+func (k *Kubelet) claimants() []*corev1.Pod {
+	return k.podsOf(func(w *worker) bool { return !w.state.Gone })
+}
+
+// podsOf lists the active pods among those that take picks; take is called
+// with the worker's lock held.
+func (k *Kubelet) podsOf(take func(*worker) bool) []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, w := range k.workers {
-		if w.uid == uid {
-			continue
-		}
 		w.mu.Lock()
 		pod := w.state.Pod
-		over := w.state.Rejected != nil || w.state.Released
+		over := !take(w) || w.state.Rejected != nil || w.state.Released
 		w.mu.Unlock()
 		if !over && pod.Status.Phase != corev1.PodFailed && pod.Status.Phase != corev1.PodSucceeded {
 			out = append(out, pod)

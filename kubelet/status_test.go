@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/coxswain/cox/kubelet/probes"
@@ -237,6 +238,30 @@ func TestMergeStatus(t *testing.T) {
 	have.Phase = corev1.PodFailed
 	if got := mergeStatus(have, st); got.Phase != corev1.PodFailed {
 		t.Errorf("an ended pod became %s", got.Phase)
+	}
+}
+
+// TestClaimants has a new pod fit beside those that end by request, and not
+// beside those that were deleted by force, which the scheduler no longer sees.
+func TestClaimants(t *testing.T) {
+	node := &corev1.Node{}
+	node.Status.Allocatable = corev1.ResourceList{"cpu": *q("2"), "pods": *q("10")}
+	pod := func() *corev1.Pod {
+		p := &corev1.Pod{}
+		p.Spec.Containers = []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": *q("2")}}}}
+		return p
+	}
+	old := &worker{uid: "old", state: podState{Pod: pod(), EndingSince: noon}}
+	k := &Kubelet{workers: map[types.UID]*worker{"old": old}}
+	if r := admit(pod(), node, k.claimants(), false); r == nil || r.Reason != "OutOfcpu" {
+		t.Errorf("beside a pod that ends: %v", r)
+	}
+	old.state.Gone = true
+	if r := admit(pod(), node, k.claimants(), false); r != nil {
+		t.Errorf("beside a pod that was deleted by force: %v", r)
+	}
+	if len(k.activePods()) != 1 {
+		t.Error("a pod that was deleted by force uses nothing before its end")
 	}
 }
 
