@@ -39,10 +39,30 @@ func (s *volumeSource) Claim(ctx context.Context, name string, made bool) (*core
 	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != pvc.UID {
 		return nil, nil, fmt.Errorf("error processing PVC %s: the volume %s is bound to another claim", where, pv.Name)
 	}
-	if node := s.k.node.current(); node != nil {
-		if err := volume.CheckNodeAffinity(pv, node.Labels); err != nil {
-			return nil, nil, fmt.Errorf("volume node affinity check failed: %w", err)
-		}
+	if err := s.k.node.reaches(ctx, pv); err != nil {
+		return nil, nil, err
 	}
 	return pvc, pv, nil
+}
+
+// reaches says why this node cannot use a volume, nil if it can. The labels
+// that decide may be new: those of a driver's topology come when it registers,
+// and the scheduler, which watches the node, has seen them before us.
+func (n *nodeManager) reaches(ctx context.Context, pv *corev1.PersistentVolume) error {
+	check := func() error {
+		node := n.current()
+		if node == nil {
+			return nil
+		}
+		return volume.CheckNodeAffinity(pv, node.Labels)
+	}
+	err := check()
+	if err != nil {
+		n.read(ctx)
+		err = check()
+	}
+	if err != nil {
+		return fmt.Errorf("volume node affinity check failed: %w", err)
+	}
+	return nil
 }

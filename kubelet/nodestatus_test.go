@@ -1,10 +1,14 @@
 package kubelet
 
 import (
+	"context"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coxswain/cox/client"
 )
 
 // TestAdvertised gives away what someone advertises on the node, for as long as
@@ -41,4 +45,36 @@ func TestAdvertised(t *testing.T) {
 	setNodeStatus(node, f)
 	is("withdrawn", "example.com/dongle", "")
 	is("withdrawn", "example.com/gpu", "3")
+}
+
+// oneNode is an API with a single node to read.
+type oneNode struct {
+	client.Interface
+	node *corev1.Node
+}
+
+func (o oneNode) Do(context.Context, *client.Request) (*client.Result, error) {
+	return &client.Result{Object: o.node}, nil
+}
+
+// TestReaches lets a volume be used whose topology the node shows only now.
+func TestReaches(t *testing.T) {
+	pv := &corev1.PersistentVolume{}
+	pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{"z1"}}},
+	}}}}
+	node := func(zone string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", Labels: map[string]string{"zone": zone}}}
+	}
+	for _, c := range []struct {
+		known, told string
+		can         bool
+	}{{"z1", "z2", true}, {"", "z1", true}, {"", "z2", false}} {
+		k := &Kubelet{}
+		k.cfg.NodeName, k.cfg.Client = "n", oneNode{node: node(c.told)}
+		n := &nodeManager{k: k, node: node(c.known)}
+		if err := n.reaches(t.Context(), pv); (err == nil) != c.can {
+			t.Errorf("in %q, which is %q: %v", c.known, c.told, err)
+		}
+	}
 }
