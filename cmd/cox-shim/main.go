@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -19,6 +20,12 @@ func main() {
 		cni.Main()
 		return
 	}
-	registerTasks()
+	if p, ok := servingPod(os.Args[1:]); ok {
+		if err := serve(context.Background(), p); err != nil {
+			fmt.Fprintln(os.Stderr, "cox-shim:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	shim.RunShim(context.Background(), whole{manager.NewShimManager("io.containerd.runc.v2")})
 }

@@ -6,42 +6,9 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
-	"github.com/containerd/containerd/v2/pkg/shim"
-	"github.com/containerd/containerd/v2/pkg/shutdown"
-	"github.com/containerd/containerd/v2/plugins"
-	"github.com/containerd/plugin"
-	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
-
-// registerTasks makes the shim serve its pod's containers.
-func registerTasks() {
-	registry.Register(&plugin.Registration{
-		Type: plugins.TTRPCPlugin, ID: "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
-		InitFn: func(ic *plugin.InitContext) (any, error) {
-			publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
-			if err != nil {
-				return nil, err
-			}
-			down, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
-			if err != nil {
-				return nil, err
-			}
-			inner, err := task.NewTaskService(ic.Context, publisher.(shim.Publisher), down.(shutdown.Service))
-			if err != nil {
-				return nil, err
-			}
-			t := &tasks{TTRPCTaskService: inner, end: down.(shutdown.Service).Shutdown}
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.settle()
-			return t, nil
-		},
-	})
-}
 
 // tasks serves containerd's task API and ends the shim with its last
 // container. containerd itself asks for that only when it deletes the sandbox's
@@ -60,6 +27,15 @@ type tasks struct {
 	lonely *time.Timer
 	// refused says that the shim was asked to end while containers were left.
 	refused bool
+}
+
+// newTasks serves inner's containers, and calls end when the shim is to end.
+func newTasks(inner taskapi.TTRPCTaskService, end func()) *tasks {
+	t := &tasks{TTRPCTaskService: inner, end: end}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settle()
+	return t
 }
 
 // RegisterTTRPC serves the tasks.
