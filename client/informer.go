@@ -244,12 +244,16 @@ func (i Informer[T]) OnChange(f func(obj, old T)) (cache.ResourceEventHandlerReg
 	})
 }
 
-// ListWatch adapts a door to client-go's reflector, WatchList included.
+// ListWatch adapts a door to client-go's reflector, WatchList included. How
+// long a watch lasts is left to the server (half an hour to an hour): the five
+// to ten minutes that reflectors ask for have every watch end, by itself, and
+// begin anew where nothing else happens. A connection that is dead is found out
+// by the connection's own signs of life.
 func ListWatch[T Object](c Interface, k Kind[T], scope Scope) cache.ListerWatcher {
 	options := func(o metav1.ListOptions) Options {
 		return Options{
 			ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
-			Limit: o.Limit, Continue: o.Continue, TimeoutSeconds: o.TimeoutSeconds,
+			Limit: o.Limit, Continue: o.Continue,
 			AllowWatchBookmarks: o.AllowWatchBookmarks, SendInitialEvents: o.SendInitialEvents,
 			LabelSelector: scope.Label, FieldSelector: scope.Field,
 		}

@@ -36,6 +36,7 @@ type nodeManager struct {
 
 	mu      sync.Mutex
 	node    *corev1.Node // as the API last showed it
+	gone    bool         // it showed that there is none
 	machine machine
 	rro     bool // the runtime can mount recursively read-only
 	// users are the runtime's handlers that can give a pod users of its own.
@@ -48,6 +49,8 @@ type nodeManager struct {
 	examined time.Time // when the runtime last told its full status
 	ready    bool
 	leased   *coordinationv1.Lease
+	watched  *objectCache[*corev1.Node] // once the node is registered
+	doubted  bool                       // node may not be what the API has
 	features *corev1.NodeFeatures
 	handlers []corev1.NodeRuntimeHandler
 }
@@ -94,11 +97,13 @@ func (n *nodeManager) run(ctx context.Context) {
 		case apierrors.IsConflict(err):
 			// Someone else wrote the node since it was read: read it again.
 			wait = 0
+			n.doubted = true
 		case err != nil:
 			if ctx.Err() == nil {
 				n.k.log.Warn("cannot report the node, will retry", "error", err)
 			}
 			wait, pause = pause, min(2*pause, n.renewal())
+			n.doubted = true
 		case !n.ready:
 			wait, pause = pause, min(pause*3/2, time.Second)
 		default:
@@ -249,12 +254,15 @@ func (n *nodeManager) listImages(ctx context.Context) error {
 	return nil
 }
 
-// register returns the node from the API, which it makes if need be; labels
+// register returns the node as the API has it, and makes it if need be; labels
 // that the kubelet owns are put right.
 func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 	n.k.startup.first(&n.k.startup.asked, n.k.cfg.Clock.Now())
 	nodes := client.Nodes.In(n.k.cfg.Client, "")
-	node, err := nodes.Get(ctx, n.k.cfg.NodeName)
+	node, err := n.known(), error(nil)
+	if node == nil {
+		node, err = nodes.Get(ctx, n.k.cfg.NodeName)
+	}
 	if apierrors.IsNotFound(err) && !n.k.cfg.Unregistered {
 		fresh := n.k.newNode(n.machine)
 		setNodeStatus(fresh, n.facts(nil, "container runtime status check may not have completed yet"))
@@ -276,8 +284,42 @@ func (n *nodeManager) register(ctx context.Context) (*corev1.Node, error) {
 		n.k.recorder.Event(nodeRef(n.k.cfg.NodeName), corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	}
 	n.k.startup.first(&n.k.startup.registered, n.k.cfg.Clock.Now())
+	if n.doubted {
+		n.forget() // what was read counts, also where the API's data was taken back to an earlier time
+	}
 	n.remember(node)
+	n.doubted = false
+	if n.watched == nil {
+		n.watched = newObjectCache(n.k.ctx, n.k.cfg.Client, client.Nodes, n.k.log, func(string, string) { n.saw() })
+		n.watched.add(objectKey{Name: n.k.cfg.NodeName})
+	}
 	return node, nil
+}
+
+// known returns the node if the watch can be trusted to have told what it is,
+// else nil. Whatever went wrong since, and once in a while so that nothing
+// stays wrong for ever, it is read.
+func (n *nodeManager) known() *corev1.Node {
+	if n.watched == nil || n.doubted || !n.ready || n.due() {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gone {
+		return nil
+	}
+	return n.node
+}
+
+// saw takes in what the watch of the node told, unless more is known by now:
+// our own writes return before the watch tells of them.
+func (n *nodeManager) saw() {
+	node, exists := n.watched.peek(objectKey{Name: n.k.cfg.NodeName})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.gone = !exists; exists {
+		n.node = newer(node, n.node)
+	}
 }
 
 // read looks at the node anew. Where that fails what is known stays.
@@ -292,9 +334,17 @@ func (n *nodeManager) read(ctx context.Context) {
 	n.remember(node)
 }
 
+// remember takes in the node as a request returned it, unless the watch has
+// told of a later version.
 func (n *nodeManager) remember(node *corev1.Node) {
 	n.mu.Lock()
-	n.node = node
+	n.node, n.gone = newer(node, n.node), false
+	n.mu.Unlock()
+}
+
+func (n *nodeManager) forget() {
+	n.mu.Lock()
+	n.node = nil
 	n.mu.Unlock()
 }
 

@@ -95,6 +95,21 @@ func (o *objectCache[T]) get(ctx context.Context, namespace, name string) (T, er
 	return w.obj, nil
 }
 
+// peek returns what is known of a watched object; false for nothing, or that
+// there is none.
+func (o *objectCache[T]) peek(key objectKey) (T, bool) {
+	var zero T
+	o.mu.Lock()
+	w := o.by[key]
+	o.mu.Unlock()
+	if w == nil {
+		return zero, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.obj, w.exists
+}
+
 // run keeps one object fresh until ctx ends: read, watch from there, and
 // again when the watch ends.
 func (o *objectCache[T]) run(ctx context.Context, key objectKey, w *objectWatch[T]) {

@@ -147,13 +147,18 @@ func (m *statusManager) told(e *podStatus, st *corev1.PodStatus) {
 	}
 }
 
-// newer returns the version of a pod with the higher resourceVersion.
-func newer(a, b *corev1.Pod) *corev1.Pod {
-	if a == nil || b == nil || a.UID != b.UID {
+// newer returns the version of an object with the higher resourceVersion; a if
+// b is another's.
+func newer[P interface {
+	comparable
+	client.Object
+}](a, b P) P {
+	var none P
+	if a == none || b == none || a.GetUID() != b.GetUID() {
 		return a
 	}
-	va, _ := strconv.ParseUint(a.ResourceVersion, 10, 64)
-	vb, _ := strconv.ParseUint(b.ResourceVersion, 10, 64)
+	va, _ := strconv.ParseUint(a.GetResourceVersion(), 10, 64)
+	vb, _ := strconv.ParseUint(b.GetResourceVersion(), 10, 64)
 	if vb > va {
 		return b
 	}
