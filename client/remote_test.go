@@ -154,3 +154,26 @@ func TestRemoteStopsWaiting(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// How long an informer's watch lasts is the server's to say: many short ones
+// would wake a node at rest.
+func TestInformersWatchLong(t *testing.T) {
+	asked := make(chan string, 10)
+	c := remoteTo(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("watch") == "true" {
+			asked <- r.URL.Query().Get("timeoutSeconds")
+			<-r.Context().Done()
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"kind":"ConfigMapList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}`)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	i := NewInformers(c)
+	InformerFor(i, ConfigMaps)
+	i.Start(ctx)
+	if got := <-asked; got != "" {
+		t.Errorf("the watch is to last %s s, want as long as the server likes", got)
+	}
+}

@@ -117,6 +117,11 @@ type Config struct {
 	// stops containers at once.
 	Drain func(ctx context.Context, pod *corev1.Pod)
 
+	// Upkept, if not nil, is called every ten seconds or so, when the kubelet has
+	// done what nothing tells it to do: for what else is to be done now and then
+	// without waking the node for it. It may take long.
+	Upkept func()
+
 	// Version is shown as the kubelet's, such as "v1.36.2".
 	Version string
 	Log     *slog.Logger

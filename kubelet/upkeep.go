@@ -39,6 +39,9 @@ func (k *Kubelet) upkeep(ctx context.Context) {
 				k.compare(ctx)
 				k.retryResizes()
 			}
+			if k.cfg.Upkept != nil {
+				k.cfg.Upkept()
+			}
 		})
 	})
 }

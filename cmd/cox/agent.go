@@ -86,7 +86,7 @@ func runAgent(ctx context.Context, c *config, rep *report) error {
 		return err
 	}
 	rep.ready()
-	time.AfterFunc(settled, func() { releaseMemory(ctx, log) })
+	time.AfterFunc(settled, func() { a.node.idle.Store(idleMemory(log)) })
 	<-ctx.Done()
 	log.Info("stopping")
 	return nil

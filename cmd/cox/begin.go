@@ -39,8 +39,19 @@ func (c *config) begin(rep *report) (log *slog.Logger, lock io.Closer, err error
 	return log, held, nil
 }
 
-// releaseMemory gives back what the process does not need for now, each time
-// that it has come to rest, until ctx ends.
+// idleMemory gives back what the process does not need for now, and then each
+// time that it is told to look and has come to rest.
+func idleMemory(log *slog.Logger) *memory.Idle {
+	return memory.NewIdle(releasePeriod, notReleased(log))
+}
+
+// releaseMemory does the same by itself, until ctx ends.
 func releaseMemory(ctx context.Context, log *slog.Logger) {
-	memory.ReleaseWhenIdle(ctx, time.Minute, func(err error) { log.Debug("memory was not given back", "error", err) })
+	memory.ReleaseWhenIdle(ctx, releasePeriod, notReleased(log))
+}
+
+const releasePeriod = time.Minute
+
+func notReleased(log *slog.Logger) func(error) {
+	return func(err error) { log.Debug("memory was not given back", "error", err) }
 }

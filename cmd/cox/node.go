@@ -22,6 +22,7 @@ import (
 	"github.com/coxswain/cox/datapath/lb"
 	"github.com/coxswain/cox/dns"
 	"github.com/coxswain/cox/internal/component"
+	"github.com/coxswain/cox/internal/memory"
 	"github.com/coxswain/cox/kubelet"
 	kubeletserver "github.com/coxswain/cox/kubelet/server"
 	"github.com/coxswain/cox/pki"
@@ -71,6 +72,7 @@ type localNode struct {
 	requests *client.Metrics
 	proxy    atomic.Pointer[proxy.Proxy]
 	me       atomic.Pointer[corev1.Node] // as last seen; nil before
+	idle     atomic.Pointer[memory.Idle] // looks with the kubelet's upkeep
 }
 
 func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNode {
@@ -132,7 +134,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		CgroupRoot: "/" + c.cgroup(), Labels: labels,
 		Credentials: kubelet.Credentials{ConfigFile: c.CredentialConfig, BinDir: c.CredentialBinDir},
-		Drain:       n.drain, Version: gitVersion, Log: n.log.With("component", "kubelet"),
+		Drain: n.drain, Upkept: n.upkept, Version: gitVersion, Log: n.log.With("component", "kubelet"),
 	}
 	if err := c.applyKubelet(&config); err != nil {
 		return fmt.Errorf("--kubelet-config: %w", err)
@@ -162,6 +164,13 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 	go n.demoImage(ctx)
 	n.group.Go("dns", func(ctx context.Context) error { return n.runDNS(ctx, to.dns) })
 	return nil
+}
+
+// upkept gives back memory, when a process that is a node has come to rest.
+func (n *localNode) upkept() {
+	if i := n.idle.Load(); i != nil {
+		i.Look(time.Now())
+	}
 }
 
 // kubeletAPI makes the HTTPS API through which logs and shells are reached.

@@ -144,7 +144,13 @@ func runServer(ctx context.Context, c *config, rep *report) (err error) {
 		return err
 	}
 	rep.ready()
-	time.AfterFunc(settled, func() { releaseMemory(ctx, log) })
+	time.AfterFunc(settled, func() {
+		if s.node != nil {
+			s.node.idle.Store(idleMemory(log))
+			return
+		}
+		releaseMemory(ctx, log)
+	})
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause

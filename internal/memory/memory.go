@@ -61,33 +61,63 @@ func Release() error {
 	return errors.Join(append(errs, s.Err())...)
 }
 
-// ReleaseWhenIdle calls Release at once and then each time that the process
-// has come to rest again: it looks every interval, and rest is less than half
-// a percent of a CPU over it. While it rests, Release is called again when the
-// little that it does has mapped much of the program, which the kernel does in
-// pieces far greater than what was asked for. It returns when ctx ends.
+// ReleaseWhenIdle calls Release at once and then looks every interval whether
+// there is reason to do so again, as Idle says. It returns when ctx ends.
 func ReleaseWhenIdle(ctx context.Context, interval time.Duration, failed func(error)) {
-	release := func() {
-		if err := Release(); err != nil {
-			failed(err)
-		}
-	}
-	release()
-	r, last := rest{released: true}, cpuTime()
+	i := NewIdle(interval, failed)
 	t := time.NewTicker(interval)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case now := <-t.C:
+			i.Look(now)
 		}
-		now := cpuTime()
-		if r.next(now-last < interval/200, mappedFiles()) {
-			release()
-		}
-		last = cpuTime() // time spent on releasing is not work
 	}
+}
+
+// Idle calls Release each time that the process has come to rest: whoever is
+// awake anyway has it look, and rest is less than half a percent of a CPU
+// between two looks. While it rests, Release is called again when the little
+// that the process does has mapped much of the program, which the kernel does in
+// pieces far greater than what was asked for. It is for one goroutine.
+type Idle struct {
+	interval time.Duration
+	failed   func(error)
+	rest     rest
+	looked   time.Time
+	used     time.Duration // of CPUs, at the last look
+}
+
+// NewIdle calls Release at once. Looks that come sooner than interval after the
+// last one are none; failed is told why memory could not be released.
+func NewIdle(interval time.Duration, failed func(error)) *Idle {
+	i := &Idle{interval: interval, failed: failed, rest: rest{released: true}, looked: time.Now()}
+	i.release()
+	return i
+}
+
+func (i *Idle) release() {
+	if err := Release(); err != nil {
+		i.failed(err)
+	}
+	i.used = cpuTime() // time spent on releasing is not work
+}
+
+// Look looks whether memory is to be released now, and does so.
+func (i *Idle) Look(now time.Time) {
+	since := now.Sub(i.looked)
+	if since < i.interval*9/10 { // whoever calls is not punctual
+		return
+	}
+	i.looked = now
+	used := cpuTime()
+	if i.rest.next(used-i.used < since/200, mappedFiles()) {
+		i.release()
+		return
+	}
+	i.used = used
 }
 
 // slack is how much more of its files, in bytes, a resting process may have

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,5 +113,23 @@ func TestRest(t *testing.T) {
 func TestMappedFiles(t *testing.T) {
 	if n := mappedFiles(); n < 1<<20 {
 		t.Errorf("%d bytes of files are mapped: this program is larger", n)
+	}
+}
+
+// An Idle that is made to look more often than it wants to does nothing.
+func TestIdleLooksAtItsPace(t *testing.T) {
+	i := NewIdle(time.Minute, func(err error) { t.Error(err) })
+	begin := i.looked
+	i.rest = rest{} // as after work
+	for s := range 50 {
+		i.Look(begin.Add(time.Duration(s) * time.Second))
+	}
+	if i.rest.released || i.looked != begin {
+		t.Error("looked sooner than its interval after the last look")
+	}
+	i.used = cpuTime() // nothing was used since
+	i.Look(begin.Add(time.Hour))
+	if !i.rest.released || i.looked != begin.Add(time.Hour) {
+		t.Error("did not release memory although nothing was done for an hour")
 	}
 }
