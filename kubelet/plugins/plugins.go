@@ -29,7 +29,8 @@ type Plugin struct {
 	Versions []string
 }
 
-// Handler takes in the plugins of one type. It is called by one goroutine.
+// Handler takes in the plugins of one type. It is called for several plugins at
+// once, but never twice at once for the same socket.
 type Handler interface {
 	// Register takes a plugin in; the error is told to it.
 	Register(ctx context.Context, p Plugin) error
@@ -57,20 +58,36 @@ const (
 type Watcher struct {
 	cfg   Config
 	known map[string]*known // by socket; of the goroutine of Run
+	// answers are what became of registrations, each of which is a goroutine of
+	// its own: a plugin that hangs holds up no other.
+	answers chan answer
 }
 
 type known struct {
 	kind       string
 	plugin     Plugin
 	registered bool
+	asking     context.CancelFunc // ends the registration under way, nil if none is
+	outdated   bool               // the socket was made anew, or went, meanwhile
 	retry      time.Time
 	pause      time.Duration
 }
 
-// New makes a watcher; Run does the work.
-func New(cfg Config) *Watcher { return &Watcher{cfg: cfg, known: map[string]*known{}} }
+// answer is what became of a registration.
+type answer struct {
+	socket string
+	kind   string
+	plugin Plugin
+	err    error
+}
 
-// Run follows the folder until ctx ends. Nothing is polled.
+// New makes a watcher; Run does the work.
+func New(cfg Config) *Watcher {
+	return &Watcher{cfg: cfg, known: map[string]*known{}, answers: make(chan answer)}
+}
+
+// Run follows the folder until ctx ends, and returns when no handler is called
+// any more. Nothing is polled.
 func (w *Watcher) Run(ctx context.Context) error {
 	if err := os.MkdirAll(w.cfg.Dir, 0o750); err != nil {
 		return fmt.Errorf("folder of plugins: %w", err)
@@ -80,6 +97,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		return fmt.Errorf("watch the folder of plugins: %w", err)
 	}
 	defer n.Close()
+	defer w.drain()
 	for {
 		sockets := w.scan(n)
 		w.compare(ctx, sockets)
@@ -99,9 +117,20 @@ func (w *Watcher) Run(ctx context.Context) error {
 			}
 		case err := <-n.Errors:
 			w.cfg.Log.Warn("watching the folder of plugins", "error", err)
+		case a := <-w.answers:
+			w.take(ctx, a)
 		case <-retry:
 		}
 		stop()
+	}
+}
+
+// drain waits for the registrations under way, whose context has ended.
+func (w *Watcher) drain() {
+	for _, k := range w.known {
+		if k.asking != nil {
+			<-w.answers
+		}
 	}
 }
 
@@ -129,16 +158,31 @@ func (w *Watcher) scan(n *fsnotify.Watcher) map[string]bool {
 
 // renew has a socket that was made anew registered again.
 func (w *Watcher) renew(socket string) {
-	if k := w.known[socket]; k != nil && k.registered {
+	k := w.known[socket]
+	switch {
+	case k == nil:
+	case k.asking != nil:
+		k.outdate()
+	case k.registered:
 		w.cfg.Handlers[k.kind].Deregister(k.plugin)
 		delete(w.known, socket)
 	}
+}
+
+// outdate ends a registration under way, of whose result nothing is kept.
+func (k *known) outdate() {
+	k.outdated = true
+	k.asking()
 }
 
 // compare registers what is new or due again, and lets go what is gone.
 func (w *Watcher) compare(ctx context.Context, sockets map[string]bool) {
 	for socket, k := range w.known {
 		if sockets[socket] {
+			continue
+		}
+		if k.asking != nil {
+			k.outdate()
 			continue
 		}
 		if k.registered {
@@ -153,16 +197,38 @@ func (w *Watcher) compare(ctx context.Context, sockets map[string]bool) {
 			k = &known{}
 			w.known[socket] = k
 		}
-		if k.registered || w.cfg.Clock.Now().Before(k.retry) {
+		if k.registered || k.asking != nil || w.cfg.Clock.Now().Before(k.retry) {
 			continue
 		}
-		if err := w.register(ctx, socket, k); err != nil {
-			k.pause = min(max(2*k.pause, retryFirst), retryMost)
-			k.retry = w.cfg.Clock.Now().Add(k.pause)
-			if ctx.Err() == nil {
-				w.cfg.Log.Warn("a plugin could not be registered", "socket", socket, "error", err)
-			}
+		asking, cancel := context.WithTimeout(ctx, callTimeout)
+		k.asking = cancel
+		go func() {
+			defer cancel()
+			kind, plugin, err := w.register(asking, socket)
+			w.answers <- answer{socket, kind, plugin, err}
+		}()
+	}
+}
+
+// take keeps what became of a registration.
+func (w *Watcher) take(ctx context.Context, a answer) {
+	k := w.known[a.socket]
+	switch {
+	case k.outdated:
+		if a.err == nil {
+			w.cfg.Handlers[a.kind].Deregister(a.plugin)
 		}
+		delete(w.known, a.socket) // what is there now is asked anew
+	case a.err != nil:
+		k.asking = nil
+		k.pause = min(max(2*k.pause, retryFirst), retryMost)
+		k.retry = w.cfg.Clock.Now().Add(k.pause)
+		if ctx.Err() == nil {
+			w.cfg.Log.Warn("a plugin could not be registered", "socket", a.socket, "error", a.err)
+		}
+	default:
+		*k = known{kind: a.kind, plugin: a.plugin, registered: true}
+		w.cfg.Log.Info("a plugin registered", "type", a.kind, "name", a.plugin.Name)
 	}
 }
 
@@ -170,7 +236,7 @@ func (w *Watcher) compare(ctx context.Context, sockets map[string]bool) {
 func (w *Watcher) next() time.Duration {
 	out := time.Duration(-1)
 	for _, k := range w.known {
-		if k.registered {
+		if k.registered || k.asking != nil {
 			continue
 		}
 		if d := max(k.retry.Sub(w.cfg.Clock.Now()), 0); out < 0 || d < out {
@@ -180,27 +246,26 @@ func (w *Watcher) next() time.Duration {
 	return out
 }
 
-// register asks a plugin who it is, hands it on, and tells it how that went.
-func (w *Watcher) register(ctx context.Context, socket string, k *known) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+// register asks a plugin who it is, hands it on, and tells it how that went. An
+// error says that it is not registered.
+func (w *Watcher) register(ctx context.Context, socket string) (kind string, p Plugin, err error) {
 	conn, err := Dial(socket)
 	if err != nil {
-		return err
+		return "", Plugin{}, err
 	}
 	defer conn.Close()
 	c := registerapi.NewRegistrationClient(conn)
 	info, err := c.GetInfo(ctx, &registerapi.InfoRequest{})
 	if err != nil {
-		return fmt.Errorf("ask it who it is: %w", err)
+		return "", Plugin{}, fmt.Errorf("ask it who it is: %w", err)
 	}
-	p := Plugin{Name: info.Name, Endpoint: info.Endpoint, Versions: info.SupportedVersions}
+	kind, p = info.Type, Plugin{Name: info.Name, Endpoint: info.Endpoint, Versions: info.SupportedVersions}
 	if p.Endpoint == "" {
 		p.Endpoint = socket
 	}
-	h := w.cfg.Handlers[info.Type]
+	h := w.cfg.Handlers[kind]
 	if h == nil {
-		err = fmt.Errorf("no handler registered for plugin type: %s at socket %s", info.Type, socket)
+		err = fmt.Errorf("no handler registered for plugin type: %s at socket %s", kind, socket)
 	} else {
 		err = h.Register(ctx, p)
 	}
@@ -210,13 +275,9 @@ func (w *Watcher) register(ctx context.Context, socket string, k *known) error {
 	}
 	if _, told := c.NotifyRegistrationStatus(ctx, status); told != nil && err == nil {
 		h.Deregister(p)
-		return fmt.Errorf("tell it that it is registered: %w", told)
+		return kind, p, fmt.Errorf("tell it that it is registered: %w", told)
 	}
-	if err == nil {
-		*k = known{kind: info.Type, plugin: p, registered: true}
-		w.cfg.Log.Info("a plugin registered", "type", info.Type, "name", p.Name)
-	}
-	return err
+	return kind, p, err
 }
 
 // Dial makes a connection to a plugin's socket; it is opened with the first
