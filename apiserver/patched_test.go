@@ -56,3 +56,40 @@ func TestPatchesAsUpstream(t *testing.T) {
 		}
 	}
 }
+
+// What field validation finds in a patch is told with what the patch made, in
+// the order in which upstream has it: only what was touched is sorted.
+func TestStrictPatches(t *testing.T) {
+	w := newWorld(t)
+	if resp, body := w.http("POST", cmPath, `{"metadata":{"name":"p"},"data":{"a":"b"}}`, "Content-Type", asJSON); resp.StatusCode != 201 {
+		t.Fatal(body)
+	}
+	const (
+		strategic = "application/strategic-merge-patch+json"
+		merging   = "application/merge-patch+json"
+		ops       = "application/json-patch+json"
+		applying  = "application/apply-patch+yaml"
+	)
+	for _, tt := range []struct {
+		media, patch, validation string
+		code                     int
+		want, warning            string
+	}{
+		{strategic, `{"unk":1.50,"data":{"q":"r"}}`, "Strict", 422, `Invalid value: \"map[data:map[q:r] unk:1.5]\": strict decoding error: unknown field \"unk\"`, ""},
+		{strategic, `{"data":{"q":"r","q":"s"}}`, "Strict", 422, `Invalid value: \"map[data:map[q:s]]\": strict decoding error: duplicate field \"data.q\"`, ""},
+		{merging, `{"unk":1}`, "Strict", 422, `\"kind\\\":\\\"ConfigMap\\\",\\\"metadata\\\":{\\\"name\\\":\\\"p\\\",\\\"namespace\\\"`, ""},
+		{merging, `{"metadata":{"labels":{"a":"b"}},"unk":1}`, "Strict", 422, `\\\"metadata\\\":{\\\"creationTimestamp\\\"`, ""},
+		{merging, `{"apiVersion":null}`, "Strict", 422, `strict decoding error: unknown field \"data\", unknown field \"metadata\"`, ""},
+		{merging, `{"apiVersion":null}`, "Ignore", 400, `the name of the object (p based on URL) was undeterminable: name must be provided`, ""},
+		{ops, `[{"op":"add","path":"/data/z","value":"s","extra":5,"value":"t"}]`, "Strict", 422, `strict decoding error: json patch unknown field \"[0].extra\", json patch duplicate field \"[0].value\"`, ""},
+		{ops, `[{"op":"add","path":"/data/z","value":"s","extra":5}]`, "Warn", 200, `"z":"s"`, `299 - "json patch unknown field \"[0].extra\""`},
+		{applying, `{"a":1,"a":2}`, "Strict", 400, `invalid object type: /, Kind=`, ""},
+		{applying, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"p"},"data":{"y":"1","y":"2"}}`, "Strict", 400, `error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors`, ""},
+		{applying, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"p"},"data":{"y":"1","y":"2"}}`, "Warn", 200, `"y":"2"`, `299 - "line 1: key \"y\" already set in map"`},
+	} {
+		resp, body := w.http("PATCH", cmPath+"/p?dryRun=All&fieldManager=m&fieldValidation="+tt.validation, tt.patch, "Content-Type", tt.media)
+		if resp.StatusCode != tt.code || !strings.Contains(body, tt.want) || resp.Header.Get("Warning") != tt.warning {
+			t.Errorf("%s %s\n got %d %s %s\nwant %d %s %s", tt.media, tt.patch, resp.StatusCode, body, resp.Header.Get("Warning"), tt.code, tt.want, tt.warning)
+		}
+	}
+}

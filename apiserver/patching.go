@@ -3,6 +3,8 @@ package apiserver
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,48 +73,70 @@ func (t *transaction) patcher(head *wire.Head, make func() runtime.Object) *patc
 	return &patcher{t: t, head: head, make: make}
 }
 
+// patched is what a patch made of an object.
+type patched struct {
+	runtime.Object
+	strict []error       // what strict field validation refuses
+	shown  func() string // the patch or what it made, in errors
+}
+
 // apply returns a patched copy of obj, which is only read.
 func (p *patcher) apply(obj runtime.Object) (runtime.Object, error) {
-	out := p.make()
-	var strict []error
-	var err error
-	if typed, dups, ok := p.applyTyped(obj); ok {
-		out, strict = typed, dups
-	} else if p.t.req.PatchType == types.StrategicMergePatchType {
-		strict, err = p.applyStrategic(obj, out)
-	} else {
-		strict, err = p.applyDocument(obj, out)
-	}
+	out, err := p.patched(obj)
 	if err != nil {
 		return nil, err
 	}
-	shown := string(p.t.req.Patch) // in errors
-	wire.ClearKind(out)
+	wire.ClearKind(out.Object)
 	if p.prune != nil {
-		unknown, err := p.prune(out)
+		unknown, err := p.prune(out.Object)
 		if err != nil {
-			return nil, badPatch(shown, err)
+			return nil, badPatch(out.shown(), err)
 		}
-		strict = append(strict, unknown...)
+		out.strict = append(out.strict, unknown...)
 	}
-	return out, p.t.judgeStrict(strict, func(err error) error { return badPatch(shown, err) })
+	return out.Object, p.t.judgeStrict(out.strict, func(err error) error { return badPatch(out.shown(), err) })
+}
+
+// patched chooses the way: the first is the fast one, and cannot show what was
+// refused.
+func (p *patcher) patched(obj runtime.Object) (*patched, error) {
+	if typed, dups, ok := p.applyTyped(obj); ok && (len(dups) == 0 || !p.t.strict()) {
+		return &patched{Object: typed, strict: dups}, nil
+	}
+	if p.t.req.PatchType == types.StrategicMergePatchType {
+		return p.applyStrategic(obj)
+	}
+	if u, ok := obj.(*unstructured.Unstructured); ok && p.t.req.PatchType == types.MergePatchType {
+		return p.mergeCustom(u)
+	}
+	return p.applyDocument(obj)
 }
 
 func badPatch(shown string, err error) error {
 	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
 }
 
-// applyDocument applies a patch that knows nothing of the kind, a JSON or a
-// merge patch: what it makes of the object's JSON form is decoded like a body.
-func (p *patcher) applyDocument(obj, out runtime.Object) ([]error, error) {
-	if u, ok := obj.(*unstructured.Unstructured); ok && p.t.req.PatchType == types.MergePatchType {
-		doc, strict, err := patch.Merge(copyCustom(u).Object, p.t.req.Patch)
+func (p *patcher) mergeCustom(u *unstructured.Unstructured) (*patched, error) {
+	doc, strict, err := patch.Merge(copyCustom(u).Object, p.t.req.Patch)
+	if err != nil {
+		return nil, err
+	}
+	out := p.make().(*unstructured.Unstructured)
+	out.Object = doc
+	shown := func() string { return "" }
+	if p.t.strict() { // pruning takes out what the error is about
+		was, err := json.Marshal(doc)
 		if err != nil {
 			return nil, err
 		}
-		out.(*unstructured.Unstructured).Object = doc
-		return strict, p.checkCustomKind(out)
+		shown = func() string { return string(was) }
 	}
+	return &patched{out, strict, shown}, p.checkCustomKind(out)
+}
+
+// applyDocument applies a patch that knows nothing of the kind, a JSON or a
+// merge patch: what it makes of the object's JSON form is decoded like a body.
+func (p *patcher) applyDocument(obj runtime.Object) (*patched, error) {
 	body, err := p.t.srv.codec.Body(wire.JSON, obj)
 	if err != nil {
 		return nil, err
@@ -120,51 +144,77 @@ func (p *patcher) applyDocument(obj, out runtime.Object) ([]error, error) {
 	var changed []byte
 	var strict []error
 	if body = p.head.JSON(body); p.t.req.PatchType == types.JSONPatchType {
-		changed, err = patch.JSON(body, p.t.req.Patch)
+		changed, strict, err = patch.JSON(body, p.t.req.Patch)
 	} else {
 		changed, strict, err = patch.MergeJSON(body, p.t.req.Patch)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if u, ok := out.(*unstructured.Unstructured); ok {
+	out := &patched{p.make(), strict, func() string { return string(changed) }}
+	if u, ok := out.Object.(*unstructured.Unstructured); ok {
 		u.Object = nil
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(changed, &u.Object); err != nil {
 			return nil, badPatch(string(changed), err)
 		}
-		return nil, p.checkCustomKind(out)
+		return out, p.checkCustomKind(u)
 	}
-	if err := p.checkKind(changed); err != nil {
-		return nil, badPatch(string(changed), err)
-	}
-	more, err := kjson.UnmarshalStrict(changed, out)
+	said, err := p.checkKind(changed)
 	if err != nil {
 		return nil, badPatch(string(changed), err)
 	}
-	return append(strict, more...), nil
+	if !said {
+		out.strict = append(out.strict, unversioned(changed)...)
+		return out, nil
+	}
+	more, err := kjson.UnmarshalStrict(changed, out.Object)
+	if err != nil {
+		return nil, badPatch(string(changed), err)
+	}
+	out.strict = append(out.strict, more...)
+	return out, nil
+}
+
+// unversioned are what is unknown in a document that has lost its version: all
+// of it, and so upstream misses the name next.
+func unversioned(doc []byte) []error {
+	var top map[string]json.RawMessage
+	if json.Unmarshal(doc, &top) != nil {
+		return nil
+	}
+	var unknown []error
+	for _, k := range slices.Sorted(maps.Keys(top)) {
+		if k != "apiVersion" && k != "kind" {
+			unknown = append(unknown, fmt.Errorf("unknown field %q", k))
+		}
+	}
+	return unknown
 }
 
 // checkKind refuses a document of another kind, in upstream's words; one that
-// does not say is of the patched object's.
-func (p *patcher) checkKind(doc []byte) error {
+// does not say is of the patched object's. said is that it has a version.
+func (p *patcher) checkKind(doc []byte) (said bool, err error) {
 	var says struct {
 		APIVersion string `json:"apiVersion,omitempty"`
 		Kind       string `json:"kind,omitempty"`
 	}
 	if err := json.Unmarshal(doc, &says); err != nil {
-		return fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+		return false, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
 	}
 	gv, err := schema.ParseGroupVersion(says.APIVersion)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if says.Kind == "" {
 		says.Kind = p.head.GVK.Kind
 	}
-	if gv.WithKind(says.Kind) != p.head.GVK {
-		return fmt.Errorf(`no kind %q is registered for version %q in scheme "pkg/api/legacyscheme/scheme.go:30"`, says.Kind, gv)
+	if gv.Empty() && says.Kind == p.head.GVK.Kind {
+		return false, nil
 	}
-	return nil
+	if gv.WithKind(says.Kind) != p.head.GVK {
+		return false, fmt.Errorf(`no kind %q is registered for version %q in scheme "pkg/api/legacyscheme/scheme.go:30"`, says.Kind, gv)
+	}
+	return true, nil
 }
 
 // checkCustomKind is checkKind for a custom resource.
@@ -234,7 +284,7 @@ func copyCustom(u *unstructured.Unstructured) *unstructured.Unstructured {
 
 // applyStrategic applies a patch by the tags of the object's Go type. What it
 // says of the kind counts for nothing.
-func (p *patcher) applyStrategic(obj, out runtime.Object) ([]error, error) {
+func (p *patcher) applyStrategic(obj runtime.Object) (*patched, error) {
 	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
 	if err != nil {
 		return nil, err
@@ -243,14 +293,21 @@ func (p *patcher) applyStrategic(obj, out runtime.Object) ([]error, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(doc, out, true)
+	out := &patched{p.make(), strict, func() string { return fmt.Sprintf("%+v", said) }}
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(doc, out.Object, true)
 	if s, ok := runtime.AsStrictDecodingError(err); ok {
-		return append(strict, s.Errors()...), nil
+		out.strict = append(out.strict, s.Errors()...)
+		return out, nil
 	}
 	if err != nil {
-		return nil, badPatch(fmt.Sprintf("%+v", said), err)
+		return nil, badPatch(out.shown(), err)
 	}
-	return strict, nil
+	return out, nil
+}
+
+// strict says that the request asks for strict field validation.
+func (t *transaction) strict() bool {
+	return t.req.Options.FieldValidation == metav1.FieldValidationStrict
 }
 
 // judgeStrict does with unknown and duplicate fields what the request's field
@@ -298,8 +355,11 @@ func (u *updating) prepareApply() error {
 	}
 	u.mayCreate, u.tracked = u.sub == nil || u.strategy.AllowCreateOnUpdate, true
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
-		u.warns = append(u.warns, conf.warnings...)
-		return u.applyTo(cur, conf.Unstructured)
+		obj, err := u.applyTo(cur, conf.Unstructured)
+		if err == nil {
+			err = u.judgeApplied(conf)
+		}
+		return obj, err
 	}
 	return nil
 }
@@ -307,7 +367,7 @@ func (u *updating) prepareApply() error {
 // configuration is what a server-side apply applies.
 type configuration struct {
 	*unstructured.Unstructured
-	warnings []string
+	strict error // what strict field validation refuses, if it can be applied at all
 }
 
 func (u *updating) configuration() (*configuration, error) {
@@ -315,15 +375,20 @@ func (u *updating) configuration() (*configuration, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &configuration{Unstructured: conf}
-	switch v := u.req.Options.FieldValidation; {
-	case strict == nil || v == "Ignore":
-	case v == "Strict":
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: error converting YAML to JSON: %v", strict))
+	return &configuration{conf, strict}, nil
+}
+
+// judgeApplied does with fields that a configuration has twice what the
+// request's field validation says.
+func (t *transaction) judgeApplied(conf *configuration) error {
+	switch v := t.req.Options.FieldValidation; {
+	case conf.strict == nil || v == metav1.FieldValidationIgnore:
+	case v == metav1.FieldValidationStrict:
+		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: error converting YAML to JSON: %v", conf.strict))
 	default:
-		out.warnings = strictLines(strict)
+		t.warns = append(t.warns, strictLines(conf.strict)...)
 	}
-	return out, nil
+	return nil
 }
 
 func (u *updating) applyTo(cur runtime.Object, conf *unstructured.Unstructured) (runtime.Object, error) {

@@ -7,11 +7,13 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -67,12 +69,15 @@ func projected(p *api.Projection, a *answer) (*answer, error) {
 
 // prepareProjection sets how a write to the projection changes the object.
 func (u *updating) prepareProjection(p *api.Projection) error {
-	next := func(runtime.Object) (runtime.Object, error) { return u.req.Object.DeepCopyObject(), nil }
+	next := func(_, _ runtime.Object) (runtime.Object, error) { return u.req.Object.DeepCopyObject(), nil }
 	owners := u.ownersOfUpdate
 	if u.req.Verb == client.Patch {
 		switch u.req.PatchType {
 		case types.JSONPatchType, types.MergePatchType, types.StrategicMergePatchType:
-			next = u.patcher(wire.NewHead(p.GVK), p.New).apply
+			if u.res.custom && u.req.PatchType == types.StrategicMergePatchType {
+				return wire.Unsupported([]string{patchTypes[0], patchTypes[1], patchTypes[3]})
+			}
+			next = u.projectionPatch(p)
 		case types.ApplyYAMLPatchType:
 			return u.prepareProjectionApply(p)
 		default:
@@ -88,13 +93,32 @@ func (u *updating) prepareProjection(p *api.Projection) error {
 		if err != nil {
 			return nil, err
 		}
-		want, err := next(was)
+		want, err := next(cur, was)
 		if err != nil {
 			return nil, err
 		}
 		return u.setProjection(p, cur, was, want, owners)
 	}
 	return nil
+}
+
+// projectionPatch is how a patch changes the projection of cur. What a refusal
+// shows has owners, which are worked out only then.
+func (u *updating) projectionPatch(p *api.Projection) func(cur, was runtime.Object) (runtime.Object, error) {
+	patcher := u.patcher(wire.NewHead(p.GVK), p.New)
+	return func(cur, was runtime.Object) (runtime.Object, error) {
+		obj, err := patcher.apply(was)
+		if !apierrors.IsInvalid(err) {
+			return obj, err
+		}
+		entries, failed := u.projectedOwners(cur).ToSubresource()
+		if failed != nil {
+			return nil, err
+		}
+		shown := wire.Shallow(was)
+		accessor(shown).SetManagedFields(entries)
+		return patcher.apply(shown)
+	}
 }
 
 // prepareProjectionApply sets how a server-side apply changes the projection.
@@ -108,7 +132,6 @@ func (u *updating) prepareProjectionApply(p *api.Projection) error {
 		return err
 	}
 	u.produce = func(cur runtime.Object) (runtime.Object, error) {
-		u.warns = append(u.warns, conf.warnings...)
 		was, err := p.Get(cur)
 		if err != nil {
 			return nil, err
@@ -121,6 +144,9 @@ func (u *updating) prepareProjectionApply(p *api.Projection) error {
 		}
 		accessor(live).SetManagedFields(entries)
 		applied, err := fm.Apply(live, conf.DeepCopy(), u.fieldManager(), u.req.Options.Force)
+		if err == nil {
+			err = u.judgeApplied(conf)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -159,15 +185,29 @@ func (u *updating) setProjection(p *api.Projection, cur, was, want runtime.Objec
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
 			"the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), u.req.Name))
 	}
+	if ns := m.GetNamespace(); ns == "" {
+		m.SetNamespace(accessor(was).GetNamespace())
+	} else if u.res.Namespaced && ns != u.req.Namespace {
+		return nil, errNamespace()
+	}
 	a := u.attributes(admission.Update, want, was)
 	a.Kind = p.GVK
 	if err := u.admit(a); err != nil {
 		return nil, err
 	}
+	bare := wire.Shallow(want)
+	accessor(bare).SetManagedFields(nil) // which are not the projection's to say
+	errs := apivalidation.ValidateObjectMetaAccessor(accessor(bare), u.res.Namespaced, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata"))
 	if p.Validate != nil {
-		if errs := p.Validate(want); len(errs) > 0 {
-			return nil, apierrors.NewInvalid(p.GVK.GroupKind(), m.GetName(), errs)
-		}
+		errs = append(errs, p.Validate(want)...)
+	}
+	if len(errs) > 0 {
+		return nil, apierrors.NewInvalid(p.GVK.GroupKind(), m.GetName(), errs)
+	}
+	if have := accessor(was).GetUID(); u.req.Verb == client.Patch && m.GetUID() != "" && m.GetUID() != have {
+		gr := schema.GroupResource{Group: u.res.gr.Group, Resource: u.res.gr.Resource + "/" + u.req.Subresource}
+		return nil, apierrors.NewConflict(gr, u.req.Name, fmt.Errorf(
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", m.GetUID(), have))
 	}
 	if err := u.validate(a); err != nil {
 		return nil, err

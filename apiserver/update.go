@@ -256,9 +256,13 @@ func revisionOf(m metav1.Object) (uint64, error) {
 
 // wrongUID is the conflict with an object of the same name that is another.
 func (u *updating) wrongUID(want, have types.UID) error {
+	root := "/registry"
+	if u.req.Options.DryRun { // which does not get as far as where there is a prefix
+		root = ""
+	}
 	return apierrors.NewConflict(u.res.gr, u.req.Name, fmt.Errorf(
-		"StorageError: invalid object, Code: 4, Key: /registry/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
-		u.res.Prefix, u.res.key(u.req.Namespace, u.req.Name), want, have))
+		"StorageError: invalid object, Code: 4, Key: %s/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: %v, UID in object meta: %v",
+		root, u.res.Prefix, u.res.key(u.req.Namespace, u.req.Name), want, have))
 }
 
 // prepareUpdate makes a changed object ready to be stored.

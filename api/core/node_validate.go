@@ -131,6 +131,8 @@ func validateDeclaredFeatures(names []string, path *field.Path) field.ErrorList 
 		at := path.Index(i)
 		if i > 0 && name == names[i-1] {
 			errs = append(errs, field.Duplicate(at, name))
+		} else if i > 0 && name < names[i-1] {
+			errs = append(errs, field.Invalid(at, name, "list must be sorted alphabetically"))
 		}
 		if !featureName.MatchString(name) {
 			errs = append(errs, field.Invalid(at, name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name)))

@@ -102,22 +102,23 @@ func takeOld(p, old *corev1.Pod) {
 	p.ResourceVersion, p.ManagedFields = version, managed
 }
 
-// preparePodResize takes nothing but resources and resize policies, matching
-// containers by name (KEP 1287). A resize to come is not yet noted in the
-// status: that is the kubelet's word.
+// preparePodResize takes nothing but resources and resize policies (KEP 1287).
+// Containers that are not the pod's are left for validation to refuse. A resize
+// to come is not yet noted in the status: that is the kubelet's word.
 func preparePodResize(p, old *corev1.Pod) {
 	asked := p.Spec.DeepCopy()
 	takeOld(p, old)
-	take := func(to, from []corev1.Container) {
-		for i := range to {
-			j := slices.IndexFunc(from, func(c corev1.Container) bool { return c.Name == to[i].Name })
-			if j >= 0 {
-				to[i].Resources, to[i].ResizePolicy = from[j].Resources, from[j].ResizePolicy
-			}
+	take := func(to *[]corev1.Container, from []corev1.Container) {
+		if !slices.EqualFunc(*to, from, func(a, b corev1.Container) bool { return a.Name == b.Name }) {
+			*to = from
+			return
+		}
+		for i := range *to {
+			(*to)[i].Resources, (*to)[i].ResizePolicy = from[i].Resources, from[i].ResizePolicy
 		}
 	}
-	take(p.Spec.Containers, asked.Containers)
-	take(p.Spec.InitContainers, asked.InitContainers)
+	take(&p.Spec.Containers, asked.Containers)
+	take(&p.Spec.InitContainers, asked.InitContainers)
 	if old.Spec.Resources != nil || asked.Resources != nil {
 		p.Spec.Resources = asked.Resources
 	}

@@ -190,38 +190,95 @@ func validatePodResize(p, old *corev1.Pod) field.ErrorList {
 	if podspec.QOSClass(&p.Spec) != podspec.QOSClass(&old.Spec) {
 		errs = append(errs, field.Invalid(specPath, cmp.Or(old.Status.QOSClass, podspec.QOSClass(&p.Spec)), "Pod QOS Class may not change as a result of resizing"))
 	}
-	for _, l := range []struct {
-		name     string
-		now, old []corev1.Container
-	}{{"containers", p.Spec.Containers, old.Spec.Containers}, {"initContainers", p.Spec.InitContainers, old.Spec.InitContainers}} {
-		for i := range l.now {
-			path := specPath.Child(l.name).Index(i)
-			a, b := &l.now[i], &l.old[i]
-			errs = append(errs, validateResize(&a.Resources, &b.Resources, path.Child("resources"))...)
+	others := append(sameContainers("containers", p.Spec.Containers, old.Spec.Containers), sameContainers("initContainers", p.Spec.InitContainers, old.Spec.InitContainers)...)
+	if len(others) > 0 {
+		return append(errs, others...)
+	}
+	errs = append(errs, validatePodLevelResize(p.Spec.Resources, old.Spec.Resources)...)
+	if !slices.EqualFunc(p.Spec.Containers, old.Spec.Containers, onlyResized) {
+		others = append(others, field.Forbidden(specPath, "only cpu and memory resources are mutable"))
+	}
+	for i := range p.Spec.Containers {
+		errs = append(errs, keepsResources(&p.Spec.Containers[i].Resources, &old.Spec.Containers[i].Resources, specPath.Child("containers").Index(i).Child("resources"), "")...)
+	}
+	for i := range p.Spec.InitContainers {
+		path, a, b := specPath.Child("initContainers").Index(i), &p.Spec.InitContainers[i], &old.Spec.InitContainers[i]
+		errs = append(errs, keepsResources(&a.Resources, &b.Resources, path.Child("resources"), "")...)
+		if !onlyResized(*a, *b) {
+			others = append(others, field.Forbidden(path, "only cpu and memory resources for init or sidecar containers are mutable"))
+		}
+	}
+	return append(errs, others...)
+}
+
+// sameContainers refuses others than the pod has.
+func sameContainers(kind string, now, old []corev1.Container) field.ErrorList {
+	path := specPath.Child(kind)
+	if len(now) != len(old) {
+		return field.ErrorList{field.Forbidden(path, kind+" may not be added or removed on resize")}
+	}
+	var errs field.ErrorList
+	for i := range now {
+		if now[i].Name != old[i].Name {
+			errs = append(errs, field.Forbidden(path.Index(i).Child("name"), kind+" may not be renamed or reordered on resize"))
 		}
 	}
 	return errs
 }
 
-func validateResize(now, old *corev1.ResourceRequirements, path *field.Path) field.ErrorList {
+func validatePodLevelResize(now, old *corev1.ResourceRequirements) field.ErrorList {
+	path := specPath.Child("resources")
+	switch {
+	case old == nil:
+		return nil
+	case now == nil:
+		return field.ErrorList{field.Forbidden(path, "pod-level resources cannot be removed")}
+	}
+	errs := keepsResources(now, old, path, "pod-level ")
+	if !onlyCPUAndMemory(now.Limits, old.Limits) || !onlyCPUAndMemory(now.Requests, old.Requests) {
+		errs = append(errs, field.Forbidden(specPath, "only cpu and memory resources are mutable at pod-level"))
+	}
+	return errs
+}
+
+// keepsResources refuses that a request or limit is taken away.
+func keepsResources(now, old *corev1.ResourceRequirements, path *field.Path, level string) field.ErrorList {
 	var errs field.ErrorList
 	for _, l := range []struct {
 		name     string
 		now, old corev1.ResourceList
-	}{{"limits", now.Limits, old.Limits}, {"requests", now.Requests, old.Requests}} {
+	}{{"requests", now.Requests, old.Requests}, {"limits", now.Limits, old.Limits}} {
 		for name := range l.old {
 			if _, ok := l.now[name]; !ok {
-				errs = append(errs, field.Forbidden(path.Child(l.name), fmt.Sprintf("resource %s cannot be removed", l.name)))
+				errs = append(errs, field.Forbidden(path.Child(l.name), fmt.Sprintf("%sresource %s cannot be removed", level, l.name)))
+				break
 			}
 		}
-		for name, q := range l.now {
-			if before := l.old[name]; name != corev1.ResourceCPU && name != corev1.ResourceMemory && q.Cmp(before) != 0 {
-				errs = append(errs, field.Forbidden(path.Child(l.name).Key(string(name)), "only cpu and memory resources are mutable"))
-			}
-		}
-	}
-	if !equal(now.Claims, old.Claims) {
-		errs = append(errs, field.Forbidden(path.Child("claims"), "only cpu and memory resources are mutable"))
 	}
 	return errs
+}
+
+// onlyResized says that of a container nothing else has changed than its CPU and
+// memory, and claims that are new.
+func onlyResized(now, old corev1.Container) bool {
+	for _, c := range old.Resources.Claims {
+		if !slices.Contains(now.Resources.Claims, c) {
+			return false
+		}
+	}
+	return equal(now.ResizePolicy, old.ResizePolicy) &&
+		onlyCPUAndMemory(now.Resources.Limits, old.Resources.Limits) && onlyCPUAndMemory(now.Resources.Requests, old.Resources.Requests)
+}
+
+// onlyCPUAndMemory says that nothing else differs.
+func onlyCPUAndMemory(now, old corev1.ResourceList) bool {
+	same := func(a, b corev1.ResourceList) bool {
+		for name, q := range a {
+			if other, ok := b[name]; name != corev1.ResourceCPU && name != corev1.ResourceMemory && (!ok || q.Cmp(other) != 0) {
+				return false
+			}
+		}
+		return true
+	}
+	return same(now, old) && same(old, now)
 }

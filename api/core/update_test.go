@@ -87,6 +87,21 @@ func TestUpdates(t *testing.T) {
 			`{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 2}}}]}}`, ``},
 		"resize qos": {"pods", "resize", pod(``), `{spec: {containers: [{name: c, resources: {requests: {cpu: 1}}}]}}`, `spec: Invalid value: "Burstable": Pod QOS Class may not change as a result of resizing`},
 
+		"resize added":   {"pods", "resize", `{spec: {containers: [{name: c, image: i}]}}`, `{spec: {containers: [{name: c, image: i}, {name: d, image: i}]}}`, `spec.containers: Forbidden: containers may not be added or removed on resize`},
+		"resize renamed": {"pods", "resize", `{spec: {containers: [{name: c, image: i}]}}`, `{spec: {containers: [{name: d, image: i}]}}`, `spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize`},
+		"resize of disk": {"pods", "resize", `{spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 1, ephemeral-storage: 1}}}]}}`,
+			`{spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 1, ephemeral-storage: 2}}}]}}`, `spec: Forbidden: only cpu and memory resources are mutable`},
+		"resize less": {"pods", "resize", `{spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 1, memory: 1}}}]}}`,
+			`{spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 1}}}]}}`, `spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed`},
+		"resize policy": {"pods", "resize", `{spec: {containers: [{name: c, image: i}]}}`,
+			`{spec: {containers: [{name: c, image: i, resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]}]}}`, `spec: Forbidden: only cpu and memory resources are mutable`},
+		"resize init disk": {"pods", "resize", `{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 1}}}]}}`,
+			`{spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i, resources: {requests: {cpu: 1, ephemeral-storage: 1}}}]}}`, `spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable`},
+		"resize pod less": {"pods", "resize", `{spec: {resources: {requests: {cpu: 1, memory: 1}}, containers: [{name: c, image: i}]}}`,
+			`{spec: {resources: {requests: {memory: 1}}, containers: [{name: c, image: i}]}}`, `spec.resources.requests: Forbidden: pod-level resource requests cannot be removed`},
+		"resize pod none": {"pods", "resize", `{spec: {resources: {requests: {cpu: 1, memory: 1}}, containers: [{name: c, image: i, resources: {requests: {cpu: 1}}}]}}`,
+			`{spec: {containers: [{name: c, image: i, resources: {requests: {cpu: 1}}}]}}`, `spec.resources: Forbidden: pod-level resources cannot be removed`},
+
 		"service address":       {"services", "", `{spec: {clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 1}]}}`, `{spec: {clusterIP: 10.0.0.2, clusterIPs: [10.0.0.2], ports: [{port: 1}]}}`, `spec.clusterIPs[0]: Invalid value: ["10.0.0.2"]: may not change once set`},
 		"service lb class":      {"services", "", `{spec: {type: LoadBalancer, loadBalancerClass: a/b, ports: [{port: 1}]}}`, `{spec: {type: LoadBalancer, loadBalancerClass: a/c, ports: [{port: 1}]}}`, `spec.loadBalancerClass: Invalid value: "a/c": may not change once set`},
 		"service type":          {"services", "", `{spec: {type: LoadBalancer, ports: [{port: 1}]}}`, `{spec: {type: ClusterIP, externalTrafficPolicy: Cluster, allocateLoadBalancerNodePorts: true, ports: [{port: 1}]}}`, ``},
@@ -198,7 +213,7 @@ func TestGracePeriod(t *testing.T) {
 func TestResize(t *testing.T) {
 	got := checkErrors(t, "pods", "resize",
 		`{metadata: {name: p, generation: 1}, spec: {containers: [{name: a, image: i, resources: {requests: {cpu: 1}}}, {name: b, image: i}]}}`,
-		`{metadata: {name: p, labels: {x: y}}, spec: {hostname: h, containers: [{name: a, image: j, resources: {requests: {cpu: 2}}}]}}`, "").(*corev1.Pod)
+		`{metadata: {name: p, labels: {x: y}}, spec: {hostname: h, containers: [{name: a, image: j, resources: {requests: {cpu: 2}}}, {name: b, image: j}]}}`, "").(*corev1.Pod)
 	c := got.Spec.Containers
 	if len(c) != 2 || c[0].Image != "i" || c[0].Resources.Requests.Cpu().String() != "2" || got.Spec.Hostname != "" || got.Labels != nil || got.Generation != 2 {
 		t.Errorf("%+v", got)

@@ -2,6 +2,7 @@ package actions
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -9,10 +10,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/store"
 )
 
 // maxDisruptedPods bounds the record of evictions that the disruption
@@ -24,14 +28,17 @@ const maxDisruptedPods = 2000
 // is exhausted. It acts through loopback, a door with full rights, since the
 // right to evict does not include the right to delete. See the API page
 // "API-initiated Eviction".
-func Eviction(loopback client.Interface, now func() time.Time) func(ctx context.Context, req *client.Request) (*client.Result, error) {
-	e := evictor{c: loopback, now: now}
+// What it notes in the pod goes straight to pods, the store of the pods: it is
+// nobody's field.
+func Eviction(loopback client.Interface, pods store.Interface, now func() time.Time) func(ctx context.Context, req *client.Request) (*client.Result, error) {
+	e := evictor{c: loopback, pods: pods, now: now}
 	return e.evict
 }
 
 type evictor struct {
-	c   client.Interface
-	now func() time.Time
+	c    client.Interface
+	pods store.Interface
+	now  func() time.Time
 }
 
 func (e *evictor) evict(ctx context.Context, req *client.Request) (*client.Result, error) {
@@ -110,7 +117,12 @@ func (e *evictor) try(ctx context.Context, namespace, name string, opts client.O
 	}
 	if !opts.DryRun {
 		taken := pdb.DeepCopy()
-		taken.Status.DisruptionsAllowed--
+		if taken.Status.DisruptionsAllowed--; taken.Status.DisruptionsAllowed == 0 {
+			meta.SetStatusCondition(&taken.Status.Conditions, metav1.Condition{
+				Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse,
+				Reason: policyv1.InsufficientPodsReason, ObservedGeneration: taken.Status.ObservedGeneration,
+			})
+		}
 		if taken.Status.DisruptedPods == nil {
 			taken.Status.DisruptedPods = map[string]metav1.Time{}
 		}
@@ -145,26 +157,26 @@ func (e *evictor) remove(ctx context.Context, pod *corev1.Pod, opts client.Optio
 // mark sets the condition DisruptionTarget. Unless exact, it does so on
 // whatever the pod has become meanwhile.
 func (e *evictor) mark(ctx context.Context, pod *corev1.Pod, exact bool) (*corev1.Pod, error) {
-	pods := client.Pods.In(e.c, pod.Namespace)
-	for {
-		m := pod.DeepCopy()
+	entry, err := e.pods.Update(ctx, pod.Namespace+"/"+pod.Name, false, func(cur *store.Entry) (runtime.Object, error) {
+		now := cur.Object.(*corev1.Pod)
+		switch {
+		case now.UID != pod.UID:
+			return nil, apierrors.NewConflict(corev1.Resource("pods"), pod.Name, fmt.Errorf("another pod has taken its name"))
+		case exact && now.ResourceVersion != pod.ResourceVersion:
+			return nil, apierrors.NewConflict(corev1.Resource("pods"), pod.Name, errors.New("the object has been modified; please apply your changes to the latest version and try again"))
+		}
+		m := now.DeepCopy()
 		m.Status.Conditions = slices.DeleteFunc(m.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget })
 		m.Status.Conditions = append(m.Status.Conditions, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue,
-			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.NewTime(e.now()),
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", LastTransitionTime: metav1.NewTime(e.now().Truncate(time.Second)),
 		})
-		marked, err := pods.UpdateStatus(ctx, m)
-		if !apierrors.IsConflict(err) || exact {
-			return marked, err
-		}
-		was := pod.UID
-		if pod, err = pods.Get(ctx, pod.Name); err != nil {
-			return nil, err
-		}
-		if pod.UID != was {
-			return nil, apierrors.NewConflict(corev1.Resource("pods"), pod.Name, fmt.Errorf("another pod has taken its name"))
-		}
+		return m, nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	return entry.Object.(*corev1.Pod), nil
 }
 
 // ignoresBudgets says that deleting the pod disrupts nothing.
@@ -221,7 +233,19 @@ func checkBudget(pdb *policyv1.PodDisruptionBudget) error {
 	case len(s.DisruptedPods) > maxDisruptedPods:
 		return apierrors.NewForbidden(policyv1.Resource("poddisruptionbudget"), pdb.Name, fmt.Errorf("DisruptedPods map too big - too many evictions not confirmed by PDB controller"))
 	case s.DisruptionsAllowed == 0:
-		return tooMany(fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", pdb.Name, s.DesiredHealthy, s.CurrentHealthy))
+		return tooMany("The disruption budget " + pdb.Name + " " + whyNone(&s))
 	}
 	return nil
+}
+
+// whyNone says why a budget allows no disruption, as the cause of a 429.
+func whyNone(s *policyv1.PodDisruptionBudgetStatus) string {
+	failed := meta.FindStatusCondition(s.Conditions, policyv1.DisruptionAllowedCondition)
+	switch {
+	case failed != nil && failed.Status == metav1.ConditionFalse && failed.Reason == policyv1.SyncFailedReason:
+		return "does not allow evicting pods because it failed sync: " + failed.Message
+	case s.CurrentHealthy <= s.DesiredHealthy:
+		return fmt.Sprintf("needs %d healthy pods and has %d currently", s.DesiredHealthy, s.CurrentHealthy)
+	}
+	return "does not allow evicting pods currently"
 }

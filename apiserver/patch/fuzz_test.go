@@ -80,7 +80,7 @@ func FuzzJSON(f *testing.F) {
 		if !json.Valid([]byte(doc)) {
 			return
 		}
-		out, err := JSON([]byte(doc), []byte(patch))
+		out, _, err := JSON([]byte(doc), []byte(patch))
 		if err == nil && !json.Valid(out) {
 			t.Errorf("%s + %s = %s", doc, patch, out)
 		}

@@ -6,7 +6,6 @@ package patch
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -26,24 +25,24 @@ import (
 // MaxOperations is how many operations a JSON patch may have.
 const MaxOperations = 10000
 
-// JSON applies an RFC 6902 patch to a JSON document.
-func JSON(doc, patch []byte) ([]byte, error) {
-	if err := checkOperations(patch); err != nil {
-		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+// JSON applies an RFC 6902 patch to a JSON document. strict holds what strict
+// field validation refuses in the patch itself.
+func JSON(doc, patch []byte) (out []byte, strict []error, err error) {
+	if strict, err = checkOperations(patch); err != nil {
+		return nil, nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 	}
 	ops, err := jsonpatch.DecodePatch(patch)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
 	if len(ops) > MaxOperations {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
 			"The allowed maximum operations in a JSON patch is %d, got %d", MaxOperations, len(ops)))
 	}
-	out, err := Operate(ops, doc)
-	if err != nil {
-		return nil, unprocessable(err)
+	if out, err = Operate(ops, doc); err != nil {
+		return nil, nil, unprocessable(err)
 	}
-	return out, nil
+	return out, strict, nil
 }
 
 // maxCopied bounds what the copy operations of a JSON patch may add to a
@@ -67,8 +66,9 @@ func Operate(ops jsonpatch.Patch, doc []byte) (out []byte, err error) {
 }
 
 // checkOperations holds the form of a JSON patch. Clients know upstream's words
-// for what does not fit, which name a type of its own.
-func checkOperations(patch []byte) error {
+// for what does not fit, which name a type of its own. Fields that no operation
+// has, or that are there twice, are only reported in strict.
+func checkOperations(patch []byte) (strict []error, err error) {
 	type jsonPatchOp struct {
 		Op    string `json:"op"`
 		Path  string `json:"path"`
@@ -76,11 +76,14 @@ func checkOperations(patch []byte) error {
 		Value any    `json:"value"`
 	}
 	var ops []jsonPatchOp
-	err := json.Unmarshal(patch, &ops)
-	if err == nil {
-		return nil
+	found, err := kjson.UnmarshalStrict(patch, &ops)
+	if err != nil {
+		return nil, errors.New(strings.ReplaceAll(err.Error(), "patch.jsonPatchOp", "handlers.jsonPatchOp"))
 	}
-	return errors.New(strings.ReplaceAll(err.Error(), "patch.jsonPatchOp", "handlers.jsonPatchOp"))
+	for _, e := range found {
+		strict = append(strict, fmt.Errorf("json patch %w", e))
+	}
+	return strict, nil
 }
 
 // decode reads a patch that is a JSON object. Duplicate fields are reported
@@ -121,18 +124,20 @@ func merge(doc, patch map[string]any) map[string]any {
 	return doc
 }
 
-// MergeJSON applies an RFC 7386 patch to a JSON document, whose numbers it
-// leaves as they are.
+// MergeJSON applies an RFC 7386 patch to a JSON document, of which it leaves
+// alone what the patch does not reach: its numbers, and the order of its fields.
 func MergeJSON(doc, patch []byte) (out []byte, strict []error, err error) {
-	var m map[string]any
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(doc, &m); err != nil {
-		return nil, nil, err
+	p, strict, err := decode(patch)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
-	if m, strict, err = Merge(m, patch); err != nil {
-		return nil, nil, err
+	if p == nil { // null
+		return nil, nil, apierrors.NewBadRequest("Invalid JSON Patch")
 	}
-	out, err = json.Marshal(m)
-	return out, strict, err
+	if out, err = jsonpatch.MergePatch(doc, patch); err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	return out, strict, nil
 }
 
 // Strategic applies a strategic merge patch to a document, which it may

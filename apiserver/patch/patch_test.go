@@ -102,7 +102,7 @@ func TestJSON(t *testing.T) {
 		{`{}`, 400, ""},
 		{many, 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"},
 	} {
-		out, err := JSON([]byte(`{"a":1}`), []byte(tt.patch))
+		out, _, err := JSON([]byte(`{"a":1}`), []byte(tt.patch))
 		if tt.code == 0 {
 			if err != nil || string(out) != tt.want {
 				t.Error(string(out), err)
@@ -118,7 +118,7 @@ func TestJSON(t *testing.T) {
 
 // An operation without its value ends no request in a panic.
 func TestNothingToTest(t *testing.T) {
-	if out, err := JSON([]byte(`{}`), []byte(`[{"op":"test","path":""}]`)); out != nil || apierrors.ReasonForError(err) != metav1.StatusReasonInvalid {
+	if out, _, err := JSON([]byte(`{}`), []byte(`[{"op":"test","path":""}]`)); out != nil || apierrors.ReasonForError(err) != metav1.StatusReasonInvalid {
 		t.Errorf("%s, %v", out, err)
 	}
 }
@@ -130,11 +130,11 @@ func TestCopiesAreBounded(t *testing.T) {
 	for i := range 100 {
 		ops = append(ops, fmt.Sprintf(`{"op":"copy","from":"/data","path":"/data/%d"}`, i))
 	}
-	out, err := JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops, ",")+"]"))
+	out, _, err := JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops, ",")+"]"))
 	if len(out) > 0 || apierrors.ReasonForError(err) != metav1.StatusReasonInvalid {
 		t.Errorf("%d bytes, %v", len(out), err)
 	}
-	if out, err = JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops[:10], ",")+"]")); err != nil || len(out) < 1024 {
+	if out, _, err = JSON([]byte(`{"data":{"k":"v"}}`), []byte("["+strings.Join(ops[:10], ",")+"]")); err != nil || len(out) < 1024 {
 		t.Errorf("%d bytes, %v", len(out), err)
 	}
 }

@@ -216,7 +216,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	binding := actions.Binding(cp.store.Kind(pods.Kind), time.Now)
 	ext.Actions["pods/binding"], ext.Actions["bindings"] = binding, binding
-	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, time.Now)
+	ext.Actions["pods/eviction"] = actions.Eviction(cp.root, cp.store.Kind(pods.Kind), time.Now)
 
 	docs := sync.OnceValue(func() http.Handler { return cp.crds.OpenAPIWith(openapi.Optional(c.features.served), cp.agg) })
 	measures := cp.metrics()

@@ -143,7 +143,7 @@ func New(t *testing.T, seed uint64) *World {
 		Table: table, Store: func(k *api.Kind) store.Interface { return st.Kind(k) }, Log: w.Log,
 		Extensions: apiserver.Extensions{Actions: map[string]apiserver.ActionFunc{
 			"pods/binding":  actions.Binding(st.Kind(pods.Kind), time.Now),
-			"pods/eviction": actions.Eviction(w.Root, time.Now),
+			"pods/eviction": actions.Eviction(w.Root, st.Kind(pods.Kind), time.Now),
 		}},
 	})
 	w.Must(err)

@@ -122,7 +122,8 @@ func TestOrder(t *testing.T) {
 	}
 	want := strings.Fields(`ResourceClaimAdminAccess ResourceClaimStatusAuthorization PodCertificateRequestSigning NamespaceLifecycle LimitRanger ServiceAccount NodeRestriction TaintNodesByCondition AlwaysPullImages PodSecurity
 		DefaultTolerationSeconds DefaultStorageClass StorageObjectInUseProtection PersistentVolumeClaimResize RuntimeClass CertificateApproval
-		CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass DenyServiceExternalIPs PodTopologyLabels ResourceQuota`)
+		CertificateSigning ClusterTrustBundleAttest CertificateSubjectRestriction DefaultIngressClass DenyServiceExternalIPs PodTopologyLabels
+		NodeDeclaredFeatureValidator PodResizeValidator ResourceQuota`)
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
