@@ -124,6 +124,9 @@ func (t *transaction) prepareCreate(obj runtime.Object) error {
 func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object) error {
 	st := &t.res.Strategy
 	m := accessor(obj)
+	if err := t.keepPlace(m); err != nil {
+		return err
+	}
 	if m.GetName() == "" && m.GetGenerateName() != "" {
 		m.SetName(generateName(m.GetGenerateName()))
 		a.Name = m.GetName()

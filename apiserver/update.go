@@ -216,7 +216,7 @@ func (u *updating) checkCurrent(obj, old runtime.Object) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", m.GetName(), om.GetName()))
 	}
 	if m.GetNamespace() != om.GetNamespace() {
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return errNamespace()
 	}
 	if uid := m.GetUID(); uid == "" {
 		m.SetUID(om.GetUID())
@@ -277,6 +277,17 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 		if err := u.admit(a); err != nil {
 			return err
 		}
+		if err := u.keepPlace(m); err != nil {
+			return err
+		}
+		switch m.GetResourceVersion() {
+		case "":
+			m.SetResourceVersion(om.GetResourceVersion())
+		case om.GetResourceVersion():
+		default: // admission asks for another version than the one at hand
+			return apierrors.NewConflict(u.res.gr, u.req.Name, errModified)
+		}
+		m.SetCreationTimestamp(om.GetCreationTimestamp())
 	}
 	m.SetGeneration(om.GetGeneration())
 	if u.strategy.PrepareUpdate != nil {

@@ -208,6 +208,21 @@ func (c *call) matchRequest(m metav1.Object) error {
 	return nil
 }
 
+// keepPlace undoes or refuses what admission may not decide: where the object
+// is. Without it, one written in a namespace would be stored in another.
+func (t *transaction) keepPlace(m metav1.Object) error {
+	m.SetSelfLink("")
+	switch {
+	case !t.res.Namespaced:
+		m.SetNamespace("")
+	case m.GetNamespace() == "":
+		m.SetNamespace(t.req.Namespace)
+	case m.GetNamespace() != t.req.Namespace:
+		return errNamespace()
+	}
+	return nil
+}
+
 func errNamespace() error {
 	return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 }
