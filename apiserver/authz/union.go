@@ -2,9 +2,10 @@ package authz
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
+
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 
 	"github.com/coxswain/cox/client"
 )
@@ -34,7 +35,7 @@ func (u union) Authorize(ctx context.Context, attrs *Attributes) (Decision, stri
 			errs = append(errs, err)
 		}
 	}
-	return NoOpinion, strings.Join(reasons, "\n"), errors.Join(errs...)
+	return NoOpinion, strings.Join(reasons, "\n"), utilerrors.NewAggregate(errs)
 }
 
 func (u union) RulesFor(ctx context.Context, user client.User, namespace string) (res []ResourceRule, paths []NonResourceRule, incomplete bool, err error) {
@@ -50,7 +51,7 @@ func (u union) RulesFor(ctx context.Context, user client.User, namespace string)
 			errs = append(errs, err)
 		}
 	}
-	return res, paths, incomplete, errors.Join(errs...)
+	return res, paths, incomplete, utilerrors.NewAggregate(errs)
 }
 
 // Masters allows everything to the group system:masters. As upstream, it names

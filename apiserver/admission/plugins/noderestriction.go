@@ -388,7 +388,7 @@ func (r *restriction) token(ctx context.Context) (string, error) {
 	if pod.Spec.NodeName != r.node {
 		return "node requested token bound to a pod scheduled on a different node", nil
 	}
-	return "", nil
+	return r.audience(ctx, tr.Spec.Audiences, pod)
 }
 
 func (r *restriction) lease() string {

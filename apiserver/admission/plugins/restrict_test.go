@@ -30,7 +30,7 @@ func TestNodeRestriction(t *testing.T) {
 	b := newBench()
 	n1 := doortest.Put(&b.door, client.Nodes, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
 	on := func(node string) *corev1.Pod { return newTestPod(func(p *corev1.Pod) { p.Spec.NodeName = node }) }
-	mine := doortest.Put(&b.door, client.Pods, on("n1"))
+	mine := doortest.Put(&b.door, client.Pods, withToken(on("n1")))
 	doortest.Put(&b.door, client.Pods, newTestPod(func(p *corev1.Pod) { p.Name = "theirs"; p.Spec.NodeName = "n2" }))
 	mirror := func(change func(*corev1.Pod)) *corev1.Pod {
 		yes := true

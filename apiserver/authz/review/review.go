@@ -127,6 +127,9 @@ func (r reviewer) decide(ctx context.Context, u client.User, res *authorizationv
 		}
 	} else {
 		a.Verb, a.Group, a.Version, a.Resource = res.Verb, res.Group, res.Version, res.Resource
+		if a.Version == "" {
+			a.Version = "*" // what a webhook is asked about
+		}
 		a.Subresource, a.Namespace, a.Name = res.Subresource, res.Namespace, res.Name
 		var err error
 		if a.FieldSelector, err = fieldSelector(res.FieldSelector); err != nil {

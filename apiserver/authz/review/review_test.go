@@ -74,6 +74,9 @@ func TestReviews(t *testing.T) {
 		case *authorizationv1.LocalSubjectAccessReview:
 			st = o.Status
 		}
+		if a.got.Resource != "" && a.got.Version != "*" {
+			t.Errorf("%s: asked about version %q, want all", name, a.got.Version)
+		}
 		if st.Allowed != tc.allowed || a.got.User.Name != tc.user || (st.Reason == "because") != tc.allowed {
 			t.Errorf("%s: %+v, asked about %+v", name, st, a.got)
 		}
