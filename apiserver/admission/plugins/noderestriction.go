@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -19,12 +20,14 @@ import (
 	"github.com/coxswain/cox/apiserver/admission"
 	"github.com/coxswain/cox/apiserver/authz/node"
 	"github.com/coxswain/cox/client"
+	"github.com/coxswain/cox/pki"
 )
 
 // nodeRestriction holds kubelets to their own node and its pods in what they
-// write; the node authorizer does so for what they read.
+// write; the node authorizer does so for what they read. As upstream, it does
+// so before the object is validated.
 func nodeRestriction(d deps) *plugin {
-	return &plugin{ops: ops(admission.Create, admission.Update, admission.Delete), validate: d.restrictNode}
+	return &plugin{ops: ops(admission.Create, admission.Update, admission.Delete), admit: d.restrictNode}
 }
 
 func (d deps) restrictNode(ctx context.Context, a *admission.Attributes) error {
@@ -60,6 +63,8 @@ func (d deps) restrictNode(ctx context.Context, a *admission.Attributes) error {
 		if a.Subresource == "token" {
 			reason, err = r.token(ctx)
 		}
+	case "certificatesigningrequests.certificates.k8s.io":
+		reason = r.signingRequest()
 	case "podcertificaterequests.certificates.k8s.io":
 		reason, err = r.podRequest(ctx)
 	case "leases.coordination.k8s.io":
@@ -172,8 +177,10 @@ func draws(pod *corev1.Pod) string {
 			return "secrets"
 		case v.ConfigMap != nil:
 			return "configmaps"
-		case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+		case v.PersistentVolumeClaim != nil:
 			return "persistentvolumeclaims"
+		case v.Ephemeral != nil:
+			return "persistentvolumeclaims (via ephemeral volumes)"
 		case v.Projected != nil:
 			for _, s := range v.Projected.Sources {
 				switch {
@@ -211,6 +218,9 @@ func draws(pod *corev1.Pod) string {
 			}
 		}
 	}
+	if node.RefersToSecret(pod, func(string) bool { return true }) { // by a volume of another kind
+		return "secrets"
+	}
 	return ""
 }
 
@@ -247,7 +257,7 @@ func (r *restriction) eviction(ctx context.Context) (string, error) {
 	}
 	pod, err := get(ctx, client.Pods.In(r.door, r.a.Namespace), name)
 	if apierrors.IsNotFound(err) {
-		return "", err
+		return "", apierrors.NewNotFound(corev1.Resource("pod"), name)
 	}
 	if err != nil {
 		return "", apierrors.NewInternalError(err)
@@ -290,7 +300,7 @@ func (r *restriction) nodeObject() string {
 		return fmt.Sprintf("node %q is not allowed to modify ownerReferences", r.node)
 	}
 	if bad := forbiddenLabels(changedLabels(obj.Labels, old.Labels)); len(bad) > 0 {
-		return fmt.Sprintf("node %q is not allowed to modify labels: %s", r.node, strings.Join(bad, ", "))
+		return "is not allowed to modify labels: " + strings.Join(bad, ", ")
 	}
 	return ""
 }
@@ -389,6 +399,23 @@ func (r *restriction) token(ctx context.Context) (string, error) {
 		return "node requested token bound to a pod scheduled on a different node", nil
 	}
 	return r.audience(ctx, tr.Spec.Audiences, pod)
+}
+
+// signingRequest lets a node ask for certificates in its own name only.
+func (r *restriction) signingRequest() string {
+	csr, ok := r.a.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok || r.a.Operation != admission.Create || r.a.Subresource != "" ||
+		csr.Spec.SignerName != certificatesv1.KubeletServingSignerName && csr.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
+		return ""
+	}
+	req, err := pki.ParseCSR(csr.Spec.Request)
+	if err != nil {
+		return "unable to parse csr: " + err.Error()
+	}
+	if want := "system:node:" + r.node; req.Subject.CommonName != want {
+		return "can only create a node CSR with CN=" + want
+	}
+	return ""
 }
 
 func (r *restriction) lease() string {

@@ -182,15 +182,16 @@ func TestServiceAccount(t *testing.T) {
 		err    string
 		mounts int
 	}{
-		"account says no":     {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "quiet" }), "", 0},
-		"pod says yes":        {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "quiet"; p.Spec.AutomountServiceAccountToken = &yes }), "", 1},
-		"pod says no":         {newTestPod(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = &no }), "", 0},
-		"no such account":     {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "lost" }), `pods "p" is forbidden: error looking up service account ns/lost: serviceaccount "lost" not found`, 0},
-		"mirror":              {mirror(nil), "", 0},
-		"mirror with account": {mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "default" }), "a mirror pod may not reference service accounts", 0},
-		"mirror with secret":  {mirror(func(p *corev1.Pod) { p.Spec.Volumes = secretVolume("x") }), "a mirror pod may not reference secrets", 0},
-		"own secret":          {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "strict"; p.Spec.Volumes = secretVolume("mine") }), "", 1},
-		"another's secret":    {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "strict"; p.Spec.Volumes = secretVolume("theirs") }), `volume with secret.secretName="theirs" is not allowed`, 0},
+		"account says no":                   {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "quiet" }), "", 0},
+		"pod says yes":                      {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "quiet"; p.Spec.AutomountServiceAccountToken = &yes }), "", 1},
+		"pod says no":                       {newTestPod(func(p *corev1.Pod) { p.Spec.AutomountServiceAccountToken = &no }), "", 0},
+		"no such account":                   {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "lost" }), `pods "p" is forbidden: error looking up service account ns/lost: serviceaccount "lost" not found`, 0},
+		"mirror":                            {mirror(nil), "", 0},
+		"mirror with account":               {mirror(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "default" }), "a mirror pod may not reference service accounts", 0},
+		"mirror with a secret to pull with": {mirror(func(p *corev1.Pod) { p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "x"}} }), "a mirror pod may not reference secrets", 0},
+		"mirror with secret":                {mirror(func(p *corev1.Pod) { p.Spec.Volumes = secretVolume("x") }), "a mirror pod may not reference secrets", 0},
+		"own secret":                        {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "strict"; p.Spec.Volumes = secretVolume("mine") }), "", 1},
+		"another's secret":                  {newTestPod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "strict"; p.Spec.Volumes = secretVolume("theirs") }), `volume with secret.secretName="theirs" is not allowed`, 0},
 		"mounts something there": {newTestPod(func(p *corev1.Pod) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: tokenMountPath}}
 		}), "", 1},

@@ -69,6 +69,17 @@ func TestNodeRestriction(t *testing.T) {
 	lease := func(ns, name string) *coordinationv1.Lease {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
 	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signing := func(signer, name string) *certificatesv1.CertificateSigningRequest {
+		req, err := pki.NewCSR(key, pki.Spec{CommonName: name, Organizations: []string{"system:nodes"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "r"}, Spec: certificatesv1.CertificateSigningRequestSpec{Request: req, SignerName: signer}}
+	}
 	status := func(obj, old *corev1.Pod) *admission.Attributes {
 		a := write(admission.Update, client.Pods, obj, old)
 		a.Subresource = "status"
@@ -89,30 +100,40 @@ func TestNodeRestriction(t *testing.T) {
 		"mirror with a secret": {create(client.Pods, mirror(func(p *corev1.Pod) {
 			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{}}}
 		})), `can not create pods that reference secrets`},
-		"delete own":           {write(admission.Delete, client.Pods, nil, on("n1")), ""},
-		"delete another's":     {write(admission.Delete, client.Pods, nil, on("n2")), `node "n1" can only delete pods with spec.nodeName set to itself`},
-		"update":               {write(admission.Update, client.Pods, on("n1"), on("n1")), "unexpected operation"},
-		"status":               {status(on("n1"), on("n1")), ""},
-		"another's status":     {status(on("n2"), on("n2")), `node "n1" can only update pod status for pods with spec.nodeName set to itself`},
-		"labels by status":     {status(relabelled, on("n1")), `node "n1" cannot update labels through pod status`},
-		"exec":                 {action(pods, "exec", "p", nil), `unexpected pod subresource "exec", only 'status' and 'eviction' are allowed`},
-		"evict":                {action(pods, "eviction", "p", &policyv1.Eviction{}), ""},
-		"evict another's":      {action(pods, "eviction", "theirs", &policyv1.Eviction{}), "node n1 can only evict pods with spec.nodeName set to itself"},
-		"token":                {action(accounts, "token", "default", bound), ""},
-		"token without a pod":  {action(accounts, "token", "default", &authenticationv1.TokenRequest{}), "node requested token not bound to a pod"},
-		"token without uid":    {action(accounts, "token", "default", token("p")), "node requested token with a pod binding without a uid"},
-		"token of another pod": {action(accounts, "token", "default", theirs), "does not match the UID in record"},
-		"own node":             {create(client.Nodes, labelled("n1", map[string]string{"kubernetes.io/hostname": "n1", "node.kubernetes.io/x": "y", "kubelet.kubernetes.io/x": "y", "mine.example.com/x": "y"})), ""},
-		"another node":         {create(client.Nodes, labelled("n2", nil)), `node "n1" is not allowed to modify node "n2"`},
-		"forbidden labels":     {create(client.Nodes, labelled("n1", map[string]string{"node-restriction.kubernetes.io/a": "b", "node-role.kubernetes.io/control-plane": ""})), `node "n1" is not allowed to set the following labels: node-restriction.kubernetes.io/a, node-role.kubernetes.io/control-plane`},
-		"label removed":        {write(admission.Update, client.Nodes, labelled("n1", nil), labelled("n1", map[string]string{"x.k8s.io/a": "b"})), `node "n1" is not allowed to modify labels: x.k8s.io/a`},
-		"taint removed":        {write(admission.Update, client.Nodes, labelled("n1", nil), labelled("n1", nil, corev1.Taint{Key: "k"})), `node "n1" is not allowed to modify taints`},
-		"own lease":            {create(client.Leases, lease("kube-node-lease", "n1")), ""},
-		"another's lease":      {create(client.Leases, lease("kube-node-lease", "n2")), "can only access node lease with the same name as the requesting node"},
-		"lease elsewhere":      {create(client.Leases, lease("kube-system", "n1")), `can only access leases in the "kube-node-lease" system namespace`},
-		"csinode":              {create(client.CSINodes, &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}), ""},
-		"another's csinode":    {create(client.CSINodes, &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}), "can only access CSINode with the same name as the requesting node"},
-		"claim":                {create(client.PersistentVolumeClaims, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}), "unexpected operation"},
+		"delete own":            {write(admission.Delete, client.Pods, nil, on("n1")), ""},
+		"delete another's":      {write(admission.Delete, client.Pods, nil, on("n2")), `node "n1" can only delete pods with spec.nodeName set to itself`},
+		"update":                {write(admission.Update, client.Pods, on("n1"), on("n1")), "unexpected operation"},
+		"status":                {status(on("n1"), on("n1")), ""},
+		"another's status":      {status(on("n2"), on("n2")), `node "n1" can only update pod status for pods with spec.nodeName set to itself`},
+		"labels by status":      {status(relabelled, on("n1")), `node "n1" cannot update labels through pod status`},
+		"exec":                  {action(pods, "exec", "p", nil), `unexpected pod subresource "exec", only 'status' and 'eviction' are allowed`},
+		"evict":                 {action(pods, "eviction", "p", &policyv1.Eviction{}), ""},
+		"evict another's":       {action(pods, "eviction", "theirs", &policyv1.Eviction{}), "node n1 can only evict pods with spec.nodeName set to itself"},
+		"token":                 {action(accounts, "token", "default", bound), ""},
+		"token without a pod":   {action(accounts, "token", "default", &authenticationv1.TokenRequest{}), "node requested token not bound to a pod"},
+		"token without uid":     {action(accounts, "token", "default", token("p")), "node requested token with a pod binding without a uid"},
+		"token of another pod":  {action(accounts, "token", "default", theirs), "does not match the UID in record"},
+		"own node":              {create(client.Nodes, labelled("n1", map[string]string{"kubernetes.io/hostname": "n1", "node.kubernetes.io/x": "y", "kubelet.kubernetes.io/x": "y", "mine.example.com/x": "y"})), ""},
+		"another node":          {create(client.Nodes, labelled("n2", nil)), `node "n1" is not allowed to modify node "n2"`},
+		"forbidden labels":      {create(client.Nodes, labelled("n1", map[string]string{"node-restriction.kubernetes.io/a": "b", "node-role.kubernetes.io/control-plane": ""})), `node "n1" is not allowed to set the following labels: node-restriction.kubernetes.io/a, node-role.kubernetes.io/control-plane`},
+		"label removed":         {write(admission.Update, client.Nodes, labelled("n1", nil), labelled("n1", map[string]string{"x.k8s.io/a": "b"})), `nodes "n1" is forbidden: is not allowed to modify labels: x.k8s.io/a`},
+		"taint removed":         {write(admission.Update, client.Nodes, labelled("n1", nil), labelled("n1", nil, corev1.Taint{Key: "k"})), `node "n1" is not allowed to modify taints`},
+		"own certificate":       {create(client.CertificateSigningRequests, signing(certificatesv1.KubeAPIServerClientKubeletSignerName, "system:node:n1")), ""},
+		"another's certificate": {create(client.CertificateSigningRequests, signing(certificatesv1.KubeAPIServerClientKubeletSignerName, "system:node:n2")), "can only create a node CSR with CN=system:node:n1"},
+		"to serve as another":   {create(client.CertificateSigningRequests, signing(certificatesv1.KubeletServingSignerName, "system:node:n2")), "can only create a node CSR with CN=system:node:n1"},
+		"of another signer":     {create(client.CertificateSigningRequests, signing("example.com/s", "system:node:n2")), ""},
+		"mirror with a claim of its own": {create(client.Pods, mirror(func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}}}
+		})), `can not create pods that reference persistentvolumeclaims (via ephemeral volumes)`},
+		"mirror with a driver's secret": {create(client.Pods, mirror(func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{NodePublishSecretRef: &corev1.LocalObjectReference{Name: "s"}}}}}
+		})), `can not create pods that reference secrets`},
+		"own lease":         {create(client.Leases, lease("kube-node-lease", "n1")), ""},
+		"another's lease":   {create(client.Leases, lease("kube-node-lease", "n2")), "can only access node lease with the same name as the requesting node"},
+		"lease elsewhere":   {create(client.Leases, lease("kube-system", "n1")), `can only access leases in the "kube-node-lease" system namespace`},
+		"csinode":           {create(client.CSINodes, &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}), ""},
+		"another's csinode": {create(client.CSINodes, &storagev1.CSINode{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}), "can only access CSINode with the same name as the requesting node"},
+		"claim":             {create(client.PersistentVolumeClaims, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}), "unexpected operation"},
 	} {
 		tc.a.User = client.User{Name: "system:node:n1", Groups: []string{"system:nodes"}}
 		check(t, name, b.run(tc.a, "NodeRestriction"), tc.err)

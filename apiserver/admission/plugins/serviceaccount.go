@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/rand"
 
 	"github.com/coxswain/cox/apiserver/admission"
+	"github.com/coxswain/cox/apiserver/authz/node"
 	"github.com/coxswain/cox/client"
 )
 
@@ -229,11 +230,11 @@ func mirrorHasNoAccount(a *admission.Attributes, pod *corev1.Pod) error {
 	if pod.Spec.ServiceAccountName != "" {
 		return forbid(a, "a mirror pod may not reference service accounts")
 	}
+	if node.RefersToSecret(pod, func(string) bool { return true }) {
+		return forbid(a, "a mirror pod may not reference secrets")
+	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if v.Secret != nil {
-			return forbid(a, "a mirror pod may not reference secrets")
-		}
 		if v.Projected == nil {
 			continue
 		}

@@ -99,6 +99,9 @@ func (a *Authorizer) judge(ctx context.Context, node string, at *authz.Attribute
 		if at.Subresource == "token" {
 			return a.related(ctx, node, at, "create")
 		}
+		if at.Verb != "get" {
+			return "can only create tokens for individual service accounts", nil
+		}
 		return a.readOne(ctx, node, at, false)
 	case "coordination.k8s.io/leases":
 		return a.lease(node, at), nil
@@ -151,6 +154,9 @@ func (a *Authorizer) readOne(ctx context.Context, node string, at *authz.Attribu
 			return "can only get individual resources of this type", nil
 		}
 	default:
+		if !watched {
+			return "can only get individual resources of this type", nil
+		}
 		return "can only read resources of this type", nil
 	}
 	if at.Subresource != "" {
@@ -223,7 +229,7 @@ func (a *Authorizer) resourceSlice(ctx context.Context, node string, at *authz.A
 		if selects(at.FieldSelector, "spec.nodeName", node) {
 			return "", nil
 		}
-		return "can only list/watch/deletecollection resourceslices with spec.nodeName field selector", nil
+		return "can only list/watch/deletecollection resourceslices with nodeName field selector", nil
 	case "get", "update", "patch", "delete":
 		return a.isRelated(ctx, node, at)
 	}
@@ -260,6 +266,9 @@ func (a *Authorizer) nodeObject(node string, at *authz.Attributes) string {
 			if at.Name == node || (at.Name == "" && selects(at.FieldSelector, "metadata.name", node)) {
 				return ""
 			}
+			if at.Name == "" {
+				return fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node)
+			}
 			return fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, at.Name)
 		}
 	}
@@ -273,7 +282,7 @@ func (a *Authorizer) pod(ctx context.Context, node string, at *authz.Attributes)
 		case "get":
 			return a.isRelated(ctx, node, at)
 		case "list", "watch":
-			if at.Name == "" && selects(at.FieldSelector, "spec.nodeName", node) {
+			if selects(at.FieldSelector, "spec.nodeName", node) {
 				return "", nil
 			}
 			if at.Name != "" {

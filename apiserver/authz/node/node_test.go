@@ -154,7 +154,7 @@ func TestAuthorize(t *testing.T) {
 		"own node":                {all(at("get", "nodes", "n1")), ""},
 		"own node watched":        {where("metadata.name=n1", all(at("watch", "nodes", ""))), ""},
 		"another node":            {all(at("get", "nodes", "n2")), "node 'n1' cannot read 'n2', only its own Node object"},
-		"all nodes":               {all(at("list", "nodes", "")), "node 'n1' cannot read '', only its own Node object"},
+		"all nodes":               {all(at("list", "nodes", "")), "node 'n1' cannot read all nodes, only its own Node object"},
 		"status read":             {sub("status", at("get", "nodes", "n1")), noRule},
 		"proxy":                   {sub("proxy", at("get", "nodes", "n1")), noRule},
 		"own status":              {sub("status", all(at("patch", "nodes", "n1"))), ""},
@@ -170,7 +170,7 @@ func TestAuthorize(t *testing.T) {
 		"by rule":                 {at("create", "events", ""), ""},
 		"not by rule":             {at("delete", "events", "x"), noRule},
 		"anything else":           {at("get", "services", "x"), noRule},
-		"slice by another's name": {where("spec.nodeName=n2", all(in("resource.k8s.io", at("list", "resourceslices", "")))), "can only list/watch/deletecollection resourceslices with spec.nodeName field selector"},
+		"slice by another's name": {where("spec.nodeName=n2", all(in("resource.k8s.io", at("list", "resourceslices", "")))), "can only list/watch/deletecollection resourceslices with nodeName field selector"},
 	} {
 		tc.at.User = kubelet("n1")
 		dec, reason, err := a.Authorize(ctx, &tc.at)

@@ -235,24 +235,30 @@ func usesSecret(p *corev1.Pod, name string) bool {
 	if _, static := p.Annotations[corev1.MirrorPodAnnotationKey]; static {
 		return false // a mirror of a static pod gives its node no rights
 	}
+	return RefersToSecret(p, func(other string) bool { return other == name })
+}
+
+// RefersToSecret says whether the pod names a Secret, anywhere, that is one of
+// those meant.
+func RefersToSecret(p *corev1.Pod, meant func(name string) bool) bool {
 	for _, s := range p.Spec.ImagePullSecrets {
-		if s.Name == name {
+		if meant(s.Name) {
 			return true
 		}
 	}
 	for i := range p.Spec.Volumes {
-		if volumeUsesSecret(&p.Spec.Volumes[i].VolumeSource, name) {
+		if volumeUsesSecret(&p.Spec.Volumes[i].VolumeSource, meant) {
 			return true
 		}
 	}
 	return eachContainer(p, func(env []corev1.EnvVar, from []corev1.EnvFromSource) bool {
 		for i := range env {
-			if v := env[i].ValueFrom; v != nil && v.SecretKeyRef != nil && v.SecretKeyRef.Name == name {
+			if v := env[i].ValueFrom; v != nil && v.SecretKeyRef != nil && meant(v.SecretKeyRef.Name) {
 				return true
 			}
 		}
 		for i := range from {
-			if from[i].SecretRef != nil && from[i].SecretRef.Name == name {
+			if from[i].SecretRef != nil && meant(from[i].SecretRef.Name) {
 				return true
 			}
 		}
@@ -260,19 +266,19 @@ func usesSecret(p *corev1.Pod, name string) bool {
 	})
 }
 
-func volumeUsesSecret(v *corev1.VolumeSource, name string) bool {
-	local := func(r *corev1.LocalObjectReference) bool { return r != nil && r.Name == name }
+func volumeUsesSecret(v *corev1.VolumeSource, meant func(string) bool) bool {
+	local := func(r *corev1.LocalObjectReference) bool { return r != nil && meant(r.Name) }
 	switch {
 	case v.Secret != nil:
-		return v.Secret.SecretName == name
+		return meant(v.Secret.SecretName)
 	case v.Projected != nil:
 		for i := range v.Projected.Sources {
-			if s := v.Projected.Sources[i].Secret; s != nil && s.Name == name {
+			if s := v.Projected.Sources[i].Secret; s != nil && meant(s.Name) {
 				return true
 			}
 		}
 	case v.AzureFile != nil:
-		return v.AzureFile.SecretName == name
+		return meant(v.AzureFile.SecretName)
 	case v.CephFS != nil:
 		return local(v.CephFS.SecretRef)
 	case v.Cinder != nil:
