@@ -28,6 +28,9 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 		for _, msg := range apivalidation.NameIsDNSSubdomain(n, false) {
 			errs = append(errs, field.Invalid(statusPath.Child("nominatedNodeName"), n, msg))
 		}
+		if p.Spec.NodeName != "" && n != old.Status.NominatedNodeName {
+			errs = append(errs, field.Forbidden(statusPath.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node"))
+		}
 	}
 	if n := p.Status.ObservedGeneration; n < 0 {
 		errs = append(errs, field.Invalid(statusPath.Child("observedGeneration"), n, "must be a non-negative integer"))

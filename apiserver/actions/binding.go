@@ -94,6 +94,7 @@ func bindable(pod *corev1.Pod, b *corev1.Binding) error {
 func bound(pod *corev1.Pod, b *corev1.Binding, now time.Time) *corev1.Pod {
 	out := pod.DeepCopy()
 	out.Spec.NodeName = b.Target.Name
+	out.Status.NominatedNodeName = "" // KEP-5278: it has said what it had to
 	for k, v := range b.Annotations {
 		if out.Annotations == nil {
 			out.Annotations = map[string]string{}

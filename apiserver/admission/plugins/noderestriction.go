@@ -236,7 +236,7 @@ func (r *restriction) podStatus() string {
 	case !maps.Equal(old.Labels, pod.Labels):
 		return fmt.Sprintf("node %q cannot update labels through pod status", r.node)
 	case !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, pod.Status.ResourceClaimStatuses):
-		return fmt.Sprintf("node %q cannot update resource claim statuses", r.node)
+		return fmt.Sprintf("node %q cannot update resource claim statues", r.node)
 	case !equality.Semantic.DeepEqual(old.Status.ExtendedResourceClaimStatus, pod.Status.ExtendedResourceClaimStatus):
 		return fmt.Sprintf("node %q cannot update extended resource claim status", r.node)
 	}
