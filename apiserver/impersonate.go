@@ -249,15 +249,18 @@ func identity(resource, subresource, namespace, name string) permission {
 	}}
 }
 
-// signedIn adds the group that everyone has who is known, or who is not.
+// signedIn adds the group that everyone has who is known, or who is not. Who
+// is anonymous has the latter, whatever groups are asked for.
 func signedIn(u client.User) client.User {
 	const known, unknown = "system:authenticated", "system:unauthenticated"
-	if slices.Contains(u.Groups, known) || slices.Contains(u.Groups, unknown) {
-		return u
-	}
 	group := known
 	if u.Name == anonymous.Name {
 		group = unknown
+	} else if slices.Contains(u.Groups, unknown) {
+		return u
+	}
+	if slices.Contains(u.Groups, group) {
+		return u
 	}
 	u.Groups = append(slices.Clone(u.Groups), group)
 	return u

@@ -36,6 +36,10 @@ func TestImpersonations(t *testing.T) {
 			"user-info as system:anonymous [system:unauthenticated]: users.authentication.k8s.io /system:anonymous",
 			"legacy as system:anonymous [system:unauthenticated]: users /system:anonymous",
 		}},
+		"nobody, in a group": {bob, client.User{Name: "system:anonymous", Groups: []string{signed}}, []string{
+			"user-info as system:anonymous [" + signed + " system:unauthenticated]: users.authentication.k8s.io /system:anonymous, groups.authentication.k8s.io /" + signed,
+			"legacy as system:anonymous [" + signed + " system:unauthenticated]: users /system:anonymous, groups /" + signed,
+		}},
 		"a service account": {bob, client.User{Name: "system:serviceaccount:ns:sa"}, []string{
 			"serviceaccount as system:serviceaccount:ns:sa [system:serviceaccounts system:serviceaccounts:ns " + signed + "]: serviceaccounts.authentication.k8s.io ns/sa",
 			"legacy as system:serviceaccount:ns:sa [system:serviceaccounts system:serviceaccounts:ns " + signed + "]: serviceaccounts ns/sa",

@@ -34,7 +34,7 @@ func dump(fill func(row, *http.Request)) http.Handler {
 			for i, c := range cells {
 				text[i] = strings.Map(printable, fmt.Sprint(c))
 			}
-			fmt.Fprintln(t, strings.Join(text, ",\t")+",")
+			fmt.Fprintln(t, strings.Join(text, ",\t"))
 		}, r)
 		_ = t.Flush() // else the client is gone
 	})

@@ -2,6 +2,8 @@ package flow
 
 import (
 	"context"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,6 +135,18 @@ func TestRun(t *testing.T) {
 	})
 	if kept, err := in.Get(ctx, mine.Name); err != nil || kept.Spec.MatchingPrecedence != 7 {
 		t.Errorf("what is its owner's has become %v, %v", kept, err)
+	}
+
+	for page, head := range map[string]string{
+		"dump_priority_levels": "DispatchedRequests, RejectedRequests, TimedoutRequests, CancelledRequests\n",
+		"dump_queues":          "InitialSeatsSum, MaxSeatsSum, TotalWorkSum\n",
+		"dump_requests":        "InitialSeats, FinalSeats, AdditionalLatency, StartTime\n",
+	} {
+		rec := httptest.NewRecorder()
+		c.Handlers()["/debug/api_priority_and_fairness/"+page].ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+		if !strings.HasPrefix(rec.Body.String(), "PriorityLevelName, ") || !strings.Contains(rec.Body.String(), head) {
+			t.Errorf("%s: %s", page, rec.Body)
+		}
 	}
 
 	own := schema("own", "elsewhere", 10, "", everything(users("me")))
