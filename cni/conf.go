@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -81,6 +82,20 @@ func (c *Conf) check() error {
 
 // Gateway is the address that the node itself has in a pod CIDR: the first.
 func Gateway(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }
+
+// Addresses is how many pods can have an address of a pod CIDR at a time: all
+// of its addresses but its first, the node's own, and IPv4's last.
+func Addresses(p netip.Prefix) int {
+	bits := p.Addr().BitLen() - p.Bits()
+	if bits >= 31 {
+		return math.MaxInt32 // more than there will ever be pods
+	}
+	n := 1<<bits - 2
+	if p.Addr().Is4() {
+		n--
+	}
+	return max(n, 0)
+}
 
 // portMapping is one host port, as the runtime passes it.
 type portMapping struct {

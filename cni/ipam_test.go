@@ -2,6 +2,7 @@ package cni
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -122,5 +123,25 @@ func TestConfIsChecked(t *testing.T) {
 		if c.check() == nil {
 			t.Errorf("%s is accepted", name)
 		}
+	}
+}
+
+// Addresses is as many as can really be taken.
+func TestAddresses(t *testing.T) {
+	for _, s := range []string{"10.0.0.0/28", "10.0.0.64/30", "10.0.0.0/29", "fd00::/124", "fd00::/126"} {
+		r := netip.MustParsePrefix(s)
+		i := &ipam{dir: t.TempDir()}
+		n := 0
+		for ; n < 100; n++ {
+			if _, err := i.take([]netip.Prefix{r}, owner{container: fmt.Sprint("c", n), ifName: "eth0"}, false); err != nil {
+				break
+			}
+		}
+		if n != Addresses(r) {
+			t.Errorf("%s: %d addresses were given out, want %d", s, n, Addresses(r))
+		}
+	}
+	if n := Addresses(netip.MustParsePrefix("fd00::/64")); n < 1<<20 {
+		t.Errorf("a /64 has addresses for %d pods", n)
 	}
 }

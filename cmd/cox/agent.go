@@ -96,7 +96,7 @@ func runAgent(ctx context.Context, c *config, rep *report) error {
 // returns once the node is ready.
 func (a *agent) start(ctx context.Context) error {
 	c := a.cfg
-	a.node = newLocalNode(c, a.log, a.group)
+	a.node = newLocalNode(c, a.log, a.group, a.report)
 	runtimeReady := make(chan error, 1)
 	go func() {
 		begin := time.Now()

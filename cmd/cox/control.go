@@ -41,6 +41,8 @@ type step struct {
 	Millis int64  `json:"ms"`
 	Ready  bool   `json:"ready,omitempty"`
 	Error  string `json:"error,omitempty"`
+	// Warning goes by itself.
+	Warning string `json:"warning,omitempty"`
 }
 
 // controlSocket is where a server of this data directory answers. Unix socket

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/cni"
@@ -75,19 +76,20 @@ func (n *localNode) runNetwork(ctx context.Context, me client.Interface) error {
 			return ctx.Err()
 		case <-changed:
 		}
-		me, ok := nodes.Get("", n.cfg.NodeName)
-		if !ok || len(me.Spec.PodCIDRs) == 0 {
+		self, ok := nodes.Get("", n.cfg.NodeName)
+		if !ok || len(self.Spec.PodCIDRs) == 0 {
 			continue
 		}
-		own, err := prefixes(me.Spec.PodCIDRs)
+		own, err := prefixes(self.Spec.PodCIDRs)
 		if err != nil {
 			return fmt.Errorf("pod range of node %s: %w", n.cfg.NodeName, err)
 		}
 		conf := n.cfg.network(own)
-		if now := strings.Join(me.Spec.PodCIDRs, ","); now != last {
+		if now := strings.Join(self.Spec.PodCIDRs, ","); now != last {
 			if err := cni.Setup(conf); err != nil {
 				return err
 			}
+			n.checkRoom(ctx, me, own) // before this makes the node ready
 			if err := cni.WriteConfig(n.cfg.CNIConfDir, conf); err != nil {
 				return err
 			}
@@ -97,6 +99,31 @@ func (n *localNode) runNetwork(ctx context.Context, me client.Interface) error {
 			return err
 		}
 	}
+}
+
+// noRoom says what is wrong with a node that takes more pods than its ranges
+// have addresses for, "" if it does not.
+func noRoom(maxPods int, ranges []netip.Prefix) string {
+	for _, r := range ranges {
+		if n := cni.Addresses(r); n < maxPods {
+			return fmt.Sprintf("The node takes %d pods, but its pod range %v has addresses for only %d: further pods will not start. "+
+				"Lower --max-pods, or give the cluster's nodes larger ranges.", maxPods, r, n)
+		}
+	}
+	return ""
+}
+
+// checkRoom tells of a node that takes more pods than it has addresses for:
+// the log, an event of the node, and whoever started this process.
+func (n *localNode) checkRoom(ctx context.Context, door client.Interface, ranges []netip.Prefix) {
+	problem := noRoom(n.cfg.MaxPods, ranges)
+	if problem == "" {
+		return
+	}
+	n.log.Warn("more pods than addresses", "problem", problem)
+	n.report.warn(problem)
+	self := &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: n.cfg.NodeName, UID: types.UID(n.cfg.NodeName)}
+	client.NewRecorder(ctx, door, "kubelet", n.cfg.NodeName).Event(self, corev1.EventTypeWarning, "InvalidMaxPods", problem)
 }
 
 func prefixes(list []string) ([]netip.Prefix, error) {

@@ -66,6 +66,7 @@ type localNode struct {
 	cfg     *config
 	log     *slog.Logger
 	group   *component.Group
+	report  *report
 	runtime *runtime.Runtime
 	kubelet *kubelet.Kubelet
 	// requests are what the kubelet asks of the API server.
@@ -75,8 +76,8 @@ type localNode struct {
 	idle     atomic.Pointer[memory.Idle] // looks with the kubelet's upkeep
 }
 
-func newLocalNode(c *config, log *slog.Logger, group *component.Group) *localNode {
-	return &localNode{cfg: c, log: log, group: group}
+func newLocalNode(c *config, log *slog.Logger, group *component.Group, rep *report) *localNode {
+	return &localNode{cfg: c, log: log, group: group, report: rep}
 }
 
 // runtimeConfig says where this cluster's containerd lives on this machine.
@@ -134,7 +135,7 @@ func (n *localNode) start(ctx context.Context, to *access) error {
 		ClusterDNS: []string{c.ClusterDNS}, ClusterDomain: c.ClusterDomain, ResolvConf: c.ResolvConf,
 		CgroupRoot: "/" + c.cgroup(), Labels: labels,
 		Credentials: kubelet.Credentials{ConfigFile: c.CredentialConfig, BinDir: c.CredentialBinDir},
-		Drain: n.drain, Upkept: n.upkept, Version: gitVersion, Log: n.log.With("component", "kubelet"),
+		Drain:       n.drain, Upkept: n.upkept, Version: gitVersion, Log: n.log.With("component", "kubelet"),
 	}
 	if err := c.applyKubelet(&config); err != nil {
 		return fmt.Errorf("--kubelet-config: %w", err)

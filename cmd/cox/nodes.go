@@ -119,7 +119,7 @@ func (c *config) upNodes(ctx context.Context, out io.Writer, n int) error {
 		}
 		go func() {
 			begin := time.Now()
-			ran, err := c.upAgent(ctx, m, wires, token)
+			ran, err := c.upAgent(ctx, out, m, wires, token)
 			if err != nil {
 				err = fmt.Errorf("node %s: %w", m.name, err)
 			} else if !ran {
@@ -166,7 +166,7 @@ func (c *config) ownToken(ctx context.Context) (string, error) {
 
 // upAgent starts a node's agent and waits until its node is ready. ran says
 // that it ran already.
-func (c *config) upAgent(ctx context.Context, m machine, w *wires, token string) (ran bool, err error) {
+func (c *config) upAgent(ctx context.Context, out io.Writer, m machine, w *wires, token string) (ran bool, err error) {
 	there := *c
 	there.Name = c.agentName(m.number)
 	there.control = filepath.Join(m.run, "cox-"+there.Name, "control.sock")
@@ -232,6 +232,9 @@ func (c *config) upAgent(ctx context.Context, m machine, w *wires, token string)
 		}
 		if s.Error != "" {
 			return false, errors.New(s.Error)
+		}
+		if s.Warning != "" {
+			fmt.Fprintf(out, "Warning: node %s: %s\n", m.name, s.Warning)
 		}
 		if s.Ready {
 			return false, nil

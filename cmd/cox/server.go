@@ -98,6 +98,9 @@ func (r *report) done(name string, begin time.Time, detail string) {
 	r.send(step{Name: name, Millis: d.Milliseconds(), Detail: detail})
 }
 
+// warn reports what does not keep the node from working, but should be known.
+func (r *report) warn(problem string) { r.send(step{Warning: problem}) }
+
 func (r *report) ready() {
 	r.send(step{Ready: true, Millis: time.Since(r.begin).Milliseconds()})
 	r.close()
@@ -189,7 +192,7 @@ func (s *server) start(ctx context.Context, fatal context.CancelCauseFunc) error
 	// The container runtime needs nothing of the control plane.
 	runtimeReady := make(chan error, 1)
 	if !c.NoNode {
-		s.node = newLocalNode(c, s.log, s.group)
+		s.node = newLocalNode(c, s.log, s.group, s.report)
 		go func() {
 			begin := time.Now()
 			err := s.node.startRuntime(ctx)

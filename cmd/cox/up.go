@@ -138,6 +138,10 @@ func (c *config) up(ctx context.Context, out io.Writer, args []string, nodes int
 			c.hints(out)
 			return nil
 		}
+		if last.Warning != "" {
+			fmt.Fprintf(out, "Warning: %s\n", last.Warning)
+			continue
+		}
 		fmt.Fprintf(out, "  %-28s %6d ms  %s\n", last.Name, last.Millis, last.Detail)
 	}
 	if ctx.Err() != nil {
