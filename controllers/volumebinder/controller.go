@@ -181,6 +181,7 @@ func (c *Controller) reconcileClaim(ctx context.Context, key string) (time.Durat
 		}
 	} else {
 		in.Candidates = c.volumes.ByIndex(byClass, class)
+		in.Reserved = c.volumes.ByIndex(byClaim, claim.Namespace+"/"+claim.Name)
 		in.Class, _ = c.classes.Get("", class)
 		in.Default = c.defaultClass()
 	}

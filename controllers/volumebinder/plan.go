@@ -5,6 +5,7 @@ package volumebinder
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -28,6 +29,8 @@ type ClaimInput struct {
 	Named *corev1.PersistentVolume
 	// Candidates are volumes of the claim's class, bound ones included.
 	Candidates []*corev1.PersistentVolume
+	// Reserved are the volumes that name the claim, of whatever class.
+	Reserved []*corev1.PersistentVolume
 	// Class is the claim's storage class; nil when there is none.
 	Class *storagev1.StorageClass
 	// Default is the class for claims that name none; nil when there is none.
@@ -126,7 +129,12 @@ func mismatch(v *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) s
 
 func planUnbound(in ClaimInput) (ClaimPlan, error) {
 	delayed := in.Class != nil && in.Class.VolumeBindingMode != nil && *in.Class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer
-	found, err := volume.FindMatchingVolume(in.Claim, in.Candidates, nil, nil, delayed, true)
+	// Whoever reserved a volume for the claim has chosen, whatever its class.
+	candidates := slices.DeleteFunc(slices.Clone(in.Reserved), func(v *corev1.PersistentVolume) bool {
+		return !refers(v, in.Claim) || !volume.CheckAccessModes(in.Claim, v)
+	})
+	candidates = append(candidates, in.Candidates...)
+	found, err := volume.FindMatchingVolume(in.Claim, candidates, nil, nil, delayed, true)
 	if err != nil {
 		return ClaimPlan{}, fmt.Errorf("looking for a volume: %w", err)
 	}
