@@ -149,10 +149,26 @@ type View struct {
 	// object and says what that was; nil where decoding does so. err says
 	// that the object's metadata cannot be read.
 	Prune func(obj runtime.Object) (unknown []error, err error)
+	// Relabel shows an object of any version in this one for field management,
+	// with no default set, else what a manager gives up would be taken for
+	// defaulted; nil converts it. in is only read.
+	Relabel func(in runtime.Object) runtime.Object
 	// Columns and Cells are this version's, in place of the kind's; Cells gets
 	// an object of the view.
 	Columns []metav1.TableColumnDefinition
 	Cells   func(obj runtime.Object) []any
+	// Strategy and Subresources are this version's, in place of the kind's,
+	// where they are not nil.
+	Strategy     *Strategy
+	Subresources map[string]Subresource
+}
+
+// SubresourcesOf are those that one of the kind's views serves.
+func (k *Kind) SubresourcesOf(v *View) map[string]Subresource {
+	if v.Subresources != nil {
+		return v.Subresources
+	}
+	return k.Subresources
 }
 
 // Strategy is how a kind behaves in a write. Every function may be nil. The

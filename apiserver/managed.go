@@ -109,6 +109,9 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range r.Views {
+		if r.custom && r.SubresourcesOf(&r.Views[i])["status"].Object == nil {
+			continue // a version with another strategy: through it the fields count
+		}
 		out[fieldpath.APIVersion(r.Views[i].GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
 	}
 	return out
@@ -283,6 +286,11 @@ func (v *viewConverter) ConvertToVersion(in runtime.Object, target runtime.Group
 }
 
 func (v *viewConverter) convert(in runtime.Object, from, to schema.GroupVersion) (runtime.Object, error) {
+	for i := range v.Views {
+		if w := &v.Views[i]; w.GroupVersion() == to && w.Relabel != nil {
+			return w.Relabel(in), nil
+		}
+	}
 	var err error
 	out := in
 	for i := range v.Views {

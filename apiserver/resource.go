@@ -90,7 +90,11 @@ func (k *kind) nameCheck() apivalidation.ValidateNameFunc {
 // resource is a kind seen through one of its views: what a URL names.
 type resource struct {
 	*kind
-	view     *api.View
+	view *api.View
+	// Strategy and Subresources are the view's, which may differ from the kind's.
+	Strategy     api.Strategy
+	Subresources map[string]api.Subresource
+
 	gvr      schema.GroupVersionResource
 	head     *wire.Head
 	listHead *wire.Head
@@ -106,6 +110,10 @@ type resource struct {
 
 func newResource(s *Server, k *kind, v *api.View) *resource {
 	r := &resource{kind: k, view: v, gvr: v.GroupVersion().WithResource(k.Resource)}
+	r.Strategy, r.Subresources = k.Strategy, k.SubresourcesOf(v)
+	if v.Strategy != nil {
+		r.Strategy = *v.Strategy
+	}
 	r.head = wire.NewHead(v.GroupVersionKind)
 	list := v.Kind + "List"
 	if v.Kind == k.Hub.Kind && k.HubListKind != "" {

@@ -2,11 +2,13 @@ package apiserver
 
 import (
 	"encoding/json"
+	"math"
 	"reflect"
 	"time"
 
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -17,7 +19,11 @@ import (
 // another server, and field management, which looks at the form of what is in
 // atomic lists, would take it for changed.
 func (k *kind) settle(obj runtime.Object) {
-	if k.custom || k.StoredJSON || k.Prefix == "" {
+	if u, ok := obj.(*unstructured.Unstructured); ok && k.custom {
+		settleNumbers(u.Object)
+		return
+	}
+	if k.StoredJSON || k.Prefix == "" {
 		return
 	}
 	clear := k.empties()
@@ -27,6 +33,36 @@ func (k *kind) settle(obj runtime.Object) {
 	if k.Strategy.Default != nil { // as it is when the object is read back
 		k.Strategy.Default(obj)
 	}
+}
+
+// settleNumbers makes numbers what their text is read as: 2.0 is written as 2,
+// which is an integer. It writes only where it changes something, so that what
+// settled objects share stays as it is.
+func settleNumbers(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, e := range v {
+			if n, ok := integral(e); ok {
+				v[name] = n
+			} else {
+				settleNumbers(e)
+			}
+		}
+	case []any:
+		for i, e := range v {
+			if n, ok := integral(e); ok {
+				v[i] = n
+			} else {
+				settleNumbers(e)
+			}
+		}
+	}
+}
+
+// integral says whether a number's text has neither a point nor an exponent.
+func integral(v any) (int64, bool) {
+	f, ok := v.(float64)
+	return int64(f), ok && f == math.Trunc(f) && math.Abs(f) < 1<<63
 }
 
 // clearing sets empty lists and maps in an addressable value to nil and says

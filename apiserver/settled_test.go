@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kjson "sigs.k8s.io/json"
 )
 
 // An object that went through settle is what its protobuf form brings back.
@@ -105,5 +107,21 @@ func settleAndBack(t *testing.T, obj interface{ Marshal() ([]byte, error) }, bac
 	}
 	if err := back.Unmarshal(data); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestSettleNumbers(t *testing.T) {
+	in := map[string]any{"a": 2.0, "b": 2.5, "c": int64(2), "d": []any{1e3, map[string]any{"e": -4.0}}, "f": 1e21, "g": "2.0", "h": nil}
+	settleNumbers(in)
+	text, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back map[string]any
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(text, &back); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(in, back) {
+		t.Errorf("settled %#v, read back %#v", in, back)
 	}
 }

@@ -37,12 +37,12 @@ func (d *definition) mergeSchema() (managedfields.TypeConverter, error) {
 		default:
 			s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
 		}
-		if s.Properties == nil {
-			s.Properties = map[string]spec.Schema{}
-		}
-		str := *spec.StringProperty()
-		s.Properties["apiVersion"], s.Properties["kind"] = str, str
-		s.Properties["metadata"] = *reference(metaModel)
+		eachSchema(s, func(s *spec.Schema) {
+			if embeds, _ := s.Extensions["x-kubernetes-embedded-resource"].(bool); embeds {
+				object(s)
+			}
+		})
+		object(s)
 		s.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{
 			"group": v.gvk.Group, "version": v.gvk.Version, "kind": v.gvk.Kind,
 		}})
@@ -53,6 +53,16 @@ func (d *definition) mergeSchema() (managedfields.TypeConverter, error) {
 		return nil, fmt.Errorf("schema by which %s is merged: %w", d.crd.Name, err)
 	}
 	return types, nil
+}
+
+// object gives a schema the fields that every object has.
+func object(s *spec.Schema) {
+	if s.Properties == nil {
+		s.Properties = map[string]spec.Schema{}
+	}
+	str := *spec.StringProperty()
+	s.Properties["apiVersion"], s.Properties["kind"] = str, str
+	s.Properties["metadata"] = *reference(metaModel)
 }
 
 func reference(model string) *spec.Schema {

@@ -12,6 +12,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	extv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,7 +39,7 @@ func (d *definition) row() *api.Kind {
 		Prefix:     d.group + "/" + names.Plural,
 		New:        d.storage.empty, NewList: func() runtime.Object { return &unstructured.UnstructuredList{} },
 		Older:    d.older,
-		Strategy: d.strategy(),
+		Strategy: *d.strategy(d.storage),
 		Schema:   sync.OnceValues(d.mergeSchema),
 	}
 	selectable := map[string]bool{}
@@ -53,8 +54,8 @@ func (d *definition) row() *api.Kind {
 		if v.Served {
 			k.Views = append(k.Views, d.view(v))
 		}
-		d.subresources(k, v)
 	}
+	k.Subresources = d.subresources(d.storage)
 	if len(k.FieldNames) > 0 {
 		names := k.FieldNames
 		k.Fields = func(o runtime.Object) fields.Set { return fieldsOf(o, names) }
@@ -108,6 +109,9 @@ func (d *definition) view(v *version) api.View {
 	for _, f := range v.SelectableFields {
 		out.FieldNames = append(out.FieldNames, strings.TrimPrefix(f.JSONPath, "."))
 	}
+	if d.convert == nil {
+		out.Relabel = func(o runtime.Object) runtime.Object { return d.relabel(v, o.(*unstructured.Unstructured)) }
+	}
 	if d.convert != nil {
 		out.FromHubList = func(list []runtime.Object) ([]runtime.Object, error) { return d.convert.all(d, v, list) }
 		if len(out.FieldNames) > 0 {
@@ -116,6 +120,7 @@ func (d *definition) view(v *version) api.View {
 		}
 	}
 	out.Columns, out.Cells = columns(v.AdditionalPrinterColumns)
+	out.Strategy, out.Subresources = d.strategy(v), d.subresources(v)
 	return out
 }
 
@@ -161,16 +166,31 @@ func (d *definition) to(v *version, o runtime.Object) (runtime.Object, error) {
 	return out[0], nil
 }
 
-func (d *definition) hasStatus() bool {
-	return d.storage.Subresources != nil && d.storage.Subresources.Status != nil
+// relabel is api.View.Relabel. What is stored is shown as the version knows it;
+// between the versions of those who own fields nothing is dropped.
+func (d *definition) relabel(v *version, u *unstructured.Unstructured) *unstructured.Unstructured {
+	stored := u.GetAPIVersion() == d.storage.av && v != d.storage
+	if !stored {
+		shown := &unstructured.Unstructured{Object: maps.Clone(u.Object)}
+		shown.SetAPIVersion(v.av)
+		return shown
+	}
+	shown := u.DeepCopy()
+	shown.SetAPIVersion(v.av)
+	if v.compile() == nil && v.schema != nil && !v.preserves {
+		pruning.Prune(shown.Object, v.schema, true)
+	}
+	return shown
 }
 
-// strategy is how objects behave in a write; it sees the storage version. The
-// views validate.
-func (d *definition) strategy() api.Strategy {
-	status := d.hasStatus()
+func (v *version) hasStatus() bool { return v.Subresources != nil && v.Subresources.Status != nil }
+
+// strategy is how objects behave in a write through a version; it sees the
+// storage version. The views validate.
+func (d *definition) strategy(v *version) *api.Strategy {
+	status := v.hasStatus()
 	typed := func(o runtime.Object) *unstructured.Unstructured { return o.(*unstructured.Unstructured) }
-	return api.Strategy{
+	return &api.Strategy{
 		ForbidUnconditionalUpdate: true,
 		Warnings:                  warnings,
 		Default:                   func(o runtime.Object) { u := typed(o); _, _ = d.of(u).normalize(u, true) },
@@ -236,25 +256,21 @@ func sameSpec(a, b map[string]any, status bool) bool {
 	return apiequality.Semantic.DeepEqual(rest(a), rest(b))
 }
 
-// subresources adds what a version asks for.
-func (d *definition) subresources(k *api.Kind, v *version) {
-	if v.Subresources == nil {
-		return
+// subresources are those that a version asks for; never nil.
+func (d *definition) subresources(v *version) map[string]api.Subresource {
+	out := map[string]api.Subresource{}
+	if v.hasStatus() {
+		out["status"] = api.Subresource{Object: d.statusStrategy(v)}
 	}
-	if k.Subresources == nil {
-		k.Subresources = map[string]api.Subresource{}
+	if v.Subresources != nil && v.Subresources.Scale != nil {
+		out["scale"] = api.Subresource{Project: projection(v.Subresources.Scale)}
 	}
-	if v.Subresources.Status != nil {
-		k.Subresources["status"] = api.Subresource{Object: d.statusStrategy()}
-	}
-	if s := v.Subresources.Scale; s != nil && (v == d.storage || k.Subresources["scale"].Project == nil) {
-		k.Subresources["scale"] = api.Subresource{Project: projection(s)}
-	}
+	return out
 }
 
 // statusStrategy lets a write through status change nothing else.
-func (d *definition) statusStrategy() *api.Strategy {
-	st := d.strategy()
+func (d *definition) statusStrategy(v *version) *api.Strategy {
+	st := d.strategy(v)
 	st.PrepareCreate = nil
 	st.PrepareUpdate = func(o, prev runtime.Object) {
 		u, old := o.(*unstructured.Unstructured), prev.(*unstructured.Unstructured)
@@ -274,7 +290,7 @@ func (d *definition) statusStrategy() *api.Strategy {
 			delete(u.Object, "status")
 		}
 	}
-	return &st
+	return st
 }
 
 func steps(path string) []string { return strings.Split(strings.TrimPrefix(path, "."), ".") }

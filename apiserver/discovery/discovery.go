@@ -90,7 +90,7 @@ func resources(k *api.Kind, v *api.View) []metav1.APIResource {
 		main.StorageVersionHash = StorageVersionHash(k.StorageGVK())
 	}
 	out := []metav1.APIResource{main}
-	for name, sub := range k.Subresources {
+	for name, sub := range k.SubresourcesOf(v) {
 		r := metav1.APIResource{Name: k.Resource + "/" + name, Namespaced: k.Namespaced, Kind: v.Kind}
 		verbs, gvk := subVerbs(name, sub)
 		if !gvk.Empty() {
