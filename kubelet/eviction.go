@@ -160,7 +160,7 @@ func (k *Kubelet) evictOne(ctx context.Context, s signal) {
 		grace = max(grace, k.cfg.Eviction.MaxPodGrace)
 	}
 	k.counts.evictions.WithLabelValues(s.threshold.Signal).Inc()
-	w.evict(evictionMessage(s, &uses[0]), grace)
+	w.evict(evictionMessage(s, &uses[0]), grace, false)
 }
 
 // uses measures what pods use of a resource.
@@ -222,16 +222,16 @@ func (k *Kubelet) uses(ctx context.Context, name corev1.ResourceName, workers ma
 // minEvictionGrace is what the pods of hard evictions get to end.
 const minEvictionGrace = time.Second
 
-// evict ends a pod for the node's sake, within grace if its own grace period
-// is not shorter.
-func (w *worker) evict(message string, grace time.Duration) {
+// evict ends a pod for the node's sake, or (overran) for passing a limit of its
+// own, within grace if its own grace period is not shorter.
+func (w *worker) evict(message string, grace time.Duration, overran bool) {
 	w.mu.Lock()
 	s := &w.state
 	if s.Ended != nil || s.Rejected != nil || s.deleting() || w.done {
 		w.mu.Unlock()
 		return
 	}
-	s.Ended, s.EndGrace = &reason{evicted, message}, grace
+	s.Ended, s.EndGrace, s.Overran = &reason{evicted, message}, grace, overran
 	pod := s.Pod
 	w.mu.Unlock()
 	w.k.recorder.Event(pod, corev1.EventTypeWarning, evicted, message)

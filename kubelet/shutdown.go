@@ -171,9 +171,12 @@ func (k *Kubelet) admitDuringShutdown() *reason {
 	return &reason{"NodeShutdown", "Pod was rejected as the node is shutting down."}
 }
 
-// endedByNode says that the node ended the pod for a cause of its own, which
-// counts as a disruption.
-func endedByNode(r *reason) bool { return r != nil && (r.Reason == evicted || r.Reason == terminated) }
+// disrupted says that the node ended the pod for a cause that was not the pod's:
+// it was short of something, or shut down. A pod that took more storage than it
+// may was not disrupted (API documentation of DisruptionTarget).
+func (s *podState) disrupted() bool {
+	return s.Ended != nil && (s.Ended.Reason == evicted && !s.Overran || s.Ended.Reason == terminated)
+}
 
 // shutdownProblem is why the node is not ready while it goes down.
 func (k *Kubelet) shutdownProblem() string {

@@ -130,6 +130,8 @@ type podState struct {
 	// Rejected: the node did not admit the pod. Ended: the pod was stopped
 	// for a reason of the node's own (deadline, eviction).
 	Rejected, Ended *reason
+	// Overran: it was ended because it passed a limit of its own.
+	Overran bool
 	// Gone: the pod is no longer in its source (API or static pod folder).
 	Gone bool
 	// EndingSince is when the pod was first found to be ending. While it is

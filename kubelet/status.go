@@ -59,6 +59,9 @@ func makeStatus(s *podState, p *plan, node nodeFacts) *corev1.PodStatus {
 	if p.End != nil {
 		st.Reason, st.Message = p.End.Reason, p.End.Message
 	}
+	if p.Ending {
+		settleUnknown(st)
+	}
 	st.Conditions = conditions(s, p, st)
 	return st
 }
@@ -350,7 +353,7 @@ func conditions(s *podState, p *plan, st *corev1.PodStatus) []corev1.PodConditio
 	}
 	out := append(own, resizeConditions(s, p)...)
 	out = append(out, restartConditions(s, p)...)
-	if endedByNode(s.Ended) {
+	if s.disrupted() {
 		out = append(out, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: s.Ended.Message,
 			ObservedGeneration: s.Pod.Generation,

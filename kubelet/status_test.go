@@ -160,7 +160,53 @@ Initialized=True
 Ready=True
 ContainersReady=True`},
 		{"deleted before it began", newScene(always, app("a"), deleted(10)), `Failed
-a=ContainerCreating
+a=ContainerStatusUnknown:137
+PodReadyToStartContainers=False
+Initialized=True
+Ready=False PodFailed
+ContainersReady=False PodFailed`},
+		{"evicted before it began", newScene(always, app("a"), with(func(s *scene) { s.Ended = &reason{evicted, "m"} })), `Failed(Evicted)
+a=ContainerStatusUnknown:137
+PodReadyToStartContainers=False
+Initialized=True
+Ready=False PodFailed
+ContainersReady=False PodFailed
+DisruptionTarget=True TerminationByKubelet: m`},
+		{"evicted with one begun, for what it did itself", newScene(always, app("a", "b"), box("s", 0, false), has("s", "a", 0, 137, 0), with(func(s *scene) {
+			s.Ended, s.Overran = &reason{evicted, "m"}, true
+		})), `Failed(Evicted)
+a=Error:137
+b=ContainerStatusUnknown:137
+PodReadyToStartContainers=False
+Initialized=True
+Ready=False PodFailed
+ContainersReady=False PodFailed`},
+		{"its deadline came while it initialized", newScene(always, inits("i", "j", "k"), app("a"), box("s", 0, false), has("s", "i", 0, 0, 0), has("s", "j", 0, 137, 0), with(func(s *scene) {
+			s.Ended = &reason{"DeadlineExceeded", "m"}
+		})), `Failed(DeadlineExceeded)
+i=Completed:0+ready
+j=Error:137
+k=PodInitializing
+a=PodInitializing
+PodReadyToStartContainers=False
+Initialized=False ContainersNotInitialized: containers with incomplete status: [j k]
+Ready=False PodFailed
+ContainersReady=False PodFailed`},
+		{"its deadline came before its first init container", newScene(always, inits("i", "j"), app("a"), with(func(s *scene) {
+			s.Ended = &reason{"DeadlineExceeded", "m"}
+		})), `Failed(DeadlineExceeded)
+i=ContainerStatusUnknown:137
+j=PodInitializing
+a=PodInitializing
+PodReadyToStartContainers=False
+Initialized=False ContainersNotInitialized: containers with incomplete status: [i j]
+Ready=False PodFailed
+ContainersReady=False PodFailed`},
+		{"its deadline came between init and app containers", newScene(always, inits("i"), app("a"), box("s", 0, false), has("s", "i", 0, 0, 0), with(func(s *scene) {
+			s.Ended = &reason{"DeadlineExceeded", "m"}
+		})), `Failed(DeadlineExceeded)
+i=Completed:0+ready
+a=ContainerStatusUnknown:137
 PodReadyToStartContainers=False
 Initialized=True
 Ready=False PodFailed

@@ -83,7 +83,7 @@ func (k *Kubelet) enforceStorage(ctx context.Context) {
 			continue
 		}
 		if message := storageExceeded(pod, k.measure(ctx, pod)); message != "" {
-			w.evict(message, minEvictionGrace)
+			w.evict(message, minEvictionGrace, true)
 		}
 	}
 }
