@@ -109,12 +109,23 @@ func (r *resource) resetFields(sub string) map[fieldpath.APIVersion]fieldpath.Fi
 	}
 	out := map[fieldpath.APIVersion]fieldpath.Filter{}
 	for i := range r.Views {
-		if r.custom && r.SubresourcesOf(&r.Views[i])["status"].Object == nil {
-			continue // a version with another strategy: through it the fields count
+		if r.custom && !r.resetsIn(&r.Views[i], sub) {
+			continue
 		}
 		out[fieldpath.APIVersion(r.Views[i].GroupVersion().String())] = fieldpath.NewExcludeSetFilter(set)
 	}
 	return out
+}
+
+// resetsIn says whether a write to the (sub)resource of a custom kind leaves
+// aside what it cannot set of those who own it through another version: a
+// write to status does, in versions that have one, a write to the object only
+// in its own.
+func (r *resource) resetsIn(v *api.View, sub string) bool {
+	if sub == "" {
+		return v.GroupVersionKind == r.view.GroupVersionKind
+	}
+	return r.SubresourcesOf(v)["status"].Object != nil
 }
 
 func (r *resource) resets(sub string) []string {

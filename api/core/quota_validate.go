@@ -16,7 +16,7 @@ import (
 func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 	errs := validateQuotaList(q.Spec.Hard, specPath.Child("hard"))
 	errs = append(errs, validateScopes(q.Spec.Scopes, q.Spec.Hard)...)
-	return append(errs, validateScopeSelector(q.Spec.ScopeSelector)...)
+	return append(errs, validateScopeSelector(&q.Spec)...)
 }
 
 func validateQuotaList(l corev1.ResourceList, path *field.Path) field.ErrorList {
@@ -94,11 +94,7 @@ func validateScopes(scopes []corev1.ResourceQuotaScope, hard corev1.ResourceList
 		if !slices.Contains(knownScopes(), s) {
 			errs = append(errs, field.Invalid(path, scopes, "unsupported scope"))
 		}
-		for name := range hard {
-			if s == corev1.ResourceQuotaScopeBestEffort && slices.Contains(quotaNames(), name) && name != corev1.ResourcePods {
-				errs = append(errs, field.Invalid(path, scopes, "unsupported scope applied to resource"))
-			}
-		}
+		errs = append(errs, validateScoped(s, hard, path, scopes)...)
 	}
 	if conflictingScopes(scopes) {
 		errs = append(errs, field.Invalid(path, scopes, "conflicting scopes"))
@@ -106,9 +102,52 @@ func validateScopes(scopes []corev1.ResourceQuotaScope, hard corev1.ResourceList
 	return errs
 }
 
-func validateScopeSelector(s *corev1.ScopeSelector) field.ErrorList {
+// validateScoped refuses to count within a scope what is never in it. Names
+// that are not Kubernetes' own may be anything. value is what the errors show.
+func validateScoped(scope corev1.ResourceQuotaScope, hard corev1.ResourceList, path *field.Path, value any) field.ErrorList {
+	var counted []corev1.ResourceName
+	switch scope {
+	case corev1.ResourceQuotaScopeBestEffort:
+		counted = []corev1.ResourceName{corev1.ResourcePods}
+	case corev1.ResourceQuotaScopeVolumeAttributesClass:
+		counted = []corev1.ResourceName{corev1.ResourcePersistentVolumeClaims, corev1.ResourceRequestsStorage}
+	case corev1.ResourceQuotaScopeTerminating, corev1.ResourceQuotaScopeNotTerminating, corev1.ResourceQuotaScopeNotBestEffort,
+		corev1.ResourceQuotaScopePriorityClass, corev1.ResourceQuotaScopeCrossNamespacePodAffinity:
+		counted = []corev1.ResourceName{
+			corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceRequestsCPU,
+			corev1.ResourceRequestsMemory, corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory,
+		}
+	default:
+		return nil
+	}
+	var errs field.ErrorList
+	for name := range hard {
+		own := slices.Contains(quotaNames(), name) || podspec.IsHugePages(name) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
+		if own && !slices.Contains(counted, name) {
+			errs = append(errs, field.Invalid(path, value, "unsupported scope applied to resource"))
+		}
+	}
+	return errs
+}
+
+// shownSelector is a scope selector as errors show it, without the names that
+// its fields have in JSON.
+type shownSelector struct{ MatchExpressions []shownRequirement }
+
+type shownRequirement struct {
+	ScopeName corev1.ResourceQuotaScope
+	Operator  corev1.ScopeSelectorOperator
+	Values    []string
+}
+
+func validateScopeSelector(spec *corev1.ResourceQuotaSpec) field.ErrorList {
+	s := spec.ScopeSelector
 	if s == nil {
 		return nil
+	}
+	var shown shownSelector
+	for _, r := range s.MatchExpressions {
+		shown.MatchExpressions = append(shown.MatchExpressions, shownRequirement(r))
 	}
 	var errs field.ErrorList
 	path := specPath.Child("scopeSelector", "matchExpressions")
@@ -118,10 +157,11 @@ func validateScopeSelector(s *corev1.ScopeSelector) field.ErrorList {
 		if !slices.Contains(knownScopes(), r.ScopeName) {
 			errs = append(errs, field.Invalid(path.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
+		errs = append(errs, validateScoped(r.ScopeName, spec.Hard, path, shown)...)
 		valued := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
 		if !valued && slices.Contains(knownScopes(), r.ScopeName) && r.Operator != corev1.ScopeSelectorOpExists {
 			errs = append(errs, field.Invalid(path.Child("operator"), r.Operator,
-				"must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+				"must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 		}
 		switch r.Operator {
 		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:
@@ -137,7 +177,7 @@ func validateScopeSelector(s *corev1.ScopeSelector) field.ErrorList {
 		}
 	}
 	if conflictingScopes(scopes) {
-		errs = append(errs, field.Invalid(specPath.Child("scopes"), scopes, "conflicting scopes"))
+		errs = append(errs, field.Invalid(path, spec.Scopes, "conflicting scopes"))
 	}
 	return errs
 }
