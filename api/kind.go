@@ -192,6 +192,10 @@ type Strategy struct {
 	// ValidateName checks metadata.name (prefix: as a generateName); nil
 	// means a DNS subdomain.
 	ValidateName func(name string, prefix bool) []string
+	// LateMetadata checks a new object's metadata behind what is its kind's own.
+	// A view without a Check leaves it out where that is refused already, and
+	// takes any name that a path can hold, as upstream's older kinds.
+	LateMetadata bool
 	// AnyFinalizer accepts finalizers without a domain, as upstream's older
 	// and newer groups do where most refuse them.
 	AnyFinalizer bool

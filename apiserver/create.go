@@ -6,6 +6,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -108,6 +110,7 @@ func (t *transaction) prepareCreate(obj runtime.Object) error {
 	m.SetDeletionGracePeriodSeconds(nil)
 	m.SetSelfLink("")
 	m.SetUID("")
+	t.singleOwners(m, ownersInRequest)
 	t.track(obj, nil, "", t.fieldManager())
 	m.SetUID(newUID())
 	m.SetCreationTimestamp(t.now())
@@ -127,6 +130,7 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if err := t.keepPlace(m); err != nil {
 		return err
 	}
+	t.singleOwners(m, ownersAdmitted)
 	if m.GetName() == "" && m.GetGenerateName() != "" {
 		m.SetName(generateName(m.GetGenerateName()))
 		a.Name = m.GetName()
@@ -146,14 +150,7 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	if st.Canonicalize != nil {
 		st.Canonicalize(obj)
 	}
-	errs := apivalidation.ValidateObjectMetaAccessor(m, t.res.Namespaced, t.res.nameCheck(), field.NewPath("metadata"))
-	errs = append(errs, t.res.checkFinalizers(m, false)...)
-	if st.Validate != nil {
-		errs = append(errs, st.Validate(obj)...)
-	}
-	if t.sub != nil && t.sub.Object != nil && t.sub.Object.Validate != nil { // of what is made through it
-		errs = append(errs, t.sub.Object.Validate(obj)...)
-	}
+	errs := t.validateNew(m, obj)
 	if t.res.view.Check != nil {
 		errs = append(errs, t.res.view.Check(obj, nil)...)
 	}
@@ -168,6 +165,30 @@ func (t *transaction) completeCreate(a *admission.Attributes, obj runtime.Object
 	}
 	t.res.settle(obj)
 	return nil
+}
+
+// validateNew checks an object's metadata and what its kind asks for.
+func (t *transaction) validateNew(m metav1.Object, obj runtime.Object) field.ErrorList {
+	var own field.ErrorList
+	if t.res.Strategy.Validate != nil {
+		own = t.res.Strategy.Validate(obj)
+	}
+	if t.sub != nil && t.sub.Object != nil && t.sub.Object.Validate != nil { // of what is made through it
+		own = append(own, t.sub.Object.Validate(obj)...)
+	}
+	names, late := t.res.nameCheck(), t.res.Strategy.LateMetadata
+	if late && t.res.view.Check == nil {
+		if len(own) > 0 {
+			return own
+		}
+		names = path.ValidatePathSegmentName
+	}
+	errs := apivalidation.ValidateObjectMetaAccessor(m, t.res.Namespaced, names, field.NewPath("metadata"))
+	errs = append(errs, t.res.checkFinalizers(m, false)...)
+	if late {
+		return append(own, errs...)
+	}
+	return append(errs, own...)
 }
 
 // generateName appends five random characters, cutting the base so that the

@@ -93,3 +93,33 @@ func TestStrictPatches(t *testing.T) {
 		}
 	}
 }
+
+// An owner that is named twice is kept once, with a warning that tells whether
+// the request or what came of it named it so.
+func TestOwnersTwice(t *testing.T) {
+	w := newWorld(t)
+	if resp, body := w.http("POST", cmPath, `{"metadata":{"name":"p"}}`, "Content-Type", asJSON); resp.StatusCode != 201 {
+		t.Fatal(body)
+	}
+	const (
+		merging = "application/merge-patch+json"
+		owner   = `{"apiVersion":"v1","kind":"Pod","name":"x","uid":"u"}`
+		again   = `{"apiVersion":"v1","kind":"Pod","name":"x","uid":"v"}`
+		other   = `{"apiVersion":"v1","kind":"Pod","name":"y","uid":"u"}`
+		ends    = `; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: `
+		early   = `299 - ".metadata.ownerReferences contains duplicate entries` + ends
+		late    = `299 - ".metadata.ownerReferences contains duplicate entries after mutating admission happens` + ends
+	)
+	for _, tt := range []struct{ method, path, name, media, owners, want, warning string }{
+		{"POST", cmPath, "q", asJSON, owner + "," + owner, owner, early + `u"`},
+		{"POST", cmPath, "q", asJSON, strings.Join([]string{owner, again, owner, again, owner}, ","), owner + "," + again, early + `u, v, u"`},
+		{"POST", cmPath, "q", asJSON, owner + "," + other, owner + "," + other, ""},
+		{"PUT", cmPath + "/p", "p", asJSON, owner + "," + owner, owner, early + `u"`},
+		{"PATCH", cmPath + "/p", "p", merging, owner + "," + owner, owner, late + `u"`},
+	} {
+		resp, body := w.http(tt.method, tt.path+"?dryRun=All", `{"metadata":{"name":"`+tt.name+`","ownerReferences":[`+tt.owners+`]}}`, "Content-Type", tt.media)
+		if !strings.Contains(body, `"ownerReferences":[`+tt.want+`]`) || resp.Header.Get("Warning") != tt.warning {
+			t.Errorf("%s of %s: %d %s\n%s", tt.method, tt.owners, resp.StatusCode, body, resp.Header.Get("Warning"))
+		}
+	}
+}

@@ -212,7 +212,7 @@ func (p *patcher) checkKind(doc []byte) (said bool, err error) {
 		return false, nil
 	}
 	if gv.WithKind(says.Kind) != p.head.GVK {
-		return false, fmt.Errorf(`no kind %q is registered for version %q in scheme "pkg/api/legacyscheme/scheme.go:30"`, says.Kind, gv)
+		return false, wire.Unregistered(gv.WithKind(says.Kind), p.head.GVK)
 	}
 	return true, nil
 }

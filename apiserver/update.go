@@ -156,6 +156,9 @@ func (u *updating) tryCreate() (runtime.Object, error) {
 		return nil, err
 	}
 	m := accessor(obj)
+	if u.tracked && m.GetName() == "" {
+		return nil, u.nameless()
+	}
 	if _, err := revisionOf(m); err != nil {
 		return nil, err
 	}
@@ -268,6 +271,9 @@ func (u *updating) wrongUID(want, have types.UID) error {
 // prepareUpdate makes a changed object ready to be stored.
 func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 	m, om := accessor(obj), accessor(old)
+	if u.req.Verb == client.Update {
+		u.singleOwners(m, ownersInRequest)
+	}
 	if !u.tracked {
 		u.track(obj, old, u.req.Subresource, u.fieldManager())
 	}
@@ -288,6 +294,7 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 			return apierrors.NewConflict(u.res.gr, u.req.Name, errModified)
 		}
 		m.SetCreationTimestamp(om.GetCreationTimestamp())
+		u.singleOwners(m, ownersAdmitted)
 	}
 	m.SetGeneration(om.GetGeneration())
 	if u.strategy.PrepareUpdate != nil {

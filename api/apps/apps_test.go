@@ -172,3 +172,29 @@ func TestTemplateGeneration(t *testing.T) {
 		t.Errorf("changed template: %q", v)
 	}
 }
+
+// A revision's data is an object, and a StatefulSet warns of a history without
+// end.
+func TestRevisions(t *testing.T) {
+	k, _ := kind(t, "controllerrevisions")
+	for in, want := range map[string]string{
+		`{revision: -1}`:            `[revision: Invalid value: -1: must be greater than or equal to 0, data: Required value: data is mandatory]`,
+		`{revision: 1, data: null}`: `data: Required value: data is mandatory`,
+		`{revision: 1, data: 5}`:    `data: Required value: data must be a valid JSON object`,
+		`{revision: 1, data: []}`:   `data: Required value: data must be a valid JSON object`,
+		`{revision: 1, data: {}}`:   `<nil>`,
+	} {
+		obj := k.New()
+		if err := yaml.Unmarshal([]byte(in), obj); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(k.Strategy.Validate(obj).ToAggregate()); got != want {
+			t.Errorf("%s: %s\nwant %s", in, got, want)
+		}
+	}
+	k, obj := kind(t, "statefulsets")
+	obj.(*appsv1.StatefulSet).Spec.RevisionHistoryLimit = new(int32(-1))
+	if got := k.Strategy.Warnings(obj, nil); len(got) != 1 || !strings.Contains(got[0], "a negative value retains all historical revisions") {
+		t.Errorf("warnings %q", got)
+	}
+}

@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"bytes"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -24,7 +25,7 @@ func controllerRevisionKind() *api.Kind {
 		Strategy: api.Strategy{
 			Validate: api.Check(validateControllerRevision),
 			ValidateUpdate: api.Check2(func(r, old *appsv1.ControllerRevision) field.ErrorList {
-				return append(validateControllerRevision(r), check.Immutable(r.Data, old.Data, field.NewPath("data"))...)
+				return append(check.NonNegative(r.Revision, field.NewPath("revision")), check.Immutable(r.Data, old.Data, field.NewPath("data"))...)
 			}),
 		},
 		Columns: []metav1.TableColumnDefinition{
@@ -53,9 +54,13 @@ func controllerName(r *appsv1.ControllerRevision) string {
 }
 
 func validateControllerRevision(r *appsv1.ControllerRevision) field.ErrorList {
-	var errs field.ErrorList
-	if len(r.Data.Raw) == 0 && r.Data.Object == nil {
-		errs = append(errs, field.Required(field.NewPath("data"), "data is mandatory"))
+	errs := check.NonNegative(r.Revision, field.NewPath("revision"))
+	raw := bytes.TrimSpace(r.Data.Raw)
+	switch path := field.NewPath("data"); {
+	case len(raw) == 0 && r.Data.Object == nil || bytes.Equal(raw, []byte("null")):
+		errs = append(errs, field.Required(path, "data is mandatory"))
+	case r.Data.Object == nil && raw[0] != '{':
+		errs = append(errs, field.Required(path, "data must be a valid JSON object"))
 	}
-	return append(errs, check.NonNegative(r.Revision, field.NewPath("revision"))...)
+	return errs
 }

@@ -53,6 +53,9 @@ func statefulSetKind(on podspec.Gates) *api.Kind {
 				for i := range spec.VolumeClaimTemplates {
 					out = append(out, podspec.ClaimWarnings(&spec.VolumeClaimTemplates[i].Spec, field.NewPath("spec", "volumeClaimTemplates").Index(i))...)
 				}
+				if n := spec.RevisionHistoryLimit; n != nil && *n < 0 {
+					out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+				}
 				return out
 			},
 		},
@@ -155,7 +158,9 @@ func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 			errs = append(errs, podspec.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, path.Child("volumeClaimTemplates").Index(i).Child("spec"))...)
 		}
 	}
-	errs = append(errs, podspec.ValidateTemplate(podTemplate(s), template, opts)...)
+	if selector != nil {
+		errs = append(errs, podspec.ValidateTemplate(podTemplate(s), template, opts)...)
+	}
 	errs = append(errs, check.OneOf(s.Template.Spec.RestartPolicy, template.Child("spec", "restartPolicy"), corev1.RestartPolicyAlways)...)
 	if s.Template.Spec.ActiveDeadlineSeconds != nil {
 		errs = append(errs, field.Forbidden(template.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in StatefulSet is not Supported"))

@@ -28,6 +28,7 @@ func event() *api.Kind {
 	})
 	k.Strategy = api.Strategy{
 		AnyFinalizer:        true,
+		LateMetadata:        true,
 		Validate:            api.Check(validateEvent),
 		ValidateUpdate:      api.Check2(validateEventUpdate),
 		AllowCreateOnUpdate: true,

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -81,11 +82,18 @@ func (c *Codec) DecodeOptions(m Media, data []byte, into runtime.Object, gv sche
 	case Protobuf:
 		dec = c.proto
 	}
-	want := gv.WithKind(reflect.TypeOf(into).Elem().Name())
+	want := metav1.SchemeGroupVersion.WithKind(reflect.TypeOf(into).Elem().Name())
 	out, got, err := dec.Decode(data, &want, into)
-	if runtime.IsNotRegisteredError(err) && got.Kind == want.Kind {
+	if got != nil && got.Kind != want.Kind {
+		if isOption(*got) {
+			return apierrors.NewBadRequest(unconverted(*got, typeName(want)).Error())
+		}
+		return apierrors.NewBadRequest(unregistered(*got, optionsScheme).Error())
+	}
+	if runtime.IsNotRegisteredError(err) {
 		if plain, err := unversioned(m, data); err == nil {
-			out, got, err = c.json.Decode(plain, &want, into)
+			own := gv.WithKind(want.Kind)
+			out, got, err = c.json.Decode(plain, &own, into)
 			return wrongOptions(out, got, into, err)
 		}
 	}
@@ -98,13 +106,10 @@ func wrongOptions(out runtime.Object, got *schema.GroupVersionKind, into runtime
 		return apierrors.NewBadRequest(err.Error())
 	}
 	if out != into {
-		return apierrors.NewBadRequest(fmt.Sprintf("no kind %q is registered for version %q in scheme %q", got.Kind, got.GroupVersion(), optionsScheme))
+		return apierrors.NewBadRequest(unregistered(*got, optionsScheme).Error())
 	}
 	return nil
 }
-
-// optionsScheme is where upstream says that it looked for options.
-const optionsScheme = "pkg/apis/meta/internalversion/scheme/register.go:27"
 
 // unversioned is an options object without its version: as upstream's, options
 // are read whatever group they say they are of.
@@ -143,18 +148,26 @@ func (c *Codec) decodeSlow(m Media, data []byte, into runtime.Object, want schem
 	if err != nil && runtime.IsStrictDecodingError(err) && out != nil {
 		strict, err = err, nil
 	}
+	if runtime.IsNotRegisteredError(err) || got != nil && got.Kind != want.Kind && got.Kind != "" && !known(*got, want) {
+		return nil, BadBody(Unregistered(*got, want), want, got, data)
+	}
 	if err != nil {
 		return nil, BadBody(err, want, got, data)
 	}
-	if got != nil && got.GroupVersion() != want.GroupVersion() {
+	if got != nil && got.Kind == want.Kind && got.GroupVersion() != want.GroupVersion() && internalName(*got) == internalName(want) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
 			"the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
 	}
 	if out != into || (got != nil && got.Kind != want.Kind) {
-		return nil, BadBody(fmt.Errorf("converting (%s) to (%s): unknown conversion", typeName(*got), internalName(want)), want, got, data)
+		return nil, BadBody(unconverted(*got, internalName(want)), want, got, data)
 	}
 	into.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	return strict, nil
+}
+
+// known says that the server of the wanted kind knows the one that it got.
+func known(got, want schema.GroupVersionKind) bool {
+	return everywhere(got) || schemeOf(got.Group) == schemeOf(want.Group) && got.Group != metav1.GroupName
 }
 
 func typeName(gvk schema.GroupVersionKind) string { return gvk.Version + "." + gvk.Kind }
