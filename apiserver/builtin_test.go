@@ -128,3 +128,24 @@ func TestManyManagers(t *testing.T) {
 		t.Errorf("%v: %d managers", err, len(c.ManagedFields))
 	}
 }
+
+// TestEventsOfTheOlderAPI: an event's own fields are checked first, and where
+// they are right its metadata, as loosely as a path.
+func TestEventsOfTheOlderAPI(t *testing.T) {
+	w := builtinWorld(t)
+	const path = "/api/v1/namespaces/default/events?dryRun=All"
+	for _, tt := range []struct {
+		body string
+		code int
+		want string
+	}{
+		{`{"involvedObject":{"namespace":"other"}}`, 422, `"message":"Event \"\" is invalid: involvedObject.namespace: Invalid value: \"other\": does not match event.namespace"`},
+		{`{"involvedObject":{"namespace":"default"}}`, 422, `"message":"Event \"\" is invalid: metadata.name: Required value: name or generateName is required"`},
+		{`{"metadata":{"name":"BAD_"},"involvedObject":{"namespace":"default"}}`, 201, `"name":"BAD_"`},
+		{`{"metadata":{"name":"a/b"},"involvedObject":{"namespace":"default"}}`, 422, `metadata.name: Invalid value: \"a/b\": may not contain '/'`},
+	} {
+		if resp, body := w.http("POST", path, tt.body, "Content-Type", asJSON); resp.StatusCode != tt.code || !strings.Contains(body, tt.want) {
+			t.Errorf("%s: %d %s", tt.body, resp.StatusCode, body)
+		}
+	}
+}
