@@ -74,7 +74,7 @@ func (s *server) serveExtra(w http.ResponseWriter, r *http.Request, path string)
 	}
 	var make func(binary bool) ([]byte, error)
 	var hash string
-	media := []string{v3Binary}
+	media := []string{v3Binary, v3BinaryDeprecated}
 	if path == "v2" {
 		media = []string{v2Binary, v2BinaryDeprecated}
 		h := s.extra.V2Hash()
@@ -115,11 +115,11 @@ func (s *server) serveExtra(w http.ResponseWriter, r *http.Request, path string)
 func (s *server) sendMade(w http.ResponseWriter, r *http.Request, path, hash string, binary []string, make func(binary bool) ([]byte, error)) {
 	media, suffix, ok := negotiate(r.Header.Get("Accept"), binary)
 	if !ok {
-		http.Error(w, "406 not acceptable: the document is served as application/json and application/"+binary[0], http.StatusNotAcceptable)
+		notAcceptable(w)
 		return
 	}
 	if asked := r.URL.Query().Get("hash"); asked != "" && asked != hash {
-		http.Redirect(w, r, path+"?hash="+hash, http.StatusMovedPermanently)
+		moved(w, path+"?hash="+hash, hash, media)
 		return
 	}
 	h := w.Header()

@@ -35,6 +35,7 @@ const (
 	v2Binary           = "com.github.proto-openapi.spec.v2.v1.0+protobuf"
 	v2BinaryDeprecated = "com.github.proto-openapi.spec.v2@v1.0+protobuf"
 	v3Binary           = "com.github.proto-openapi.spec.v3.v1.0+protobuf"
+	v3BinaryDeprecated = "com.github.proto-openapi.spec.v3@v1.0+protobuf"
 )
 
 // Handler serves /openapi/v2, /openapi/v3 and what is below it, as JSON and as
@@ -79,8 +80,8 @@ func discovery(extra map[string]string) []byte {
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/openapi/"), "/")
-	binary := []string{v3Binary}
+	path := strings.TrimPrefix(r.URL.Path, "/openapi/")
+	binary := []string{v3Binary, v3BinaryDeprecated}
 	switch path {
 	case "v2":
 		binary = []string{v2Binary, v2BinaryDeprecated}
@@ -103,19 +104,19 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	doc, ok := s.byPath()[path]
 	if !ok {
-		http.NotFound(w, r)
+		w.WriteHeader(http.StatusNotFound) // as upstream's, which says no more
 		return
 	}
 	media, suffix, ok := negotiate(r.Header.Get("Accept"), binary)
 	if !ok {
-		http.Error(w, "406 not acceptable: the document is served as application/json and application/"+binary[0], http.StatusNotAcceptable)
+		notAcceptable(w)
 		return
 	}
 	if asked := r.URL.Query().Get("hash"); asked != "" {
 		// A document under its own hash never changes; under another, the
 		// client has an old index.
 		if asked != doc.hash {
-			http.Redirect(w, r, "/openapi/"+doc.path+"?hash="+doc.hash, http.StatusMovedPermanently)
+			moved(w, "/openapi/"+doc.path+"?hash="+doc.hash, doc.hash, media)
 			return
 		}
 		w.Header().Set("Cache-Control", "public, immutable")
@@ -124,6 +125,22 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := send(w, r, doc, media, suffix); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
+}
+
+// notAcceptable says that no media type asked for is there.
+func notAcceptable(w http.ResponseWriter) {
+	w.Header().Set("Vary", "Accept")
+	w.WriteHeader(http.StatusNotAcceptable)
+}
+
+// moved sends who asks for a document under an old hash to the one that is.
+func moved(w http.ResponseWriter, to, hash, media string) {
+	h := w.Header()
+	h.Set("Location", to)
+	h.Set("ETag", strconv.Quote(hash))
+	h.Set("Vary", "Accept")
+	h.Set("Content-Type", media)
+	w.WriteHeader(http.StatusMovedPermanently)
 }
 
 // negotiate chooses between JSON and the binary media types by the Accept

@@ -53,7 +53,7 @@ func TestV2(t *testing.T) {
 		{"*/*", "gzip;q=0", 200, "application/json"},
 		{"application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "gzip", 200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"},
 		{"application/com.github.proto-openapi.spec.v2.v1.0+protobuf, application/json;q=0.5", "", 200, "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"},
-		{"text/html", "", 406, "text/plain; charset=utf-8"},
+		{"text/html", "", 406, ""},
 	} {
 		t.Run(c.accept+"/"+c.encoding, func(t *testing.T) {
 			resp := get(t, "/openapi/v2", "Accept", c.accept, "Accept-Encoding", c.encoding)
@@ -123,8 +123,17 @@ func TestV3(t *testing.T) {
 	if old.StatusCode != http.StatusMovedPermanently || old.Header.Get("Location") != apps {
 		t.Errorf("old hash: %d to %s, want %s", old.StatusCode, old.Header.Get("Location"), apps)
 	}
-	if resp := get(t, "/openapi/v3/apis/nothing/v1"); resp.StatusCode != 404 {
-		t.Errorf("unknown group: %d", resp.StatusCode)
+	if old.Header.Get("ETag") == "" || old.Header.Get("Content-Type") != "application/json" || len(body(t, old)) > 0 {
+		t.Errorf("old hash: %v", old.Header)
+	}
+	for _, path := range []string{"/openapi/v3/apis/nothing/v1", "/openapi/v3/"} {
+		if resp := get(t, path); resp.StatusCode != 404 || len(body(t, resp)) > 0 {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	resp := get(t, "/openapi/v3/apis/apps/v1", "Accept", "application/com.github.proto-openapi.spec.v3@v1.0+protobuf")
+	if got := resp.Header.Get("Content-Type"); got != "application/com.github.proto-openapi.spec.v3.v1.0+protobuf" {
+		t.Errorf("the old name of the media type: %d %s", resp.StatusCode, got)
 	}
 }
 
