@@ -399,3 +399,20 @@ func TestLegacyTokens(t *testing.T) {
 		}
 	}
 }
+
+// Only of those who are let in by a certificate is its remaining time told.
+func TestLifetimes(t *testing.T) {
+	w := newWorld(t)
+	var told []float64
+	a := Lifetimes(ClientCert(w.certs.CA.Pool(), func() time.Time { return w.now }), func() time.Time { return w.now }, func(s float64) { told = append(told, s) })
+	for _, r := range []*http.Request{request("/api"), with(request("/api"), w.certs.FrontProxyClient), with(request("/api"), w.certs.Admin)} {
+		_, _, _ = a.Authenticate(r)
+	}
+	admin, err := w.certs.Admin.Certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := admin.Leaf.NotAfter.Sub(w.now).Seconds(); len(told) != 1 || told[0] != want {
+		t.Errorf("told %v, want %v once", told, want)
+	}
+}

@@ -47,6 +47,18 @@ func ClientCert(roots *x509.CertPool, now func() time.Time) Authenticator {
 	})
 }
 
+// Lifetimes tells how long the certificates of those who are let in by a are
+// valid still, in seconds, with each request.
+func Lifetimes(a Authenticator, now func() time.Time, observe func(seconds float64)) Authenticator {
+	return Func(func(r *http.Request) (client.User, bool, error) {
+		u, ok, err := a.Authenticate(r)
+		if ok {
+			observe(r.TLS.PeerCertificates[0].NotAfter.Sub(now()).Seconds())
+		}
+		return u, ok, err
+	})
+}
+
 // certVerdict is kept by the hash of a certificate whose chain was good, so
 // that not every request of a connection verifies it again.
 type certVerdict struct {

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage/value"
 
+	"github.com/coxswain/cox/apiserver/reloads"
 	"github.com/coxswain/cox/internal/filewatch"
 	"github.com/coxswain/cox/store"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	Reload bool
 	Log    *slog.Logger
 	Now    func() time.Time
+	// Reloads counts what becomes of the file's changes; nil is nothing.
+	Reloads *reloads.Metrics
 }
 
 // Encryption holds the configuration that is in force. It is safe for
@@ -67,6 +70,7 @@ func Open(ctx context.Context, cfg Config) (*Encryption, error) {
 		cfg.Log.Warn("a key management plugin is not ready", "error", err)
 	}
 	e.current.Store(s)
+	cfg.Reloads.InForce(s.sum)
 	return e, nil
 }
 
@@ -105,6 +109,7 @@ func (e *Encryption) Run(ctx context.Context) error {
 		old := e.current.Load()
 		s, err := e.reload(ctx, old)
 		if err != nil {
+			e.cfg.Reloads.Failed()
 			e.cfg.Log.Error("the encryption configuration is not taken over; the one before stays in force", "error", err)
 			return
 		}
@@ -113,6 +118,7 @@ func (e *Encryption) Run(ctx context.Context) error {
 		}
 		e.current.Store(s)
 		follow(s)
+		e.cfg.Reloads.Taken(s.sum)
 		e.cfg.Log.Info("took over the new encryption configuration", "path", e.cfg.Path)
 		wg.Go(func() { old.retire(ctx) })
 	}, e.cfg.Path)

@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coxswain/cox/apiserver/reloads"
 )
 
 var secrets = schema.GroupResource{Resource: "secrets"}
@@ -204,6 +207,7 @@ func TestReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c")
 	config(t, path, "[secrets]", keyed("aesgcm", "k1", key1))
 	e := open(t, path, true)
+	e.cfg.Reloads = reloads.New("encryption", "me", time.Now)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
@@ -232,5 +236,14 @@ func TestReload(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(e.cfg.Reloads)
+	all, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := fmt.Sprint(all); !strings.Contains(text, `value:"success"`) || !strings.Contains(text, fmt.Sprintf("%x", e.current.Load().sum)) {
+		t.Errorf("the metrics say %s", text)
 	}
 }

@@ -79,6 +79,12 @@ type Member struct {
 	left  bool
 }
 
+// Name is the name of a server's identity Lease.
+func Name(hostname string, endpoint netip.AddrPort) string {
+	hash := sha256.Sum256([]byte(hostname + " " + endpoint.String()))
+	return "apiserver-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(hash[:16]))
+}
+
 // New returns a member that its peers do not know yet.
 func New(cfg Config) *Member {
 	if cfg.Now == nil {
@@ -87,8 +93,7 @@ func New(cfg Config) *Member {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	hash := sha256.Sum256([]byte(cfg.Hostname + " " + cfg.Endpoint.String()))
-	name := "apiserver-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(hash[:16]))
+	name := Name(cfg.Hostname, cfg.Endpoint)
 	return &Member{cfg: cfg, key: Prefix + cfg.Endpoint.Addr().String(), name: name, holder: name + "_" + rand.Text()}
 }
 

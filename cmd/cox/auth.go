@@ -144,6 +144,7 @@ func (cp *controlPlane) openOIDC(t *accountTokens) (*oidc.Authenticator, error) 
 	cfg := oidc.Config{
 		Path: a.AuthnConfig, Fixed: &configv1.AuthenticationConfiguration{}, Audiences: t.audiences, Taken: t.urls(),
 		Anonymous: authn.AnonymousAt(authn.HealthPaths()...), Now: time.Now, Log: cp.log.With("component", "oidc"),
+		Reloads: cp.reloads("authentication"),
 	}
 	switch a.Anonymous.text {
 	case "true":
@@ -185,7 +186,7 @@ func (cp *controlPlane) openOIDC(t *accountTokens) (*oidc.Authenticator, error) 
 func (cp *controlPlane) openAuthorizer(fs *authConfig) (*chain.Chain, error) {
 	cfg := chain.Config{
 		Path: fs.AuthzConfig, Types: map[string]authz.Authorizer{"Node": cp.nodes, "RBAC": cp.rbac},
-		Now: time.Now, Log: cp.log.With("component", "authorization"),
+		Now: time.Now, Log: cp.log.With("component", "authorization"), Reloads: cp.reloads("authorization"),
 	}
 	flag := "--authorization-config"
 	if fs.AuthzConfig != "" && (len(fs.AuthzModes) > 0 || fs.AuthzWebhook != "") {
@@ -247,5 +248,6 @@ func (cp *controlPlane) openEncryption(ctx context.Context) (*encryption.Encrypt
 	}
 	return encryption.Open(ctx, encryption.Config{
 		Path: a.EncryptionConfig, Reload: a.EncryptionReload, Now: time.Now, Log: cp.log.With("component", "encryption"),
+		Reloads: cp.reloads("encryption"),
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -39,6 +40,7 @@ import (
 	"github.com/coxswain/cox/apiserver/openapi"
 	"github.com/coxswain/cox/apiserver/peers"
 	"github.com/coxswain/cox/apiserver/rbacdefaults"
+	"github.com/coxswain/cox/apiserver/reloads"
 	"github.com/coxswain/cox/apiserver/services"
 	"github.com/coxswain/cox/apiserver/tokens"
 	"github.com/coxswain/cox/client"
@@ -103,6 +105,9 @@ type controlPlane struct {
 	agg     *aggregation.Aggregator
 	backend store.Backend
 	peers   *peers.Member
+	// followed are the metrics of configuration files that are followed.
+	followed []prometheus.Collector
+
 	steps   startSteps
 	records *audit.Counts
 	took    *store.Durations // by etcd
@@ -178,6 +183,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	cp.rbac = rbac.New()
 	cp.nodes = node.New(cp.root, nodeRules(policy))
+	lifetimes := newLifetimes()
 	order, err := cp.openAuthorizer(&c.auth)
 	if err != nil {
 		return err
@@ -235,7 +241,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		},
 		Authn: authn.Union(users.anonymous,
 			authn.FrontProxy(cp.bundle.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, time.Now),
-			authn.ClientCert(cp.bundle.CA.Pool(), time.Now),
+			authn.Lifetimes(authn.ClientCert(cp.bundle.CA.Pool(), time.Now), time.Now, lifetimes.Observe),
 			authn.Bearer(users.tokens)),
 		Authz: cp.auth, Audit: records, Extensions: ext, OpenAPI: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { docs().ServeHTTP(w, r) }), Paths: paths,
 		Flow:    cp.flowControl(paths),
@@ -246,7 +252,8 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 		return err
 	}
 	late.set(cp.server.Door())
-	cp.server.Metrics().MustRegister(cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on),
+	cp.server.Metrics().MustRegister(cp.followed...)
+	cp.server.Metrics().MustRegister(lifetimes, cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on),
 		libmetrics.New(legacyregistry.DefaultGatherer, libmetrics.CEL[:]...))
 	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{
@@ -276,14 +283,32 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 
 // member is this server among those that share its etcd.
 func (cp *controlPlane) member() *peers.Member {
+	return peers.New(peers.Config{
+		Backend: cp.backend, Door: cp.root, Hostname: cp.hostname(), Alone: cp.etcd != nil, Log: cp.log.With("component", "peers"),
+		Endpoint: cp.endpoint(),
+	})
+}
+
+func (cp *controlPlane) hostname() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = cp.cfg.NodeName
+		return cp.cfg.NodeName
 	}
-	return peers.New(peers.Config{
-		Backend: cp.backend, Door: cp.root, Hostname: host, Alone: cp.etcd != nil, Log: cp.log.With("component", "peers"),
-		Endpoint: netip.AddrPortFrom(netip.MustParseAddr(cp.cfg.AdvertiseAddress), uint16(cp.cfg.Port)),
-	})
+	return host
+}
+
+// endpoint is where other servers and pods reach this one.
+func (cp *controlPlane) endpoint() netip.AddrPort {
+	addr, _ := netip.ParseAddr(cp.cfg.AdvertiseAddress) // which the settings have checked
+	return netip.AddrPortFrom(addr, uint16(cp.cfg.Port))
+}
+
+// reloads are the metrics of a configuration file that is followed. They are
+// shown once there is a server to show them.
+func (cp *controlPlane) reloads(kind string) *reloads.Metrics {
+	m := reloads.New(kind, peers.Name(cp.hostname(), cp.endpoint()), time.Now)
+	cp.followed = append(cp.followed, m)
+	return m
 }
 
 // listen opens the HTTPS door.

@@ -25,6 +25,7 @@ import (
 	configv1 "k8s.io/apiserver/pkg/apis/apiserver/v1"
 
 	"github.com/coxswain/cox/apiserver/authn"
+	"github.com/coxswain/cox/apiserver/reloads"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/internal/filewatch"
 	"github.com/coxswain/cox/internal/memo"
@@ -47,6 +48,8 @@ type Config struct {
 	Anonymous authn.Authenticator
 	Log       *slog.Logger
 	Now       func() time.Time
+	// Reloads counts what becomes of the file's changes; nil is nothing.
+	Reloads *reloads.Metrics
 }
 
 // Authenticator is the configuration in force. It is safe for concurrent use.
@@ -84,6 +87,9 @@ func Open(cfg Config) (*Authenticator, error) {
 		return nil, err
 	}
 	a.current.Store(s)
+	if cfg.Path != "" {
+		cfg.Reloads.InForce(sha256.Sum256(s.data))
+	}
 	return a, nil
 }
 
@@ -142,6 +148,7 @@ func (a *Authenticator) Run(ctx context.Context) error {
 	return filewatch.Run(ctx, func() {
 		s, err := a.load()
 		if err != nil {
+			a.cfg.Reloads.Failed()
 			a.cfg.Log.Error("the authentication configuration is not taken over; the one before stays in force", "error", err)
 			return
 		}
@@ -153,6 +160,7 @@ func (a *Authenticator) Run(ctx context.Context) error {
 		for _, i := range old.issuers {
 			i.keys.close()
 		}
+		a.cfg.Reloads.Taken(sha256.Sum256(s.data))
 		a.cfg.Log.Info("took over the new authentication configuration", "path", a.cfg.Path)
 	}, a.cfg.Path)
 }

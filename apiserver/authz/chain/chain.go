@@ -6,6 +6,7 @@ package chain
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/coxswain/cox/apiserver/authz"
 	"github.com/coxswain/cox/apiserver/authz/webhook"
 	"github.com/coxswain/cox/apiserver/callout"
+	"github.com/coxswain/cox/apiserver/reloads"
 	"github.com/coxswain/cox/client"
 	"github.com/coxswain/cox/internal/filewatch"
 )
@@ -36,6 +38,8 @@ type Config struct {
 	Types map[string]authz.Authorizer
 	Log   *slog.Logger
 	Now   func() time.Time
+	// Reloads counts what becomes of the file's changes; nil is nothing.
+	Reloads *reloads.Metrics
 }
 
 // Chain is the configuration in force. It implements authz.Authorizer and
@@ -60,6 +64,9 @@ func Open(cfg Config) (*Chain, error) {
 		return nil, err
 	}
 	c.current.Store(l)
+	if cfg.Path != "" {
+		cfg.Reloads.InForce(sha256.Sum256(l.data))
+	}
 	return c, nil
 }
 
@@ -87,6 +94,7 @@ func (c *Chain) Run(ctx context.Context) error {
 			err = fmt.Errorf("authorizers other than webhooks cannot come or go while the server runs: there are %q, not %q", old.types, l.types)
 		}
 		if err != nil {
+			c.cfg.Reloads.Failed()
 			c.cfg.Log.Error("the authorization configuration is not taken over; the one before stays in force", "error", err)
 			return
 		}
@@ -97,6 +105,7 @@ func (c *Chain) Run(ctx context.Context) error {
 		for _, t := range old.targets {
 			t.Close()
 		}
+		c.cfg.Reloads.Taken(sha256.Sum256(l.data))
 		c.cfg.Log.Info("took over the new authorization configuration", "path", c.cfg.Path)
 	}, c.cfg.Path)
 }
