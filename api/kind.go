@@ -61,6 +61,9 @@ type Kind struct {
 	Views []View
 	// Verbs limits the main resource; nil means all eight.
 	Verbs []string
+	// Ending: the kind is being taken away with its objects. Discovery lists
+	// only what reads and deletes; updates, which take finalizers off, go on.
+	Ending bool
 
 	Strategy     Strategy
 	Subresources map[string]Subresource
@@ -126,6 +129,8 @@ type View struct {
 	// Check adds to the strategy's validation what only this version demands
 	// of a hub object written through it; old is nil on create.
 	Check func(obj, old runtime.Object) field.ErrorList
+	// CheckStatus takes Check's place for a write through status; nil: it does not.
+	CheckStatus func(obj, old runtime.Object) field.ErrorList
 	// Deprecated, where set, is the warning that every request through this
 	// version brings.
 	Deprecated string

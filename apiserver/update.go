@@ -319,8 +319,11 @@ func (u *updating) prepareUpdate(obj, old runtime.Object) error {
 	if u.strategy.ValidateUpdate != nil {
 		errs = append(errs, u.strategy.ValidateUpdate(obj, old)...)
 	}
-	if u.res.view.Check != nil && (u.req.Subresource == "" || u.res.custom) {
-		errs = append(errs, u.res.view.Check(obj, old)...)
+	switch view := u.res.view; {
+	case u.req.Subresource == "status" && view.CheckStatus != nil:
+		errs = append(errs, view.CheckStatus(obj, old)...)
+	case view.Check != nil && (u.req.Subresource == "" || u.res.custom):
+		errs = append(errs, view.Check(obj, old)...)
 	}
 	if err := u.invalid(m.GetName(), errs); err != nil {
 		return err

@@ -41,6 +41,7 @@ func (d *definition) row() *api.Kind {
 		Older:    d.older,
 		Strategy: *d.strategy(d.storage),
 		Schema:   sync.OnceValues(d.mergeSchema),
+		Ending:   d.terminating,
 	}
 	selectable := map[string]bool{}
 	for i := range d.crd.Spec.Versions {
@@ -96,7 +97,7 @@ func (d *definition) view(v *version) api.View {
 		Prune:   func(o runtime.Object) ([]error, error) { return v.normalize(o.(*unstructured.Unstructured), false) },
 		ToHub:   func(o runtime.Object) (runtime.Object, error) { return d.to(d.storage, o) },
 		FromHub: func(o runtime.Object) (runtime.Object, error) { return d.to(v, o) },
-		Check:   d.checkView(v),
+		Check:   d.checkView(v), CheckStatus: d.checkStatus(v),
 
 		FieldNames: []string{},
 	}
@@ -141,6 +142,19 @@ func (d *definition) checkView(v *version) func(o, old runtime.Object) field.Err
 			was = w.(*unstructured.Unstructured)
 		}
 		return v.validate(shown.(*unstructured.Unstructured), was)
+	}
+}
+
+// checkStatus is checkView for a write through status, where clients are told
+// the names of fields as they are within status.
+func (d *definition) checkStatus(v *version) func(o, old runtime.Object) field.ErrorList {
+	check := d.checkView(v)
+	return func(o, old runtime.Object) field.ErrorList {
+		errs := check(o, old)
+		for _, e := range errs {
+			e.Detail = strings.TrimPrefix(e.Detail, "status.")
+		}
+		return errs
 	}
 }
 

@@ -352,6 +352,10 @@ func TestDefinitionGoesWithItsObjects(t *testing.T) {
 	}
 	w.until(tabs+"/a", func(u *unstructured.Unstructured) bool { return u == nil })
 	w.refused(403, []string{"create not allowed while custom resource definition is terminating"}, "POST", tabs, tab("c", `{cronSpec: "*"}`))
+	listed, _ := json.Marshal(w.ok("GET", "/apis/stable.example.com/v1", ""))
+	if !strings.Contains(string(listed), `"verbs":["delete","deletecollection","get","list","watch"]`) {
+		t.Errorf("a definition that ends lists %s", listed)
+	}
 	w.ok("PATCH", tabs+"/b", `{"metadata":{"finalizers":null}}`, "Content-Type: application/merge-patch+json")
 	w.until(path, func(u *unstructured.Unstructured) bool { return u == nil })
 	w.until(tabs, func(u *unstructured.Unstructured) bool { return u == nil })

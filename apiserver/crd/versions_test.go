@@ -22,7 +22,7 @@ spec:
   - name: v1
     served: true
     storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {status: {type: object, properties: {x: {type: integer, maximum: 5}}}}}}
     subresources: {status: {}}
   - name: v2
     served: true
@@ -48,6 +48,8 @@ spec:
 			t.Errorf("%s %s: status %v, generation %d; want %v, %d", c.path, c.patch, got, u.GetGeneration(), c.want, c.generation)
 		}
 	}
+	// Messages name fields of status as they are within it.
+	w.refused(422, []string{"status.x: Invalid value: 6: x in body should be less than or equal to 5"}, "PATCH", at("1", "/a/status"), `{"status":{"x":6}}`, merge)
 	w.refused(404, nil, "PATCH", at("2", "/a/status"), `{"status":{}}`, merge)
 	for v, want := range map[string]bool{"1": true, "2": false} {
 		text, _ := json.Marshal(w.ok("GET", "/apis/fruit.example.com/v"+v, "").Object)

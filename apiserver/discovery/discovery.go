@@ -111,6 +111,8 @@ func mainVerbs(k *api.Kind) []string {
 	case verbs != nil:
 	case k.Prefix == "":
 		verbs = []string{"create"}
+	case custom(k) && k.Ending:
+		return []string{"delete", "deletecollection", "get", "list", "watch"}
 	case custom(k): // in upstream's order, which is not sorted
 		return []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}
 	default:
