@@ -47,11 +47,10 @@ func fits(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *reason {
 	if most := capacity.Pods().Value(); most > 0 && int64(len(others))+1 > most {
 		return insufficient("pods", 1, int64(len(others)), most)
 	}
-	opts := resourcehelper.PodResourcesOptions{}
-	want := resourcehelper.PodRequests(pod, opts)
+	want := counted(pod)
 	used := corev1.ResourceList{}
 	for _, o := range others {
-		for name, q := range resourcehelper.PodRequests(o, opts) {
+		for name, q := range counted(o) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -82,6 +81,19 @@ func fits(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *reason {
 		}
 	}
 	return nil
+}
+
+// counted is what a pod asks of the node's own resources. The extended ones
+// that the scheduler serves from devices of a claim (KEP-5004) are none of
+// these, even where a device plugin once offered some of the same name.
+func counted(pod *corev1.Pod) corev1.ResourceList {
+	out := resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{})
+	if claimed := pod.Status.ExtendedResourceClaimStatus; claimed != nil {
+		for _, m := range claimed.RequestMappings {
+			delete(out, corev1.ResourceName(m.ResourceName))
+		}
+	}
+	return out
 }
 
 func amount(name corev1.ResourceName, q resource.Quantity) int64 {

@@ -313,7 +313,7 @@ func TestClaimants(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	node := &corev1.Node{}
-	node.Status.Allocatable = corev1.ResourceList{"cpu": *q("2"), "memory": *q("1Gi"), "pods": *q("2")}
+	node.Status.Allocatable = corev1.ResourceList{"cpu": *q("2"), "memory": *q("1Gi"), "pods": *q("2"), "example.com/d": *q("0"), "example.com/e": *q("1")}
 	node.Spec.Taints = []corev1.Taint{{Key: "k", Value: "v", Effect: corev1.TaintEffectNoExecute}, {Key: "other", Effect: corev1.TaintEffectNoSchedule}}
 	tolerating := []corev1.Toleration{{Key: "k", Operator: corev1.TolerationOpExists}}
 	pod := func(cpu string, port int32, tol []corev1.Toleration) *corev1.Pod {
@@ -321,6 +321,20 @@ func TestAdmit(t *testing.T) {
 		c := corev1.Container{Name: "c", Ports: []corev1.ContainerPort{{ContainerPort: 80, HostPort: port}}}
 		c.Resources.Requests = corev1.ResourceList{"cpu": *q(cpu)}
 		p.Spec.Containers, p.Spec.Tolerations = []corev1.Container{c}, tol
+		return p
+	}
+	with := func(name corev1.ResourceName, p *corev1.Pod) *corev1.Pod {
+		p.Spec.Containers[0].Resources.Requests[name] = *q("1")
+		return p
+	}
+	served := func(p *corev1.Pod) *corev1.Pod {
+		p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "made"}
+		for name := range p.Spec.Containers[0].Resources.Requests {
+			if name != corev1.ResourceCPU {
+				p.Status.ExtendedResourceClaimStatus.RequestMappings = append(p.Status.ExtendedResourceClaimStatus.RequestMappings,
+					corev1.ContainerExtendedResourceRequest{ContainerName: "c", ResourceName: string(name), RequestName: "r"})
+			}
+		}
 		return p
 	}
 	for _, c := range []struct {
@@ -335,6 +349,9 @@ func TestAdmit(t *testing.T) {
 		{"too many", pod("1m", 0, tolerating), []*corev1.Pod{pod("1m", 0, nil), pod("1m", 0, nil)}, false, "OutOfpods: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2"},
 		{"taint", pod("1", 0, nil), nil, false, "TaintToleration: Predicate TaintToleration failed: node(s) had untolerated taint {k: v}"},
 		{"static", pod("1", 0, nil), nil, true, ""},
+		{"devices of a plugin that is gone", with("example.com/d", pod("1", 0, tolerating)), nil, false, "OutOfexample.com/d: Node didn't have enough resource: example.com/d, requested: 1, used: 0, capacity: 0"},
+		{"devices of a claim", served(with("example.com/d", pod("1", 0, tolerating))), nil, false, ""},
+		{"beside devices of a claim", with("example.com/e", pod("1", 0, tolerating)), []*corev1.Pod{served(with("example.com/e", pod("1m", 0, nil)))}, false, ""},
 		{"port", pod("1", 80, tolerating), []*corev1.Pod{pod("1m", 80, nil)}, false, "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},
 		{"affinity", func() *corev1.Pod {
 			p := pod("1", 0, tolerating)

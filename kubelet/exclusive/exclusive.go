@@ -185,7 +185,7 @@ func (m *Manager) deviceWishes(pod *corev1.Pod, c *corev1.Container) []devices.W
 	}
 	var out []devices.Wish
 	for name, q := range c.Resources.Limits {
-		if q.Sign() > 0 && m.cfg.Devices.Manages(name) {
+		if q.Sign() > 0 && m.cfg.Devices.Manages(name) && !claimed(pod, c.Name, name) {
 			out = append(out, devices.Wish{Resource: string(name), Count: int(q.Value())})
 		}
 	}
@@ -199,6 +199,15 @@ func (m *Manager) deviceWishes(pod *corev1.Pod, c *corev1.Container) []devices.W
 		out[i].Reusable = m.reusableDevices(pod, c, out[i].Resource)
 	}
 	return out
+}
+
+// claimed says that the scheduler serves a container's extended resource from
+// the devices of a claim (KEP-5004): no plugin is asked for any.
+func claimed(pod *corev1.Pod, container string, name corev1.ResourceName) bool {
+	by := pod.Status.ExtendedResourceClaimStatus
+	return by != nil && slices.ContainsFunc(by.RequestMappings, func(m corev1.ContainerExtendedResourceRequest) bool {
+		return m.ContainerName == container && m.ResourceName == string(name)
+	})
 }
 
 // reusableDevices are those of the pod's init containers that are done before
