@@ -3,6 +3,7 @@ package kubelet
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -63,6 +64,9 @@ func makeStatus(s *podState, p *plan, node nodeFacts) *corev1.PodStatus {
 		settleUnknown(st)
 	}
 	st.Conditions = conditions(s, p, st)
+	// In the order of their names, as observed of upstream's kubelet 1.36; only
+	// init containers keep that of the specification.
+	slices.SortFunc(st.ContainerStatuses, func(a, b corev1.ContainerStatus) int { return strings.Compare(a.Name, b.Name) })
 	return st
 }
 

@@ -90,6 +90,13 @@ PodReadyToStartContainers=True
 Initialized=True
 Ready=False ContainersNotReady: containers with unready status: [a b]
 ContainersReady=False ContainersNotReady: containers with unready status: [a b]`},
+		{"by name", newScene(always, app("b", "a"), box("s", 0, true), has("s", "a", 0, -1, 0)), `Pending
+a=running+ready+started
+b=ContainerCreating
+PodReadyToStartContainers=True
+Initialized=True
+Ready=False ContainersNotReady: containers with unready status: [b]
+ContainersReady=False ContainersNotReady: containers with unready status: [b]`},
 		{"probed", newScene(always, app("a"), box("s", 0, true), has("s", "a", 0, -1, 0), with(func(s *scene) {
 			s.Pod.Spec.Containers[0].ReadinessProbe = &corev1.Probe{}
 			s.Probes["a.0"] = probes.Result{Ready: probes.Success}
