@@ -1,6 +1,7 @@
 package apps
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -196,5 +197,26 @@ func TestRevisions(t *testing.T) {
 	obj.(*appsv1.StatefulSet).Spec.RevisionHistoryLimit = new(int32(-1))
 	if got := k.Strategy.Warnings(obj, nil); len(got) != 1 || !strings.Contains(got[0], "a negative value retains all historical revisions") {
 		t.Errorf("warnings %q", got)
+	}
+}
+
+// Who names the strategy of a StatefulSet says all of it.
+func TestStrategyDefaults(t *testing.T) {
+	k, _ := kind(t, "statefulsets")
+	for in, want := range map[string]string{
+		`{}`:                    `{"type":"RollingUpdate","rollingUpdate":{"partition":0}}`,
+		`{type: RollingUpdate}`: `{"type":"RollingUpdate"}`,
+		`{rollingUpdate: {}}`:   `{"type":"RollingUpdate","rollingUpdate":{"partition":0}}`,
+		`{type: RollingUpdate, rollingUpdate: {}}`: `{"type":"RollingUpdate","rollingUpdate":{"partition":0}}`,
+		`{type: OnDelete}`:                         `{"type":"OnDelete"}`,
+	} {
+		obj := &appsv1.StatefulSet{}
+		if err := yaml.Unmarshal([]byte("spec: {updateStrategy: "+in+"}"), obj); err != nil {
+			t.Fatal(err)
+		}
+		k.Strategy.Default(obj)
+		if got, err := json.Marshal(obj.Spec.UpdateStrategy); err != nil || string(got) != want {
+			t.Errorf("%s: %s, want %s (%v)", in, got, want, err)
+		}
 	}
 }

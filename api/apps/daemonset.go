@@ -55,7 +55,7 @@ func daemonSetKind(on podspec.Gates) *api.Kind {
 			},
 			Validate: api.Check(func(d *appsv1.DaemonSet) field.ErrorList { return validateDaemonSet(d, nil) }),
 			ValidateUpdate: api.Check2(func(d, old *appsv1.DaemonSet) field.ErrorList {
-				return append(validateDaemonSet(d, old), check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
+				return append(check.Immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector")), validateDaemonSet(d, old)...)
 			}),
 			Warnings: func(o, prev runtime.Object) []string {
 				return templateWarnings(o, prev, &o.(*appsv1.DaemonSet).Spec.Template, false)

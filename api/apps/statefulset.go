@@ -99,10 +99,12 @@ func dropMaxUnavailable(s, old *appsv1.StatefulSet) {
 func defaultStatefulSet(o *appsv1.StatefulSet) {
 	s := &o.Spec
 	api.DefaultValue(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
-	api.DefaultValue(&s.UpdateStrategy.Type, appsv1.RollingUpdateStatefulSetStrategyType)
-	if s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
-		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
-		api.DefaultPtr(&s.UpdateStrategy.RollingUpdate.Partition, 0)
+	if u := &s.UpdateStrategy; u.Type == "" { // who names it may leave the rest out
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		api.DefaultPtr(&u.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if u := &s.UpdateStrategy; u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
+		api.DefaultPtr(&u.RollingUpdate.Partition, 0)
 	}
 	api.DefaultPtr(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
 	api.DefaultValue(&s.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
@@ -138,7 +140,7 @@ func validateStatefulSet(o, old *appsv1.StatefulSet) field.ErrorList {
 	if old != nil {
 		oldSelector = old.Spec.Selector
 	}
-	if s.ServiceName != "" && (old == nil || old.Spec.ServiceName != s.ServiceName) {
+	if s.ServiceName != "" && old == nil {
 		errs = append(errs, check.Each(path.Child("serviceName"), s.ServiceName, validation.IsDNS1123Label(s.ServiceName))...)
 	}
 	selector, selErrs := check.RequiredSelector(s.Selector, oldSelector, "empty selector is invalid for statefulset", "", path.Child("selector"))

@@ -1,8 +1,6 @@
 package batch
 
 import (
-	"maps"
-
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -43,22 +41,18 @@ func suspendedAndStopped(j *batchv1.Job) bool {
 	return j.Status.StartTime == nil
 }
 
-// validateTemplateUpdate lets only the scheduling directives and the resources
-// of a stopped job change (KEP-2926, KEP-5440).
+// validateTemplateUpdate lets only the metadata, the scheduling directives and
+// the resources of a stopped job change (KEP-2926, KEP-5440).
 func validateTemplateUpdate(s, old *batchv1.JobSpec, stopped bool, path *field.Path) field.ErrorList {
 	if !stopped {
 		return check.Immutable(s.Template, old.Template, path)
 	}
-	t := old.Template.DeepCopy()
-	t.Labels, t.Annotations = maps.Clone(s.Template.Labels), maps.Clone(s.Template.Annotations)
-	t.Spec.NodeSelector, t.Spec.Affinity = s.Template.Spec.NodeSelector, s.Template.Spec.Affinity
-	t.Spec.Tolerations, t.Spec.SchedulingGates = s.Template.Spec.Tolerations, s.Template.Spec.SchedulingGates
-	keepResources(t.Spec.Containers, s.Template.Spec.Containers)
-	keepResources(t.Spec.InitContainers, s.Template.Spec.InitContainers)
-	if check.Equal(t, &s.Template) {
-		return nil
-	}
-	return check.Immutable(s.Template, *t, path)
+	spec, now := old.Template.Spec.DeepCopy(), &s.Template.Spec
+	spec.NodeSelector, spec.Affinity = now.NodeSelector, now.Affinity
+	spec.Tolerations, spec.SchedulingGates = now.Tolerations, now.SchedulingGates
+	keepResources(spec.Containers, now.Containers)
+	keepResources(spec.InitContainers, now.InitContainers)
+	return check.Immutable(*now, *spec, path.Child("spec"))
 }
 
 // keepResources gives each container of to the resources of its namesake.

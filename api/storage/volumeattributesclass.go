@@ -22,14 +22,14 @@ func volumeAttributesClassKind() *api.Kind {
 		Strategy: api.Strategy{
 			Validate: api.Check(validateAttributesClass),
 			ValidateUpdate: api.Check2(func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
-				errs := validateAttributesClass(c)
+				var errs field.ErrorList
 				if c.DriverName != old.DriverName {
 					errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
 				}
 				if !check.Equal(c.Parameters, old.Parameters) {
 					errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
 				}
-				return errs
+				return append(errs, validateAttributesClass(c)...)
 			}),
 		},
 		Columns: []metav1.TableColumnDefinition{
