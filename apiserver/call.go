@@ -310,7 +310,11 @@ func (s *Server) decide(ctx context.Context, a *authz.Attributes, rec *audit.Rec
 		// The text can name servers that are no business of the user's.
 		return apierrors.NewInternalError(errors.New("the request could not be authorized"))
 	}
-	s.metrics.gates.denied.add(took)
+	if decision == authz.Deny {
+		s.metrics.gates.denied.add(took)
+	} else {
+		s.metrics.gates.unmoved.add(took)
+	}
 	if rec != nil {
 		rec.Annotate("authorization.k8s.io/decision", "forbid")
 		rec.Annotate("authorization.k8s.io/reason", reason)

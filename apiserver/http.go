@@ -48,7 +48,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if err != nil {
 				s.log.Debug("request not authenticated", "path", r.URL.Path, "error", err)
 			}
-			s.metrics.gates.unknown.add(time.Since(begin))
+			s.metrics.gates.unauthenticated(err, time.Since(begin))
 			err = apierrors.NewUnauthorized("Unauthorized")
 			s.auditUnknown(r, f, wire.Status(err))
 			s.fail(w, r, err)

@@ -99,7 +99,8 @@ func (h *httpCall) stream(ctx context.Context, w store.Watcher, start time.Time)
 	if rc.Flush() != nil {
 		return
 	}
-	f := &framer{h: h, start: start, sent: h.srv.metrics.gates.sent(h.req.Resource)}
+	f := &framer{h: h, start: start}
+	f.sent, f.size = h.srv.metrics.gates.sent(h.req.Resource)
 	slow := stickiness{stuck: stuck{w: h.w}}
 	defer slow.finish()
 	if !h.selects() {
@@ -177,6 +178,7 @@ type framer struct {
 	start  time.Time
 	tabled bool // columns have been sent
 	sent   prometheus.Counter
+	size   prometheus.Observer
 	head   *wire.Head
 	room   [24]byte // for an event's resourceVersion
 }
@@ -187,7 +189,9 @@ func (f *framer) drain(buf *[]byte, ev store.Event, more <-chan store.Event) boo
 	defer func() { f.sent.Add(float64(n)) }()
 	for {
 		n++
+		before := len(*buf)
 		*buf = f.append(*buf, ev)
+		f.size.Observe(float64(len(*buf) - before))
 		if ev.Type == store.Error {
 			return false
 		}

@@ -1,15 +1,19 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/coxswain/cox/internal/batched"
 )
@@ -28,7 +32,7 @@ func (s *Server) Listen(l net.Listener, cfg *tls.Config) *Listening {
 	g := &Listening{srv: s, listener: &listener{Listener: l, srv: s}, done: make(chan struct{}), http: &http.Server{
 		Handler: s, TLSConfig: cfg,
 		ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 90 * time.Second,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ErrorLog: log.New(&handshakes{slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), s.metrics.gates.handshakes}, "", 0),
 		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: 250},
 	}}
 	go func() {
@@ -42,6 +46,22 @@ func (s *Server) Listen(l net.Listener, cfg *tls.Config) *Listening {
 		}
 	}()
 	return g
+}
+
+// handshakes is where net/http's log goes, which alone tells that a connection
+// never became one of TLS.
+type handshakes struct {
+	log  *log.Logger
+	lost prometheus.Counter
+}
+
+// Write logs a line, and counts it if it is of such a connection.
+func (h *handshakes) Write(line []byte) (int, error) {
+	if bytes.HasPrefix(line, []byte("http: TLS handshake error from ")) {
+		h.lost.Inc()
+	}
+	h.log.Print(string(line))
+	return len(line), nil
 }
 
 // A door that closes waits until no HTTP/1 request has come for a moment, and

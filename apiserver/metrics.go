@@ -51,11 +51,11 @@ func newMetrics() *metrics {
 		registry: prometheus.NewRegistry(),
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total",
-			Help: "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+			Help: "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
 		}, []string{"code", "component", "dry_run", "group", "resource", "scope", "subresource", "system_client", "verb", "version"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_request_duration_seconds",
-			Help:    "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+			Help:    "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
 			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
 		}, []string{"component", "dry_run", "group", "resource", "scope", "subresource", "verb", "version"}),
 		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -65,12 +65,12 @@ func newMetrics() *metrics {
 		}, []string{"component", "group", "resource", "scope", "subresource", "verb", "version"}),
 		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_response_sizes",
-			Help:    "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
+			Help:    "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.",
 			Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
 		}, []string{"component", "group", "resource", "scope", "subresource", "verb", "version"}),
 		gates: newGates(),
 	}
-	m.registry.MustRegister(m.total, m.duration, m.sli, m.sizes, m.gates, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.total, m.duration, m.sli, m.sizes, m.gates, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsAll)),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m

@@ -64,8 +64,8 @@ func TestMetrics(t *testing.T) {
 		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="true",type="validate"}`:                                                                              "1",
 		`apiserver_admission_controller_admission_duration_seconds_count{name="Veto",operation="CREATE",rejected="true",type="validate"}`:                                                            "1",
 		`apiserver_watch_list_duration_seconds_count{group="",resource="configmaps",scope="namespace",version="v1"}`:                                                                                 "1",
-		`authorization_attempts_total{result="denied"}`:    "1",
-		`apiserver_storage_objects{resource="configmaps"}`: "1",
+		`authorization_attempts_total{result="no-opinion"}`:                                                                                                                                          "1",
+		`apiserver_storage_objects{resource="configmaps"}`:                                                                                                                                           "1",
 	} {
 		if have[name] != want {
 			t.Errorf("%s = %q, want %s", name, have[name], want)

@@ -18,11 +18,11 @@ func newStored(s *Server) *stored {
 	return &stored{
 		s: s,
 		objects: prometheus.NewDesc("apiserver_storage_objects",
-			"Number of stored objects at the time of last check split by kind.", []string{"resource"}, nil),
+			"[STABLE] (Deprecated since 1.34.0) [DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.", []string{"resource"}, nil),
 		resource: prometheus.NewDesc("apiserver_resource_objects",
-			"Number of stored objects at the time of last check split by kind.", []string{"group", "resource"}, nil),
+			"[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.", []string{"group", "resource"}, nil),
 		build: prometheus.NewDesc("kubernetes_build_info",
-			"A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
+			"[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running.",
 			[]string{"major", "minor", "git_version", "git_commit", "git_tree_state", "build_date", "go_version", "compiler", "platform"}, nil),
 	}
 }

@@ -46,17 +46,17 @@ func NewMetrics() *Metrics {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 	}
 	m := &Metrics{
-		depth:    gauge("workqueue_depth", "Current depth of workqueue", queue),
-		adds:     counter("workqueue_adds_total", "Total number of adds handled by workqueue", queue),
-		retries:  counter("workqueue_retries_total", "Total number of retries handled by workqueue", queue),
-		waited:   histogram("workqueue_queue_duration_seconds", "How long in seconds an item stays in workqueue before being requested.", times, queue),
-		worked:   histogram("workqueue_work_duration_seconds", "How long in seconds processing an item from workqueue takes.", times, queue),
+		depth:    gauge("workqueue_depth", "[BETA] Current depth of workqueue", queue),
+		adds:     counter("workqueue_adds_total", "[BETA] Total number of adds handled by workqueue", queue),
+		retries:  counter("workqueue_retries_total", "[BETA] Total number of retries handled by workqueue", queue),
+		waited:   histogram("workqueue_queue_duration_seconds", "[BETA] How long in seconds an item stays in workqueue before being requested.", times, queue),
+		worked:   histogram("workqueue_work_duration_seconds", "[BETA] How long in seconds processing an item from workqueue takes.", times, queue),
 		leader:   gauge("leader_election_master_status", "Gauge of if the reporting system is master of the relevant lease, 0 indicates backup, 1 indicates master. 'name' is the string used to identify the lease. Please make sure to group by name.", queue),
-		requests: counter("rest_client_requests_total", "Number of HTTP requests, partitioned by status code, method, and host.", []string{"code", "host", "method"}),
-		took: histogram("rest_client_request_duration_seconds", "Request latency in seconds. Broken down by verb, and host.",
+		requests: counter("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.", []string{"code", "host", "method"}),
+		took: histogram("rest_client_request_duration_seconds", "[ALPHA] Request latency in seconds. Broken down by verb, and host.",
 			[]float64{0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60}, []string{"host", "verb"}),
 		unfinished: prometheus.NewDesc("workqueue_unfinished_work_seconds", "How many seconds of work has been done that is in progress and hasn't been observed by work_duration.", queue, nil),
-		longest:    prometheus.NewDesc("workqueue_longest_running_processor_seconds", "How many seconds has the longest running processor for workqueue been running.", queue, nil),
+		longest:    prometheus.NewDesc("workqueue_longest_running_processor_seconds", "[BETA] How many seconds has the longest running processor for workqueue been running.", queue, nil),
 		loops:      map[string]map[*Loop]bool{},
 	}
 	m.measured = metricset.Set{m.depth, m.leader, m.adds, m.retries, m.requests, m.waited, m.worked, m.took}

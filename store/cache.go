@@ -202,6 +202,7 @@ func (c *cache) install(ctx context.Context, entries []*Entry, revision int64) e
 		}
 	}
 	close(c.ready)
+	c.d.took.initialized()
 	return nil
 }
 
@@ -278,6 +279,7 @@ func (c *cache) read(ctx context.Context, kv *mvccpb.KeyValue, gone bool, like *
 	case err != nil:
 		c.feed.s.log.Error("an object in etcd cannot be read; it is left out of lists and watches", "key", full, "err", err)
 		in.bad = true
+		c.d.took.undecodable()
 	}
 	in.entry = e
 	if e != nil && like != nil {

@@ -95,10 +95,12 @@ func (c *cached) walk(out *List, t *tree, prefix string, plan listPlan, p Predic
 		out.Entries = make([]*Entry, 0, t.Len())
 	}
 	full, left := false, int64(0)
+	read := 0
 	t.AscendGreaterOrEqual(item{key: prefix + plan.start}, func(it item) bool {
 		if !strings.HasPrefix(it.key, prefix) {
 			return false
 		}
+		read++
 		if full { // count what is left, if anyone is told
 			left++
 			return all
@@ -109,6 +111,7 @@ func (c *cached) walk(out *List, t *tree, prefix string, plan listPlan, p Predic
 		}
 		return true
 	})
+	c.took.listedCached(read, len(out.Entries))
 	if !full {
 		return nil
 	}

@@ -122,7 +122,7 @@ func (d *direct) Get(ctx context.Context, key, resourceVersion string) (*Entry, 
 func (d *direct) read(ctx context.Context, key string) (*Entry, int64, error) {
 	begin := time.Now()
 	resp, err := d.s.cfg.Backend.Get(ctx, d.root+key)
-	d.took.since(opGet, begin)
+	d.took.since(opGet, begin, err)
 	if err != nil {
 		return nil, 0, asStatus(err, d.gr, "get")
 	}
@@ -150,7 +150,9 @@ func (d *direct) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 		next  = d.root + prefix + plan.start
 		end   = clientv3.GetPrefixRangeEnd(d.root + prefix)
 		exact = pred.Empty() // then each key read is one listed
+		read  int
 	)
+	defer func() { d.took.listedStored(read, len(out.Entries)) }()
 	for {
 		size := int64(pageSize)
 		if exact && plan.limit > 0 {
@@ -158,7 +160,7 @@ func (d *direct) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 		}
 		begin := time.Now()
 		resp, err := d.s.cfg.Backend.Get(ctx, next, clientv3.WithRange(end), clientv3.WithRev(rev), clientv3.WithLimit(size))
-		d.took.since(opList, begin)
+		d.took.since(opList, begin, err)
 		if err != nil {
 			return nil, d.listError(err, plan, strings.TrimPrefix(next, d.root+prefix))
 		}
@@ -168,6 +170,7 @@ func (d *direct) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 			}
 			out.Revision = rev
 		}
+		read += len(resp.Kvs)
 		for i, kv := range resp.Kvs {
 			e, err := d.entry(ctx, kv)
 			if err != nil {

@@ -11,29 +11,32 @@ import (
 // TestStopwatch: each operation of each kind is measured by itself, and none
 // without a collector.
 func TestStopwatch(t *testing.T) {
-	(&stopwatch{}).since(opGet, time.Now())
+	(&stopwatch{}).since(opGet, time.Now(), nil)
 	d := NewDurations()
 	pods := stopwatch{of: d, gr: schema.GroupResource{Resource: "pods"}}
 	for range 3 {
-		pods.since(opCreate, time.Now())
+		pods.since(opCreate, time.Now(), nil)
 	}
-	pods.since(opGet, time.Now())
+	pods.since(opGet, time.Now(), nil)
 	leases := stopwatch{of: d, gr: schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}}
-	leases.since(opUpdate, time.Now())
+	leases.since(opUpdate, time.Now(), errNotLoaded)
 	(&stopwatch{}).received(1)
 	pods.received(2)
 	pods.received(1)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(d)
 	families, err := registry.Gather()
-	if err != nil || len(families) != 2 || families[1].GetName() != "etcd_request_duration_seconds" {
+	if err != nil || len(families) != 5 || families[2].GetName() != "etcd_request_duration_seconds" {
 		t.Fatal(families, err)
 	}
 	if m := families[0].GetMetric(); len(m) != 1 || m[0].GetCounter().GetValue() != 3 {
 		t.Errorf("events received: %v", m)
 	}
+	if m := families[3].GetMetric(); families[3].GetName() != "etcd_request_errors_total" || len(m) != 1 || m[0].GetCounter().GetValue() != 1 {
+		t.Errorf("errors: %v", families[3])
+	}
 	got := map[string]uint64{}
-	for _, m := range families[1].GetMetric() {
+	for _, m := range families[2].GetMetric() {
 		name := ""
 		for _, l := range m.GetLabel() { // group, operation, resource
 			name += l.GetValue() + "/"

@@ -278,7 +278,7 @@ func (d *direct) commit(ctx context.Context, w *write, cur *Entry) (*Entry, int6
 	if err == nil && !done {
 		err = fence.check(ctx)
 	}
-	d.took.since(op, begin)
+	d.took.since(op, begin, err)
 	if err != nil || !done {
 		if d.cache != nil {
 			d.cache.unexpect(w)
@@ -304,7 +304,7 @@ func (d *direct) remove(ctx context.Context, cur *Entry) (*Entry, int64, error) 
 		If(append(fence.holds(), clientv3.Compare(clientv3.ModRevision(full), "=", cur.Revision))...).
 		Then(clientv3.OpDelete(full)).
 		Commit()
-	d.took.since(opDelete, begin)
+	d.took.since(opDelete, begin, err)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 var unavailable = prometheus.NewDesc("aggregator_unavailable_apiservice",
-	"Gauge of APIServices which are marked as unavailable broken down by APIService name.", []string{"name"}, nil)
+	"[ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.", []string{"name"}, nil)
 
 func newFalls() *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{

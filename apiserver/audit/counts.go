@@ -22,10 +22,10 @@ type Counts struct {
 func NewCounts() *Counts {
 	c := &Counts{
 		events: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "apiserver_audit_event_total", Help: "Counter of audit events generated and sent to the audit backend.",
+			Name: "apiserver_audit_event_total", Help: "[ALPHA] Counter of audit events generated and sent to the audit backend.",
 		}),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "apiserver_audit_requests_rejected_total", Help: "Counter of apiserver requests rejected due to an error in audit logging backend.",
+			Name: "apiserver_audit_requests_rejected_total", Help: "[ALPHA] Counter of apiserver requests rejected due to an error in audit logging backend.",
 		}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_audit_error_total", Help: "Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.",

@@ -71,7 +71,7 @@ type Turn struct {
 	seats  int
 	began  time.Time
 	guess  float64
-	write  bool
+	watch  bool
 }
 
 // Take waits for a request's turn. The error is a 429, or a 504 when the
@@ -95,9 +95,9 @@ func (t *Turn) Release() {
 	now := time.Now()
 	t.pool.end(t, now)
 	t.pool = nil
-	ran := t.usage.read
-	if t.write {
-		ran = t.usage.written
+	ran := t.usage.regular
+	if t.watch {
+		ran = t.usage.watches
 	}
 	ran.Observe(now.Sub(t.began).Seconds())
 }

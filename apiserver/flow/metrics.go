@@ -16,11 +16,11 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: namespace + "request_wait_duration_seconds", Help: "Length of time a request spent waiting in its queue",
+			Name: namespace + "request_wait_duration_seconds", Help: "[BETA] Length of time a request spent waiting in its queue",
 			Buckets: []float64{0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30},
 		}, []string{"execute", "flow_schema", "priority_level"}),
 		runs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: namespace + "request_execution_seconds", Help: "Duration of initial stage (for a WATCH request) or any (for a non-WATCH request) stage of request execution in the API Priority and Fairness subsystem",
+			Name: namespace + "request_execution_seconds", Help: "[ALPHA] Duration of initial stage (for a WATCH) or any (for a non-WATCH) stage of request execution in the API Priority and Fairness subsystem",
 			Buckets: []float64{0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30},
 		}, []string{"flow_schema", "priority_level", "type"}),
 	}
@@ -30,7 +30,7 @@ func (m *metrics) usage(schema, level string) *usage {
 	return &usage{
 		schema: schema,
 		waited: m.waits.WithLabelValues("true", schema, level), refused: m.waits.WithLabelValues("false", schema, level),
-		read: m.runs.WithLabelValues(schema, level, "readOnly"), written: m.runs.WithLabelValues(schema, level, "mutating"),
+		regular: m.runs.WithLabelValues(schema, level, "regular"), watches: m.runs.WithLabelValues(schema, level, "watch"),
 	}
 }
 
@@ -38,7 +38,7 @@ func (m *metrics) forget(schema, level string) {
 	for _, v := range []string{"true", "false"} {
 		m.waits.DeleteLabelValues(v, schema, level)
 	}
-	for _, v := range []string{"readOnly", "mutating"} {
+	for _, v := range []string{"regular", "watch"} {
 		m.runs.DeleteLabelValues(schema, level, v)
 	}
 }
@@ -63,16 +63,16 @@ type collector struct {
 func (c *Controller) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{c.metrics.waits, c.metrics.runs, &collector{
 		c:          c,
-		dispatched: perSchema("dispatched_requests_total", "Number of requests executed by API Priority and Fairness subsystem"),
+		dispatched: perSchema("dispatched_requests_total", "[BETA] Number of requests executed by API Priority and Fairness subsystem"),
 		rejected:   perSchema("rejected_requests_total", "Number of requests rejected by API Priority and Fairness subsystem", "reason"),
-		waiting:    perSchema("current_inqueue_requests", "Number of requests currently pending in queues of the API Priority and Fairness subsystem"),
-		executing:  perSchema("current_executing_requests", "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem"),
-		seats:      perSchema("current_executing_seats", "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem"),
-		nominal:    perLevel("nominal_limit_seats", "Nominal number of execution seats configured for each priority level"),
-		lower:      perLevel("lower_limit_seats", "Configured lower bound on number of execution seats available to each priority level"),
-		upper:      perLevel("upper_limit_seats", "Configured upper bound on number of execution seats available to each priority level"),
-		current:    perLevel("current_limit_seats", "current derived number of execution seats available to each priority level"),
-		demand:     perLevel("demand_seats_high_watermark", "High watermark, over last adjustment period, of demand_seats"),
+		waiting:    perSchema("current_inqueue_requests", "[BETA] Number of requests currently pending in queues of the API Priority and Fairness subsystem"),
+		executing:  perSchema("current_executing_requests", "[BETA] Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem"),
+		seats:      perSchema("current_executing_seats", "[BETA] Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem"),
+		nominal:    perLevel("nominal_limit_seats", "[BETA] Nominal number of execution seats configured for each priority level"),
+		lower:      perLevel("lower_limit_seats", "[ALPHA] Configured lower bound on number of execution seats available to each priority level"),
+		upper:      perLevel("upper_limit_seats", "[ALPHA] Configured upper bound on number of execution seats available to each priority level"),
+		current:    perLevel("current_limit_seats", "[ALPHA] current derived number of execution seats available to each priority level"),
+		demand:     perLevel("demand_seats_high_watermark", "[ALPHA] High watermark, over last adjustment period, of demand_seats"),
 	}}
 }
 

@@ -50,7 +50,7 @@ type usage struct {
 	executing, seats, waiting int
 	rejected                  [reasons]uint64
 	waited, refused           prometheus.Observer
-	read, written             prometheus.Observer
+	regular, watches          prometheus.Observer
 }
 
 type queue struct {
@@ -106,7 +106,7 @@ func (p *pool) take(ctx context.Context, s *flowSchema, a *Attributes, now time.
 		p.begin(u, seats)
 		p.high = max(p.high, p.inUse)
 		p.mu.Unlock()
-		return Turn{pool: p, schema: s, usage: u, seats: seats, began: now, write: a.mutating()}, granted
+		return Turn{pool: p, schema: s, usage: u, seats: seats, began: now, watch: a.Verb == "watch"}, granted
 	}
 	p.starved = true
 	p.high = max(p.high, p.inUse+p.wanted+seats)
@@ -239,7 +239,7 @@ func (p *pool) wait(ctx context.Context, w *waiter, s *flowSchema, patience time
 		}
 	}
 	w.usage.waited.Observe(now.Sub(w.arrived).Seconds())
-	return Turn{pool: p, schema: s, usage: w.usage, queue: w.queue, seats: w.seats, began: now, guess: w.guess, write: w.a.mutating()}, granted
+	return Turn{pool: p, schema: s, usage: w.usage, queue: w.queue, seats: w.seats, began: now, guess: w.guess, watch: w.a.Verb == "watch"}, granted
 }
 
 // smoothing is the weight of one request in the average.

@@ -93,13 +93,16 @@ func (cp *controlPlane) chain(group *component.Group) ([]admission.Plugin, error
 	if err != nil {
 		return nil, fmt.Errorf("failed to apply admission: %w", err)
 	}
+	asked, ruled := webhooks.NewCounts(), policies.NewCounts()
+	cp.server.Metrics().MustRegister(asked, ruled)
 	hooks := webhooks.New(webhooks.Config{
 		Door: cp.root, Served: cp.server.Served, Authz: cp.auth, Dial: dialer.Dial, Log: log, Mutators: mutators, Validators: validators,
+		Counts: asked,
 	})
 	group.Go("admission-webhooks", hooks.Run)
 	rules := policies.New(policies.Config{
 		Door: cp.root, Served: cp.server.Served, ServedKind: cp.server.ServedKind, Types: cp.server.Types, Authz: cp.auth, Log: log,
-		Document: cp.crds.Document,
+		Document: cp.crds.Document, Counts: ruled,
 	})
 	group.Go("admission-policies", rules.Run)
 	webhooksRead, policiesRead := apiserver.Closed(hooks.Synced()), apiserver.Closed(rules.Synced())

@@ -8,7 +8,7 @@ func newLifetimes() prometheus.Histogram {
 	const minute, hour, day = 60, 3600, 86400
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "apiserver", Subsystem: "client", Name: "certificate_expiration_seconds",
-		Help: "How long the certificates that users came with were valid still.",
+		Help: "[ALPHA] Distribution of the remaining lifetime on the certificate used to authenticate a request.",
 		Buckets: []float64{0, 30 * minute, hour, 2 * hour, 6 * hour, 12 * hour, day, 2 * day, 4 * day, 7 * day,
 			30 * day, 90 * day, 180 * day, 360 * day},
 	})

@@ -23,7 +23,7 @@ type featureMetrics struct {
 
 func newFeatureMetrics(on []string) *featureMetrics {
 	return &featureMetrics{on: on, desc: prometheus.NewDesc("kubernetes_feature_enabled",
-		"This metric records the data about the stage and enablement of a k8s feature.", []string{"name", "stage"}, nil)}
+		"[BETA] This metric records the data about the stage and enablement of a k8s feature.", []string{"name", "stage"}, nil)}
 }
 
 // Describe implements prometheus.Collector.

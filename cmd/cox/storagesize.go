@@ -19,7 +19,7 @@ type storageSize struct {
 
 func newStorageSize(b store.Backend) *storageSize {
 	s := &storageSize{desc: prometheus.NewDesc("apiserver_storage_size_bytes",
-		"Size of the storage database file physically allocated in bytes.", []string{"storage_cluster_id"}, nil)}
+		"[STABLE] Size of the storage database file physically allocated in bytes.", []string{"storage_cluster_id"}, nil)}
 	s.of, _ = b.(interface {
 		Size(context.Context) (int64, error)
 	})

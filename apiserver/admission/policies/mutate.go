@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
@@ -157,7 +158,9 @@ func (m *Manager) change(ctx context.Context, p *policy, w *match.Write, r *roun
 			if w.Round > 0 && !r.again[key] {
 				continue
 			}
+			begin := time.Now()
 			changed, err := m.changeWith(ctx, p, w, seen, param)
+			m.cfg.Counts.mutatedBy(p, b, err, time.Since(begin))
 			if err != nil {
 				if err = refuse(p, b, w.Attributes, err); err != nil {
 					return err

@@ -42,7 +42,9 @@ type Config struct {
 	// Document returns an OpenAPI document as JSON ("v3/apis/apps/v1"), by
 	// which policies are type-checked; nil leaves that out.
 	Document func(path string) ([]byte, error)
-	Log      *slog.Logger
+	// Counts are the metrics of what is carried out; nil for none.
+	Counts *Counts
+	Log    *slog.Logger
 }
 
 // Manager follows policies and bindings. It is safe for concurrent use.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/cel-go/common/types"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -158,12 +159,15 @@ func (m *Manager) run(ctx context.Context, p *policy, b *binding, values map[str
 		}
 	}
 	for i, c := range p.validations {
+		begin := time.Now()
 		out, err := e.eval(c.check)
+		took := time.Since(begin)
 		switch {
 		case err != nil:
 			if p.ignores {
 				break
 			}
+			m.cfg.Counts.denied(p, b, err, took)
 			text := fmt.Sprintf("expression '%v' resulted in error: %v", c.check.Source, err)
 			if errors.Is(err, expression.ErrBudget) {
 				text = err.Error()
@@ -173,6 +177,7 @@ func (m *Manager) run(ctx context.Context, p *policy, b *binding, values map[str
 				return
 			}
 		case out != types.True:
+			m.cfg.Counts.denied(p, b, nil, took)
 			v.deny(&denial{p: p, b: b, index: i, reason: c.reason, message: e.message(&c)})
 		}
 	}

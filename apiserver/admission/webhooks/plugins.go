@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionreviewv1 "k8s.io/api/admission/v1"
@@ -91,7 +92,9 @@ func (m *Manager) mutate(ctx context.Context, a *admission.Attributes) error {
 			continue
 		}
 		asked = true
+		begin := time.Now()
 		changed, err := m.mutateBy(ctx, h, w, seen, i)
+		m.cfg.Counts.answered(h, a.Operation, err, time.Since(begin))
 		if err != nil {
 			if err = m.passOver(ctx, h, err, a, "mutation", i); err != nil {
 				return err
@@ -270,12 +273,14 @@ func (m *Manager) validate(ctx context.Context, a *admission.Attributes) error {
 					errs[i] = apierrors.NewInternalError(fmt.Errorf("webhook %q: panic: %v", q.h.Name, p))
 				}
 			}()
+			begin := time.Now()
 			res, err := m.answer(ctx, q.h, w, q.rev)
-			switch {
-			case err != nil:
+			if err == nil && !res.Allowed {
+				err = refusal(q.h.Name, res.Result)
+			}
+			m.cfg.Counts.answered(q.h, a.Operation, err, time.Since(begin))
+			if err != nil {
 				errs[i] = m.passOver(ctx, q.h, err, w.Attributes, "validating", q.index)
-			case !res.Allowed:
-				errs[i] = refusal(q.h.Name, res.Result)
 			}
 		})
 	}

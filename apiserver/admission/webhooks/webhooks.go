@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -43,7 +44,9 @@ type Config struct {
 	// Mutators and Validators are who the webhooks of a sort are asked as; nil
 	// is nobody.
 	Mutators, Validators *callout.Users
-	Log                  *slog.Logger
+	// Counts are the metrics of what is asked; nil for none.
+	Counts *Counts
+	Log    *slog.Logger
 }
 
 // Manager follows the configurations. It is safe for concurrent use.
@@ -77,6 +80,7 @@ type hook struct {
 	*admissionv1.MutatingWebhook
 	config     string // the configuration's name
 	uid        string // tells it from all others, also of the same name
+	mutating   bool
 	namespaces labels.Selector
 	objects    labels.Selector
 	conditions *match.Conditions
@@ -199,7 +203,7 @@ func (m *Manager) compile(obj client.Object) *compiled {
 		if h.client, err = newCaller(w, m.cfg.Dial, users); err != nil && h.err == nil {
 			h.err = err
 		}
-		h.client.mutating = mutating
+		h.client.mutating, h.mutating = mutating, mutating
 		c.hooks = append(c.hooks, h)
 	}
 	return c
@@ -252,7 +256,9 @@ func (m *Manager) wants(ctx context.Context, h *hook, w *match.Write) (match.See
 	if err != nil {
 		return seen, false, apierrors.NewInternalError(err)
 	}
+	begin := time.Now()
 	ok, err = h.conditions.Match(ctx, values)
+	m.cfg.Counts.matched(h, w.Operation, ok, err, time.Since(begin))
 	if err == nil {
 		return seen, ok, nil
 	}
