@@ -10,13 +10,13 @@ import (
 	"github.com/coxswain/cox/scheduler/devices"
 )
 
-// Counts are the scheduler's metrics about devices, under upstream's names. It
-// is a prometheus.Collector, safe for concurrent use; a nil *Counts counts
-// nothing.
+// Counts are the scheduler's metrics, under upstream's names. It is a
+// prometheus.Collector, safe for concurrent use; a nil *Counts counts nothing.
 type Counts struct {
 	metricset.Set
 	made, conditional *prometheus.CounterVec
 	wait              *prometheus.HistogramVec
+	measures          *measures
 }
 
 // NewCounts returns metrics without samples.
@@ -34,8 +34,17 @@ func NewCounts() *Counts {
 			Help: "Time in seconds spent waiting for BindingConditions to be satisfied during PreBind.", Buckets: prometheus.ExponentialBuckets(0.1, 2, 14),
 		}, []string{"status"}),
 	}
-	c.Set = metricset.Set{c.made, c.conditional, c.wait}
+	c.measures = newMeasures()
+	c.Set = metricset.Set{c.made, c.conditional, c.wait, c.measures}
 	return c
+}
+
+// ofScheduling are those that are not about devices; nil for none.
+func (c *Counts) ofScheduling() *measures {
+	if c == nil {
+		return nil
+	}
+	return c.measures
 }
 
 func outcome(err error) string {

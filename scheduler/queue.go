@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 )
@@ -30,6 +31,10 @@ type queued struct {
 	missed Event
 	state  queueState
 	index  int // in its heap
+	// tried is when the attempt under way began, blamed are the plugins that
+	// ended the last one, to be read only.
+	tried  time.Time
+	blamed map[string]bool
 }
 
 type queueState int
@@ -51,15 +56,17 @@ type Queue struct {
 	mu      sync.Mutex
 	pods    map[types.UID]*queued
 	devices map[types.UID]*queued // those of pods that may need devices
+	gated   map[types.UID]string  // the profiles of pods that wait for their gates
 	active  byPriority
 	backoff byTime
 	// signal holds one token while something may be ready.
-	signal chan struct{}
+	signal   chan struct{}
+	measures *measures // nil: none
 }
 
 // NewQueue returns an empty queue.
 func NewQueue(c clock.WithTicker) *Queue {
-	return &Queue{clock: c, pods: map[types.UID]*queued{}, devices: map[types.UID]*queued{}, signal: make(chan struct{}, 1)}
+	return &Queue{clock: c, pods: map[types.UID]*queued{}, devices: map[types.UID]*queued{}, gated: map[types.UID]string{}, signal: make(chan struct{}, 1)}
 }
 
 func (q *Queue) wake() {
@@ -77,14 +84,14 @@ func (q *Queue) Add(p *Pod) {
 	e, ok := q.pods[p.UID]
 	if !ok {
 		e = q.enter(p)
-		q.push(e, active)
+		q.push(e, active, podAdded)
 		return
 	}
 	e.Pod = p
 	switch e.state {
 	case unschedulable:
 		if e.wakes&PodUpdated != 0 {
-			q.activate(e)
+			q.activate(e, PodUpdated)
 		}
 	case inFlight:
 		e.missed |= PodUpdated
@@ -96,6 +103,7 @@ func (q *Queue) Add(p *Pod) {
 func (q *Queue) enter(p *Pod) *queued {
 	e := &queued{Pod: p, added: q.clock.Now()}
 	q.pods[p.UID] = e
+	delete(q.gated, p.UID)
 	if len(p.Spec.ResourceClaims) > 0 || len(p.request.Scalar) > 0 {
 		q.devices[p.UID] = e
 	}
@@ -117,15 +125,34 @@ func (q *Queue) Hold(p *Pod, wakes Event) {
 	}
 	if ok {
 		q.detach(e)
+	} else {
+		q.measures.entered(podAdded, "unschedulable")
 	}
 	e.state, e.wakes, e.until = unschedulable, wakes|Timeout, q.clock.Now()
 	q.wake() // the patience timer must know of it
+}
+
+// Gate is Remove for a pod that has gates, which is counted only.
+func (q *Queue) Gate(p *corev1.Pod) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	_, known := q.gated[p.UID]
+	q.removeLocked(p.UID)
+	q.gated[p.UID] = p.Spec.SchedulerName
+	if !known {
+		q.measures.entered(podAdded, "unschedulable")
+	}
 }
 
 // Remove forgets a pod.
 func (q *Queue) Remove(uid types.UID) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.removeLocked(uid)
+}
+
+func (q *Queue) removeLocked(uid types.UID) {
+	delete(q.gated, uid)
 	if e, ok := q.pods[uid]; ok {
 		q.detach(e)
 		delete(q.pods, uid)
@@ -142,26 +169,29 @@ func (q *Queue) detach(e *queued) {
 	}
 }
 
-func (q *Queue) push(e *queued, s queueState) {
+// push puts a pod into one of the heaps; why is what upstream calls the reason.
+func (q *Queue) push(e *queued, s queueState, why string) {
 	e.state = s
 	switch s {
 	case active:
 		e.wakes = 0
 		heap.Push(&q.active, e)
+		q.measures.entered(why, "active")
 	case backingOff:
 		heap.Push(&q.backoff, e)
+		q.measures.entered(why, "backoff")
 	}
 	q.wake()
 }
 
 // activate moves a refused pod on: to the active heap, or to the back-off
 // heap until its back-off is over.
-func (q *Queue) activate(e *queued) {
+func (q *Queue) activate(e *queued, ev Event) {
 	if e.until.After(q.clock.Now()) {
-		q.push(e, backingOff)
+		q.push(e, backingOff, ev.name())
 		return
 	}
-	q.push(e, active)
+	q.push(e, active, ev.name())
 }
 
 // Happened wakes the pods that an event may help.
@@ -186,7 +216,7 @@ func (q *Queue) HappenedTo(ev Event, concerns func(*Pod) bool) {
 		switch e.state {
 		case unschedulable:
 			if e.wakes&ev != 0 {
-				q.activate(e)
+				q.activate(e, ev)
 			}
 		case inFlight:
 			e.missed |= ev
@@ -209,11 +239,12 @@ func (q *Queue) Refused(uid types.UID, wakes Event) {
 	delay := initialBackoff << min(e.attempts-1, 5)
 	e.until = now.Add(min(delay, maxBackoff))
 	if wakes == 0 || e.missed&wakes != 0 {
-		q.push(e, backingOff)
+		q.push(e, backingOff, attemptFailed)
 		return
 	}
 	e.wakes = wakes | Timeout
 	e.state = unschedulable
+	q.measures.entered(attemptFailed, "unschedulable")
 	q.wake() // the patience timer must know of it
 }
 
@@ -263,11 +294,11 @@ func (q *Queue) pop() (*Pod, time.Duration) {
 	now := q.clock.Now()
 	for len(q.backoff) > 0 && !q.backoff[0].until.After(now) {
 		e := heap.Pop(&q.backoff).(*queued)
-		q.push(e, active)
+		q.push(e, active, "BackoffComplete")
 	}
 	if len(q.active) > 0 {
 		e := heap.Pop(&q.active).(*queued)
-		e.state, e.missed = inFlight, 0
+		e.state, e.missed, e.tried, e.blamed = inFlight, 0, now, nil
 		return e.Pod, 0
 	}
 	var wait time.Duration
@@ -280,7 +311,7 @@ func (q *Queue) pop() (*Pod, time.Duration) {
 		}
 		left := e.until.Add(maxUnscheduled).Sub(now)
 		if left <= 0 {
-			q.push(e, active)
+			q.push(e, active, Timeout.name())
 			left = time.Nanosecond
 		}
 		if wait == 0 || left < wait {

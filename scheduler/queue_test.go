@@ -76,7 +76,7 @@ func TestQueueBackoffGrowsTo10s(t *testing.T) {
 			// Give it back for the next round without counting an attempt.
 			q.mu.Lock()
 			e := q.pods["p"]
-			q.push(e, active)
+			q.push(e, active, podAdded)
 			q.mu.Unlock()
 		}
 	})

@@ -30,7 +30,7 @@ type Config struct {
 	Clock     clock.WithTicker // nil means the real one
 	// Profiles by the pods' schedulerName; nil means DefaultProfile alone.
 	Profiles []*Profile
-	// Counts are the scheduler's metrics about devices; nil for none.
+	// Counts are the scheduler's metrics; nil for none.
 	Counts *Counts
 	// Binders is how many bindings may be under way at once; 0 means 64.
 	Binders int
@@ -74,6 +74,7 @@ func New(cfg Config) (*Scheduler, error) {
 		binding: make(chan struct{}, cfg.Binders), snapshot: NewSnapshot(), classes: newClasses(128),
 		nominated: map[types.UID]string{},
 	}
+	s.queue.measures = cfg.Counts.ofScheduling()
 	storage, storageSynced, err := newVolumeBinder(cfg.Client, cfg.Informers, s.storageChanged)
 	if err != nil {
 		return nil, err
@@ -173,8 +174,12 @@ func (s *Scheduler) podChanged(pod, old *corev1.Pod) {
 	if s.profiles[pod.Spec.SchedulerName] == nil {
 		return
 	}
-	if pod.DeletionTimestamp != nil || len(pod.Spec.SchedulingGates) > 0 {
+	if pod.DeletionTimestamp != nil {
 		s.queue.Remove(pod.UID)
+		return
+	}
+	if len(pod.Spec.SchedulingGates) > 0 {
+		s.queue.Gate(pod)
 		return
 	}
 	if old != nil && onlyStatus(old, pod) {
@@ -221,6 +226,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 	if !client.WaitForSync(ctx, s.synced...) {
 		return
 	}
+	defer s.cfg.Counts.ofScheduling().runs(s)()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -234,7 +240,7 @@ func (s *Scheduler) Run(ctx context.Context) {
 
 // one places a pod and binds it in the background.
 func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
-	profile := s.profiles[p.Spec.SchedulerName]
+	profile, counts, begin := s.profiles[p.Spec.SchedulerName], s.cfg.Counts.ofScheduling(), s.clock.Now()
 	s.mu.Lock()
 	place, holds := s.nominated[p.UID]
 	if holds {
@@ -256,11 +262,18 @@ func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 		}
 	}
 	s.mu.Unlock()
+	counts.decided(s.clock.Since(begin))
 	if node == nil {
 		s.refused(ctx, wg, p, profile, diagnosis)
+		result := "unschedulable"
+		if diagnosis.Fault != "" {
+			result = "error"
+		}
+		counts.attempted(profile.Name, result, s.clock.Since(begin))
 		return
 	}
 	if err != nil { // the storage changed since the filters looked
+		counts.attempted(profile.Name, "error", s.clock.Since(begin))
 		s.queue.Refused(p.UID, 0)
 		return
 	}
@@ -283,14 +296,28 @@ func (s *Scheduler) one(ctx context.Context, wg *sync.WaitGroup, p *Pod) {
 // bind writes the decision; when that fails the pod is no longer counted on
 // the node and waits for its back-off.
 func (s *Scheduler) bind(ctx context.Context, p *Pod, node string) error {
+	// Once it is bound the queue may not know it any more.
+	counts, profile, now := s.cfg.Counts.ofScheduling(), p.Spec.SchedulerName, s.clock.Now()
+	attempt, began, came, known := s.queue.attempt(p.UID)
 	_, err := client.Pods.In(s.cfg.Client, p.Namespace).CreateSub(ctx, p.Name, "binding", &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
 	})
 	if err == nil {
+		counts.point("Bind", profile, "Success", s.clock.Since(now))
+		if known {
+			counts.attempted(profile, "scheduled", s.clock.Since(began))
+			counts.scheduled(attempt, s.clock.Since(came))
+		}
 		// The informer's event brings the bound pod and ends its queueing.
 		s.cfg.Recorder.Eventf(p.Pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", p.Namespace, p.Name, node)
 		return nil
+	}
+	if ctx.Err() == nil {
+		counts.point("Bind", profile, "Error", s.clock.Since(now))
+		if known {
+			counts.attempted(profile, "error", s.clock.Since(began))
+		}
 	}
 	s.unplace(ctx, p, node, err)
 	return err
@@ -340,6 +367,7 @@ func (s *Scheduler) refused(ctx context.Context, wg *sync.WaitGroup, p *Pod, pro
 	if why != "" {
 		message += " " + devices + ", " + why
 	}
+	s.queue.blame(p.UID, d.Plugins)
 	s.queue.Refused(p.UID, wakes|PodRemoved)
 	wg.Go(func() {
 		nominate := ""

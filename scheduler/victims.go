@@ -31,7 +31,14 @@ func (s *Scheduler) makeRoom(p *Pod, profile *Profile) (*Preemption, string) {
 	if node != nil || d.Nodes == 0 {
 		return nil, ""
 	}
+	begin := s.clock.Now()
 	plan, why := preempt(p, d, profile, s.snapshot, budgets, s.nominated)
+	status, counts := "Success", s.cfg.Counts.ofScheduling()
+	if plan == nil {
+		status = "Unschedulable"
+	}
+	counts.point("PostFilter", profile.Name, status, s.clock.Since(begin))
+	counts.preempted(plan)
 	if plan == nil {
 		return nil, why
 	}
