@@ -95,6 +95,10 @@ func (d *discoverer) handler(path string) http.Handler {
 			d.srv.fail(w, r, noMethod())
 			return
 		}
+		if !group && !wire.Routed(r.Header.Get("Accept"), wire.MediaTypes()...) {
+			d.srv.fail(w, r, wire.Unrouted(wire.MediaTypes()))
+			return
+		}
 		a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool { return a.As == "" })
 		if !ok {
 			d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
@@ -126,20 +130,23 @@ func findDocument(groups []discovery.Group, path string) runtime.Object {
 	return nil
 }
 
+// serveRoot serves /api and /apis. As upstream, the aggregated form is there in
+// v2 only, and /apis/ has none.
 func (d *discoverer) serveRoot(w http.ResponseWriter, r *http.Request, path string) {
-	a, ok := wire.Negotiate(r.Header.Get("Accept"), func(a wire.Accept) bool {
-		if a.As == "" {
-			return true
-		}
-		return a.As == "APIGroupDiscoveryList" && a.Group == discoveryGroup && (a.Version == "v2" || a.Version == "v2beta1")
+	header, core := r.Header.Get("Accept"), path == "/api"
+	switch {
+	case core && r.Method != http.MethodGet:
+		d.srv.fail(w, r, noMethod())
+		return
+	case core && !wire.Routed(header, wire.MediaTypes()...):
+		d.srv.fail(w, r, wire.Unrouted(wire.MediaTypes()))
+		return
+	}
+	a, ok := wire.Negotiate(header, func(a wire.Accept) bool {
+		return a.As == "" || a.As == "APIGroupDiscoveryList" && a.Group == discoveryGroup && a.Version == "v2" && r.URL.Path != "/apis/"
 	})
 	if !ok {
 		d.srv.fail(w, r, wire.NotAcceptable(wire.MediaTypes()))
-		return
-	}
-	core := path == "/api"
-	if core && r.Method != http.MethodGet {
-		d.srv.fail(w, r, noMethod())
 		return
 	}
 	w.Header().Set("Vary", "Accept")

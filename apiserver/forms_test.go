@@ -117,6 +117,24 @@ func TestFormsOfActions(t *testing.T) {
 		{"GET", ns + "/pods?watch=1", "", "application/yaml", 406, "accepted: application/json;stream=watch"},
 		{"GET", ns + "/pods?watch=1", "", "text/plain", 406, "application/vnd.kubernetes.protobuf;stream=watch"},
 		{"GET", ns + "/pods/p", "", "text/plain", 406, `application/vnd.kubernetes.protobuf"`},
+		{"GET", ns + "/pods/p", "", "application/*", 406, `406: Not Acceptable`},
+		{"GET", ns + "/pods", "", "application/json;stream=foo", 406, `accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"`},
+		{"GET", ns + "/pods", "", "application/yaml;stream=watch", 406, `"message":"only the following`},
+		{"GET", ns + "/pods?watch=1", "", "application/json;as=Foo;g=meta.k8s.io;v=v1", 406, `accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"`},
+		{"GET", ns + "/pods?watch=1", "", "application/yaml,application/json", 406, "accepted: application/json;stream=watch"},
+		// What asks for lists on a watch gets none, nor an event: the first ends it.
+		{"POST", ns + "/configmaps", `{"metadata":{"name":"a"}}`, "", 201, `"name":"a"`},
+		{"GET", ns + "/configmaps?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", "", many, 200, ""},
+		{"GET", ns + "/configmaps?watch=1&resourceVersion=0&timeoutSeconds=1&fieldSelector=metadata.name%3Dnone", "", many, 200, ""},
+		{"GET", "/version", "", "application/yaml", 406, "Available representations: application/json"},
+		{"GET", "/version", "", table, 200, `"major"`},
+		{"GET", "/api", "", "text/plain", 406, "406: Not Acceptable"},
+		{"GET", "/apis", "", "text/plain", 406, `"message":"only the following`},
+		{"GET", "/apis", "", "application/*", 200, `"APIGroupList"`},
+		{"GET", "/api/v1", "", "application/*", 406, "406: Not Acceptable"},
+		{"GET", "/apis/", "", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", 406, `"message":"only the following`},
+		{"GET", "/api/", "", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", 200, `"APIGroupDiscoveryList"`},
+		{"GET", "/apis", "", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json", 200, `"APIGroupList"`},
 	} {
 		res, got := w.http(tc.method, tc.path, tc.body, "Content-Type", asJSON, "Accept", tc.accept)
 		if res.StatusCode != tc.code || !strings.Contains(got, tc.want) {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/coxswain/cox/apiserver/wire"
 	"github.com/coxswain/cox/internal/slis"
 )
 
@@ -143,12 +144,14 @@ func (h *health) one(w http.ResponseWriter, r *http.Request, endpoint string, c 
 		http.Error(w, fmt.Sprintf("internal server error: %v", err), http.StatusInternalServerError)
 		return
 	}
-	plain(w, "ok")
+	plain(w, "ok", false)
 }
 
-func plain(w http.ResponseWriter, text string) {
+func plain(w http.ResponseWriter, text string, sniffed bool) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if sniffed {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+	}
 	_, _ = w.Write([]byte(text))
 }
 
@@ -182,11 +185,11 @@ func (h *health) all(w http.ResponseWriter, r *http.Request, endpoint string, ch
 		return
 	}
 	if !query.Has("verbose") {
-		plain(w, "ok")
+		plain(w, "ok", true)
 		return
 	}
 	fmt.Fprintf(&out, "%s check passed\n", endpoint)
-	plain(w, out.String())
+	plain(w, out.String(), true)
 }
 
 // serveSLIs runs each check once before it answers: where nobody else asks for
@@ -222,6 +225,10 @@ func unknownChecks(names []string, checks []namedCheck) string {
 func (s *Server) serveVersion(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		s.fail(w, r, noMethod())
+		return
+	}
+	if !wire.Routed(r.Header.Get("Accept"), wire.TypeJSON) {
+		s.fail(w, r, wire.Unrouted([]string{wire.TypeJSON}))
 		return
 	}
 	b, err := json.MarshalIndent(s.cfg.Version, "", "  ")

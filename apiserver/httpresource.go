@@ -233,19 +233,8 @@ func (h *httpCall) writeWarnings() {
 
 // readRequest checks what the client accepts and reads the body.
 func (h *httpCall) readRequest() error {
-	var ok bool
-	if h.accept, ok = wire.Negotiate(h.r.Header.Get("Accept"), h.acceptable); !ok {
-		media := wire.MediaTypes()
-		if _, known := wire.Negotiate(h.r.Header.Get("Accept"), func(wire.Accept) bool { return true }); known || h.res.custom {
-			if h.req.Verb == client.Watch {
-				media = []string{wire.TypeJSON + ";stream=watch", wire.TypeProtobuf + ";stream=watch"}
-			}
-			return wire.NotAcceptable(media)
-		}
-		if h.req.Verb == client.List || h.req.Verb == client.Watch {
-			media = append(media, wire.TypeJSON+";stream=watch", wire.TypeProtobuf+";stream=watch")
-		}
-		return plainly(http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(media, ", "))
+	if err := h.negotiate(); err != nil {
+		return err
 	}
 	switch h.req.Verb {
 	case client.Create, client.Update:
@@ -258,11 +247,30 @@ func (h *httpCall) readRequest() error {
 	return nil
 }
 
+// negotiate chooses the form of the answer.
+func (h *httpCall) negotiate() error {
+	header := h.r.Header.Get("Accept")
+	if !h.res.custom {
+		types := wire.MediaTypes()
+		if h.req.Verb == client.List || h.req.Verb == client.Watch {
+			types = append(types, wire.StreamTypes()...)
+		}
+		if !wire.Routed(header, types...) {
+			return wire.Unrouted(types)
+		}
+	}
+	var ok bool
+	if h.accept, ok = wire.Negotiate(header, h.acceptable); !ok {
+		return wire.NotAcceptable(wire.MediaTypes())
+	}
+	if h.req.Verb == client.Watch && h.accept.Media == wire.YAML {
+		return wire.NotAcceptable(wire.StreamTypes())
+	}
+	return nil
+}
+
 // acceptable says whether a clause of the Accept header can be served.
 func (h *httpCall) acceptable(a wire.Accept) bool {
-	if h.req.Verb == client.Watch && a.Media == wire.YAML {
-		return false
-	}
 	object := h.sub == nil || h.sub.Object != nil
 	shown := object || h.sub.Project != nil
 	switch a.As {
@@ -277,7 +285,7 @@ func (h *httpCall) acceptable(a wire.Accept) bool {
 		}
 		return shown && a.Media != wire.Protobuf && a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	case "PartialObjectMetadata", "PartialObjectMetadataList": // whether it is a list turns out at the end
-		return (shown || h.sub.Action != nil) && (object || h.req.Verb != client.List) && (a.As == "PartialObjectMetadata" || h.req.Verb != client.Watch) &&
+		return (shown || h.sub.Action != nil) && (object || h.req.Verb != client.List) &&
 			a.Group == metav1.GroupName && (a.Version == "v1" || a.Version == "v1beta1")
 	}
 	return false

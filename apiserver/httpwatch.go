@@ -188,6 +188,9 @@ func (f *framer) drain(buf *[]byte, ev store.Event, more <-chan store.Event) boo
 	n := 0
 	defer func() { f.sent.Add(float64(n)) }()
 	for {
+		if f.h.accept.As == "PartialObjectMetadataList" && ev.Type != store.Error {
+			return false // no event is a list: as upstream, which is silent about it
+		}
 		n++
 		before := len(*buf)
 		*buf = f.append(*buf, ev)

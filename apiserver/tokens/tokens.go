@@ -287,6 +287,10 @@ func document(mediaType string, data []byte) http.Handler {
 			wire.Fail(w, r, apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", schema.GroupResource{}, "", "", 0, false))
 			return
 		}
+		if !wire.Routed(r.Header.Get("Accept"), mediaType) {
+			wire.Fail(w, r, wire.Unrouted([]string{mediaType}))
+			return
+		}
 		w.Header().Set("Content-Type", mediaType)
 		w.Header().Set("Cache-Control", "public, max-age=3600")
 		_, _ = w.Write(data) // the client has gone: nothing to be done

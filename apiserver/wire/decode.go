@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 
@@ -218,6 +219,12 @@ func Unsupported(accepted []string) error {
 // list, or is none; is says which, of the Go type.
 func Misshown(as, is, goType string) error {
 	return statusError(406, "NotAcceptable", fmt.Sprintf("you requested %s, but the requested object %s (%s)", as, is, goType))
+}
+
+// Unrouted is the 406 for an Accept header for which Routed is false.
+func Unrouted(types []string) error {
+	return apierrors.NewGenericServerResponse(http.StatusNotAcceptable, "", schema.GroupResource{}, "",
+		"406: Not Acceptable\n\nAvailable representations: "+strings.Join(types, ", "), 0, false)
 }
 
 // NotAcceptable is the 406 for an Accept header that names no format that can

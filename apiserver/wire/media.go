@@ -5,6 +5,7 @@
 package wire
 
 import (
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -55,9 +56,30 @@ type Accept struct {
 	Stream string
 }
 
+// StreamTypes lists the media types in which a watch is sent.
+func StreamTypes() []string { return []string{TypeJSON + ";stream=watch", TypeProtobuf + ";stream=watch"} }
+
+// Routed says whether an Accept header has a clause for one of the media types
+// or for all there are (*/*). Upstream's built-in paths ask this before they
+// look at a clause's parameters, and know neither application/* nor capitals.
+func Routed(header string, types ...string) bool {
+	if header == "" {
+		return true
+	}
+	for rest := header; rest != ""; {
+		var clause string
+		clause, rest, _ = strings.Cut(rest, ",")
+		media, _, _ := strings.Cut(clause, ";")
+		if media = strings.TrimSpace(media); media == "*/*" || slices.Contains(types, media) {
+			return true
+		}
+	}
+	return false
+}
+
 // Negotiate picks the first clause of an Accept header, best quality first,
-// that has a known format and that allow accepts. An absent header is JSON.
-// The result is false when nothing fits.
+// that has a known format and that allow accepts; one of quality 0 comes last.
+// An absent header is JSON. The result is false when nothing fits.
 func Negotiate(header string, allow func(Accept) bool) (Accept, bool) {
 	if header == "" {
 		a := Accept{}
@@ -79,7 +101,7 @@ func Negotiate(header string, allow func(Accept) bool) (Accept, bool) {
 	}
 	var all []rated
 	for _, clause := range strings.Split(header, ",") {
-		if a, q, ok := parseClause(clause); ok && q > 0 {
+		if a, q, ok := parseClause(clause); ok {
 			all = append(all, rated{a, q})
 		}
 	}
@@ -95,7 +117,7 @@ func Negotiate(header string, allow func(Accept) bool) (Accept, bool) {
 func parseClause(s string) (a Accept, q float64, ok bool) {
 	q = 1
 	media, params, _ := strings.Cut(s, ";")
-	switch strings.ToLower(strings.TrimSpace(media)) {
+	switch strings.TrimSpace(media) {
 	case TypeJSON, "*/*", "application/*":
 	case TypeYAML:
 		a.Media = YAML
@@ -108,7 +130,6 @@ func parseClause(s string) (a Accept, q float64, ok bool) {
 		var p string
 		p, params, _ = strings.Cut(params, ";")
 		k, v, _ := strings.Cut(strings.TrimSpace(p), "=")
-		v = strings.Trim(v, `"`)
 		switch k {
 		case "as":
 			a.As = v
@@ -126,7 +147,17 @@ func parseClause(s string) (a Accept, q float64, ok bool) {
 			}
 		}
 	}
-	return a, q, true
+	return a, q, a.whole()
+}
+
+// whole says whether a clause's parameters make sense together: a group or
+// version without a kind names nothing, and there are no streams but watches,
+// which YAML has none of.
+func (a Accept) whole() bool {
+	if a.As == "" && (a.Group != "" || a.Version != "") {
+		return false
+	}
+	return a.Stream == "" || a.Stream == "watch" && a.Media != YAML
 }
 
 // ContentType maps a request's Content-Type to a format; an absent header is

@@ -32,7 +32,14 @@ func TestNegotiate(t *testing.T) {
 		{"application/json;as=Table;v=v1;g=meta.k8s.io", noTable, Accept{}, false},
 		{"text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", all, Accept{}, true},
 		{"application/json;q=0.5,application/yaml;q=0.9", all, Accept{Media: YAML}, true},
-		{"application/json;q=0", all, Accept{}, false},
+		{"application/json;q=0", all, Accept{}, true},
+		{"application/json;q=0,application/yaml;q=0.1", all, Accept{Media: YAML}, true},
+		{"APPLICATION/JSON", all, Accept{}, false},
+		{"application/json;stream=foo", all, Accept{}, false},
+		{"application/json;stream=\"watch\"", all, Accept{}, false},
+		{"application/yaml;stream=watch", all, Accept{}, false},
+		{"application/json;v=v1", all, Accept{}, false},
+		{"application/json;g=meta.k8s.io,application/yaml", all, Accept{Media: YAML}, true},
 		{"image/png", all, Accept{}, false},
 		{"application/json; pretty=1", all, Accept{Pretty: true}, true},
 		{"application/vnd.kubernetes.protobuf;stream=watch", all, Accept{Media: Protobuf, Stream: "watch"}, true},
@@ -40,6 +47,17 @@ func TestNegotiate(t *testing.T) {
 		got, ok := Negotiate(tt.header, tt.allow)
 		if ok != tt.ok || got != tt.want {
 			t.Errorf("%q: %+v %v, want %+v %v", tt.header, got, ok, tt.want, tt.ok)
+		}
+	}
+}
+
+func TestRouted(t *testing.T) {
+	for header, want := range map[string]bool{
+		"": true, "*/*": true, "application/json": true, "text/html, */*;q=0.1": true, "application/json ;as=Foo": true,
+		"application/*": false, "APPLICATION/JSON": false, "bogus": false, "application/yaml": false, "text/*": false,
+	} {
+		if got := Routed(header, TypeJSON, TypeProtobuf); got != want {
+			t.Errorf("%q: %v, want %v", header, got, want)
 		}
 	}
 }
