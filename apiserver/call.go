@@ -54,7 +54,7 @@ type call struct {
 	form func(a answer) []byte
 
 	record   *audit.Record
-	waited   time.Duration // for its turn
+	waited   time.Duration // for its turn, and for webhooks
 	counted  *counted      // once it is carried out
 	turn     flow.Turn
 	warnings []string

@@ -263,6 +263,12 @@ func (s *Server) servePath(w http.ResponseWriter, r *http.Request, user client.U
 	cw := &pathWriter{codeWriter: codeWriter{ResponseWriter: w, code: http.StatusOK}, rec: rec}
 	handler.ServeHTTP(cw, r.WithContext(ctx))
 	rec.End(int32(cw.code), cw.refusal)
+	switch path := r.URL.Path; path {
+	case "/healthz", "/livez", "/readyz":
+		if r.Method == http.MethodGet {
+			s.metrics.checked(path, cw.code, s.now().Sub(f.received))
+		}
+	}
 }
 
 func (s *Server) beginPathAudit(a *authz.Attributes, f *front) *audit.Record {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/coxswain/cox/client"
 )
@@ -43,16 +44,26 @@ func TestMetrics(t *testing.T) {
 	<-listed.ResultChan() // the object
 	<-listed.ResultChan() // and that this was all
 
+	do("GET", "/livez", "", "")
+	do("DELETE", cmPath+"?labelSelector=nobody", "", "")
 	rec := do("GET", "/metrics", "", "")
 	if rec.Code != http.StatusOK {
 		t.Fatal(rec.Code, rec.Body.String())
 	}
 	have := map[string]string{}
+	families := sets.New[string]()
 	for lines := bufio.NewScanner(rec.Body); lines.Scan(); {
+		if family, ok := strings.CutPrefix(lines.Text(), "# TYPE "); ok && !strings.HasPrefix(family, "go_") && !strings.HasPrefix(family, "process_") {
+			families.Insert(family)
+		}
 		name, value, _ := strings.Cut(lines.Text(), "} ")
 		have[name+"}"] = value
 	}
 	for name, want := range map[string]string{
+		`apiserver_request_total{code="200",component="",dry_run="",group="",resource="",scope="",subresource="/livez",system_client="",verb="GET",version=""}`:                                      "1",
+		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="namespace",subresource="",system_client="",verb="DELETE",version="v1"}`:           "1",
+		`apiserver_selfrequest_total{group="",resource="configmaps",subresource="",verb="GET"}`:                                                                                                      "1",
+		`apiserver_watch_events_sizes_count{group="",resource="configmaps",version="v1"}`:                                                                                                            "3",
 		`apiserver_request_total{code="201",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="",verb="POST",version="v1"}`:              "1",
 		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="",verb="APPLY",version="v1"}`:             "1",
 		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="configmaps",scope="resource",subresource="",system_client="kube-apiserver",verb="GET",version="v1"}`: "1",
@@ -71,4 +82,35 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s = %q, want %s", name, have[name], want)
 		}
 	}
+	want := sets.New(shownFamilies...)
+	if missing, more := sets.List(want.Difference(families)), sets.List(families.Difference(want)); len(missing)+len(more) > 0 {
+		t.Errorf("not shown: %q; shown besides: %q", missing, more)
+	}
+}
+
+// shownFamilies are the metrics that a server without store, flow control and
+// webhooks of its own shows after that load, with their types as upstream has
+// them.
+var shownFamilies = []string{
+	"apiserver_admission_controller_admission_duration_seconds histogram",
+	"apiserver_admission_step_admission_duration_seconds histogram",
+	"apiserver_current_inflight_requests gauge",
+	"apiserver_longrunning_requests gauge",
+	"apiserver_request_duration_seconds histogram",
+	"apiserver_request_sli_duration_seconds histogram",
+	"apiserver_request_total counter",
+	"apiserver_resource_objects gauge",
+	"apiserver_response_sizes histogram",
+	"apiserver_selfrequest_total counter",
+	"apiserver_storage_objects gauge",
+	"apiserver_tls_handshake_errors_total counter",
+	"apiserver_watch_events_sizes histogram",
+	"apiserver_watch_events_total counter",
+	"apiserver_watch_list_duration_seconds histogram",
+	"authenticated_user_requests counter",
+	"authentication_attempts counter",
+	"authentication_duration_seconds histogram",
+	"authorization_attempts_total counter",
+	"authorization_duration_seconds histogram",
+	"kubernetes_build_info gauge",
 }

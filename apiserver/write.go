@@ -100,7 +100,7 @@ func (t *transaction) attributes(op admission.Operation, obj, old runtime.Object
 // the object.
 func (t *transaction) admit(a *admission.Attributes) (err error) {
 	begin := time.Now()
-	defer func() { t.srv.metrics.gates.admitted(a.Operation, admitting, err, time.Since(begin)) }()
+	defer t.admitted(a, admitting, begin, &err)
 	chain := t.srv.admission.Load().steps(a.Operation, admitting)
 	for again := true; again; {
 		if err := runAll(t.ctx, chain, a); err != nil {
@@ -119,11 +119,20 @@ func (t *transaction) admit(a *admission.Attributes) (err error) {
 // validate runs the validating phase.
 func (t *transaction) validate(a *admission.Attributes) (err error) {
 	begin := time.Now()
-	defer func() { t.srv.metrics.gates.admitted(a.Operation, validating, err, time.Since(begin)) }()
+	defer t.admitted(a, validating, begin, &err)
 	if err := runAll(t.ctx, t.srv.admission.Load().steps(a.Operation, validating), a); err != nil {
 		return t.refused(a, err)
 	}
 	return nil
+}
+
+// admitted measures a phase of admission that has ended.
+func (t *transaction) admitted(a *admission.Attributes, phase int, begin time.Time, err *error) {
+	t.srv.metrics.gates.admitted(a.Operation, phase, *err, time.Since(begin))
+	if t.req.Verb != client.DeleteCollection { // which waits for several at a time
+		t.waited += a.Waited
+	}
+	a.Waited = 0
 }
 
 // refused turns a plugin's error into the 403 that users see, unless it is a

@@ -42,6 +42,8 @@ type Services struct {
 	ips   []*ipRange
 	ports *portRange
 	log   *slog.Logger
+	// counts are of what was allocated, not of what was only tried.
+	counts *counts
 
 	mu     sync.Mutex
 	leaked []int // ports that Repair found nobody to have
@@ -49,7 +51,7 @@ type Services struct {
 
 // NewServices makes the allocator. It is safe for concurrent use.
 func NewServices(cfg ServiceConfig) *Services {
-	s := &Services{ports: &portRange{base: cfg.NodePortBase, size: cfg.NodePortSize, store: cfg.Ranges}, log: cfg.Log}
+	s := &Services{ports: &portRange{base: cfg.NodePortBase, size: cfg.NodePortSize, store: cfg.Ranges}, log: cfg.Log, counts: newCounts()}
 	for _, p := range cfg.CIDRs {
 		s.ips = append(s.ips, &ipRange{prefix: p, c: cfg.Loopback})
 	}
@@ -306,13 +308,22 @@ func (t *txn) addresses(ctx context.Context, svc, old *corev1.Service) error {
 			if err != nil {
 				continue // validation has the words for it
 			}
-			if err := r.take(ctx, a, svc, t.dryRun); err != nil {
+			begin := time.Now()
+			err = r.take(ctx, a, svc, t.dryRun)
+			if !t.dryRun {
+				t.s.counts.ip(r.prefix, static, err, time.Since(begin))
+			}
+			if err != nil {
 				return t.failed(svc, path, svc.Spec.ClusterIPs, err, "failed to allocate IP %s: %v", ip, err)
 			}
 			t.newIPs = append(t.newIPs, ip)
 			continue
 		}
+		begin := time.Now()
 		a, err := r.next(ctx, svc, t.dryRun)
+		if !t.dryRun {
+			t.s.counts.ip(r.prefix, dynamic, err, time.Since(begin))
+		}
 		if err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %w", err))
 		}
@@ -345,14 +356,21 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 		if slices.Contains(had, port) || slices.Contains(t.newPorts, port) {
 			return nil
 		}
-		if err := t.s.ports.take(ctx, port, t.dryRun); err != nil {
+		err := t.s.ports.take(ctx, port, t.dryRun)
+		if !t.dryRun {
+			t.s.counts.port(static, err)
+		}
+		if err != nil {
 			return t.failed(svc, path, port, err, "%v", err)
 		}
 		t.newPorts = append(t.newPorts, port)
 		return nil
 	}
-	dynamic := func() (int, error) {
+	choose := func() (int, error) {
 		port, err := t.s.ports.next(ctx, t.dryRun)
+		if !t.dryRun {
+			t.s.counts.port(dynamic, err)
+		}
 		if err != nil {
 			return 0, apierrors.NewInternalError(fmt.Errorf("failed to allocate a nodePort: %w", err))
 		}
@@ -378,7 +396,7 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 				p.NodePort = shared
 				continue
 			}
-			port, err := dynamic()
+			port, err := choose()
 			if err != nil {
 				return err
 			}
@@ -392,7 +410,7 @@ func (t *txn) nodePorts(ctx context.Context, svc, old *corev1.Service) error {
 		if port := int(svc.Spec.HealthCheckNodePort); port != 0 {
 			return reserve(field.NewPath("spec", "healthCheckNodePort"), port)
 		}
-		port, err := dynamic()
+		port, err := choose()
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ package admission
 
 import (
 	"context"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,6 +52,9 @@ type Attributes struct {
 	Round int
 	Again bool
 	Memo  map[string]any
+	// Waited is how long webhooks took so far, for which the server is not to
+	// blame.
+	Waited time.Duration
 }
 
 // Remember keeps a plugin's value for the next round.

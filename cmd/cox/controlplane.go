@@ -253,7 +253,7 @@ func (cp *controlPlane) makeServer(ctx context.Context, group *component.Group) 
 	}
 	late.set(cp.server.Door())
 	cp.server.Metrics().MustRegister(cp.followed...)
-	cp.server.Metrics().MustRegister(lifetimes, cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on),
+	cp.server.Metrics().MustRegister(lifetimes, cp.records, cp.took, newStorageSize(cp.backend), newFeatureMetrics(c.features.on), cp.service.Metrics(),
 		libmetrics.New(legacyregistry.DefaultGatherer, libmetrics.CEL[:]...))
 	cp.peers = cp.member()
 	cp.crds = crd.New(crd.Config{

@@ -94,7 +94,9 @@ func (m *Manager) mutate(ctx context.Context, a *admission.Attributes) error {
 		asked = true
 		begin := time.Now()
 		changed, err := m.mutateBy(ctx, h, w, seen, i)
-		m.cfg.Counts.answered(h, a.Operation, err, time.Since(begin))
+		took := time.Since(begin)
+		a.Waited += took
+		m.cfg.Counts.answered(h, a.Operation, err, took)
 		if err != nil {
 			if err = m.passOver(ctx, h, err, a, "mutation", i); err != nil {
 				return err
@@ -264,7 +266,7 @@ func (m *Manager) validate(ctx context.Context, a *admission.Attributes) error {
 		return nil
 	}
 	w.Attributes = serialized(a)
-	errs := make([]error, len(ask))
+	errs, began := make([]error, len(ask)), time.Now()
 	var wg sync.WaitGroup
 	for i, q := range ask {
 		wg.Go(func() {
@@ -285,6 +287,7 @@ func (m *Manager) validate(ctx context.Context, a *admission.Attributes) error {
 		})
 	}
 	wg.Wait()
+	a.Waited += time.Since(began)
 	for _, err := range errs {
 		if err != nil {
 			return err
