@@ -299,6 +299,8 @@ var suite = []step{
 		}
 	}},
 	{name: "scale below zero", req: patching(types.MergePatchType, deploys, "a", "d", `{"spec":{"replicas":-1}}`, sub("scale")), want: `Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0`, reason: metav1.StatusReasonInvalid},
+	{name: "the scale's metadata is checked", req: patching(types.MergePatchType, deploys, "a", "d", `{"metadata":{"labels":{"a":"-"}}}`, sub("scale")), want: `Scale.autoscaling "d" is invalid: metadata.labels: Invalid value: "-"`, reason: metav1.StatusReasonInvalid},
+	{name: "the scale's uid is the object's", req: patching(types.MergePatchType, deploys, "a", "d", `{"metadata":{"uid":"other"}}`, sub("scale")), want: `Precondition failed: UID in precondition: other`, reason: metav1.StatusReasonConflict},
 	{name: "apply of the scale conflicts", req: patching(types.ApplyYAMLPatchType, deploys, "a", "d", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"d"},"spec":{"replicas":7}}`, sub("scale"),
 		opts(func(o *client.Options) { o.FieldManager = "me" })), want: `Apply failed with 1 conflict: conflict with "cox" with subresource "scale" using autoscaling/v1: .spec.replicas`, reason: metav1.StatusReasonConflict},
 	{name: "apply of the scale", req: patching(types.ApplyYAMLPatchType, deploys, "a", "d", `{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"d"},"spec":{"replicas":7}}`, sub("scale"),

@@ -70,6 +70,9 @@ func (c *cached) List(ctx context.Context, prefix string, opts ListOptions) (*Li
 			return c.direct.List(ctx, prefix, opts)
 		}
 		t, out.Revision = old, plan.at
+		if opts.ResourceVersion == "0" {
+			plan.limit = 0 // as upstream: what is left at hand comes whole
+		}
 	default:
 		if plan.atLeast < 0 {
 			if c.cache.sync(ctx, 0) != nil {

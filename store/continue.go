@@ -89,9 +89,7 @@ func planList(o ListOptions) (listPlan, error) {
 			return p, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: %v", err))
 		}
 		switch o.ResourceVersion {
-		case "":
-		case "0":
-			p.limit = 0 // what is left comes whole
+		case "", "0":
 		default:
 			return p, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}

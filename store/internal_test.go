@@ -173,6 +173,28 @@ func TestContinueToken(t *testing.T) {
 	}
 }
 
+// How many entries a list is cut to: a list that goes on at revision 0 is cut
+// where etcd serves it, and comes whole only from the cache.
+func TestPlannedLimit(t *testing.T) {
+	tok, err := encodeContinue("a\x00", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		opts      ListOptions
+		limit, at int64
+	}{
+		{ListOptions{Limit: 2}, 2, 0},
+		{ListOptions{Limit: 2, ResourceVersion: "0"}, 0, 0},
+		{ListOptions{Limit: 2, Continue: tok}, 2, 7},
+		{ListOptions{Limit: 2, Continue: tok, ResourceVersion: "0"}, 2, 7},
+	} {
+		if p, err := planList(c.opts); err != nil || p.limit != c.limit || p.at != c.at {
+			t.Errorf("%+v: %+v %v", c.opts, p, err)
+		}
+	}
+}
+
 func FuzzContinueToken(f *testing.F) {
 	f.Add("eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6MSwic3RhcnQiOiJhIn0")
 	f.Fuzz(func(t *testing.T, tok string) {
