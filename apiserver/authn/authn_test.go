@@ -43,6 +43,7 @@ func with(r *http.Request, l *pki.Leaf) *http.Request {
 
 // world is a cluster's authentication with its clock.
 type world struct {
+	counts *AccountCounts
 	now    time.Time
 	door   doortest.Door
 	certs  *pki.Bundle
@@ -56,7 +57,7 @@ const issuerURL = "https://kubernetes.default.svc.cluster.local"
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{now: time.Now()}
+	w := &world{counts: NewAccountCounts(), now: time.Now()}
 	clock := func() time.Time { return w.now }
 	var err error
 	if w.certs, err = pki.Ensure(t.TempDir(), pki.Config{Now: clock}); err != nil {
@@ -75,7 +76,7 @@ func newWorld(t testing.TB) *world {
 	w.auth = Union(AnonymousAt(HealthPaths()...),
 		FrontProxy(w.certs.FrontProxyCA.Pool(), []string{pki.FrontProxyUser}, clock),
 		ClientCert(w.certs.CA.Pool(), clock),
-		Bearer(TokenUnion(static, NewServiceAccounts(w.issuer, auds, &w.door, clock), NewBootstrap(&w.door, auds, clock))))
+		Bearer(TokenUnion(static, NewServiceAccounts(w.issuer, auds, &w.door, clock).Counted(w.counts), NewBootstrap(&w.door, auds, clock))))
 	return w
 }
 

@@ -65,6 +65,7 @@ func (s *ServiceAccounts) legacy(ctx context.Context, token string, audiences []
 	}})
 	u.Extra = nil
 	note(ctx, noteLegacy, u.Name)
+	s.counts.fromSecret()
 	return &TokenResult{User: u, Audiences: auds}, true, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -52,6 +53,17 @@ func TestNotes(t *testing.T) {
 		}
 		if _, ok, err := w.auth.Authenticate(bearer(tc.token)); !ok || err != nil { // nobody takes notes
 			t.Fatalf("%s: %v %v", name, ok, err)
+		}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(w.counts)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 3 {
+		t.Fatal(families, err)
+	}
+	for _, f := range families {
+		if n := f.GetMetric()[0].GetCounter().GetValue(); n != 3 {
+			t.Errorf("%s is %v, want 3", f.GetName(), n)
 		}
 	}
 }

@@ -37,13 +37,21 @@ type ServiceAccounts struct {
 	door      client.Interface
 	now       func() time.Time
 	verified  *memo.Memo[[sha256.Size]byte, *satoken.Claims]
+	counts    *AccountCounts
 }
 
 // NewServiceAccounts makes an authenticator that reads through door, which
 // needs the right to get service accounts, secrets, pods and nodes. audiences
 // are the API server's own.
 func NewServiceAccounts(issuer *satoken.Issuer, audiences []string, door client.Interface, now func() time.Time) *ServiceAccounts {
-	return &ServiceAccounts{issuer, audiences, door, now, memo.New[[sha256.Size]byte, *satoken.Claims](4096)}
+	return &ServiceAccounts{issuer, audiences, door, now, memo.New[[sha256.Size]byte, *satoken.Claims](4096), nil}
+}
+
+// Counted has the uses of tokens counted, and returns s. Call it before those
+// are seen.
+func (s *ServiceAccounts) Counted(by *AccountCounts) *ServiceAccounts {
+	s.counts = by
+	return s
 }
 
 // AuthenticateToken implements TokenAuthenticator. A signature is verified
@@ -75,7 +83,9 @@ func (s *ServiceAccounts) AuthenticateToken(ctx context.Context, token string, a
 	}
 	u := serviceAccountUser(claims)
 	if warn := claims.Kubernetes.WarnAfter; warn != 0 {
-		if late := s.now().Unix() - warn; late > 0 {
+		late := s.now().Unix() - warn
+		s.counts.projected(late > 0)
+		if late > 0 {
 			note(ctx, noteStale, fmt.Sprintf("subject: %s, seconds after warning threshold: %d", u.Name, late))
 		}
 	}

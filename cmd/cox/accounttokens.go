@@ -94,8 +94,10 @@ func (a *accountFlags) open(own crypto.Signer, base string) (*accountTokens, err
 // authenticators know the tokens of every issuer.
 func (cp *controlPlane) authenticators(t *accountTokens) []authn.TokenAuthenticator {
 	var out []authn.TokenAuthenticator
+	counts := authn.NewAccountCounts()
+	cp.followed = append(cp.followed, counts)
 	for _, i := range t.issuers {
-		out = append(out, authn.NewServiceAccounts(i, t.audiences, cp.root, time.Now))
+		out = append(out, authn.NewServiceAccounts(i, t.audiences, cp.root, time.Now).Counted(counts))
 	}
 	return out
 }

@@ -105,7 +105,8 @@ type controlPlane struct {
 	agg     *aggregation.Aggregator
 	backend store.Backend
 	peers   *peers.Member
-	// followed are the metrics of configuration files that are followed.
+	// followed are the metrics of what is made before there is a server to show
+	// them: of configuration files that are followed, and of tokens.
 	followed []prometheus.Collector
 
 	steps   startSteps
