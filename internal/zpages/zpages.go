@@ -117,6 +117,9 @@ func (c Component) answer(w http.ResponseWriter, r *http.Request, kind string, h
 			Message: "only the following media types are accepted: application/json, application/yaml, text/plain",
 			Reason:  metav1.StatusReasonNotAcceptable, Code: http.StatusNotAcceptable,
 		}
+		if strings.HasPrefix(strings.TrimSpace(r.Header.Get("Accept")), "application/yaml") {
+			form, contentType = "application/yaml", "application/yaml" // who asked for YAML is refused in YAML
+		}
 	} else {
 		contentType += fmt.Sprintf(";g=%s;v=%s;as=%s", group, version, kind)
 		head.Kind, head.APIVersion, head.Metadata.Name = kind, group+"/"+version, c.Name

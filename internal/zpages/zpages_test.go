@@ -34,6 +34,7 @@ func TestPages(t *testing.T) {
 		"yaml":     {c.Flagz, []string{"application/yaml" + structured + "Flagz"}, 200, "application/yaml;g=config.k8s.io;v=v1beta1;as=Flagz", []string{"flags:\n  node-ip: 192.0.2.1\n", "kind: Flagz\n"}},
 		"second":   {c.Flagz, []string{"text/html, application/xml", "application/json" + structured + "Flagz"}, 200, "application/json;g=config.k8s.io;v=v1beta1;as=Flagz", []string{`"v": "2"`}},
 		"plain":    {c.Statusz, []string{"application/json"}, 406, "application/json", []string{"only the following media types are accepted: application/json, application/yaml, text/plain", `"reason": "NotAcceptable"`}},
+		"yaml of no version": {c.Statusz, []string{"application/yaml"}, 406, "application/yaml", []string{"kind: Status\n", "reason: NotAcceptable\n"}},
 		"version":  {c.Statusz, []string{"application/json;v=v1;g=config.k8s.io;as=Statusz"}, 406, "application/json", nil},
 		"kind":     {c.Statusz, []string{"application/json" + structured + "Flagz"}, 406, "application/json", nil},
 		"html":     {c.Statusz, []string{"text/html"}, 406, "application/json", nil},
