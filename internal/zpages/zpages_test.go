@@ -28,17 +28,17 @@ func TestPages(t *testing.T) {
 		"text": {c.Statusz, nil, 200, "text/plain; charset=utf-8", []string{
 			"\nkubelet statusz\nWarning: This endpoint is not meant", "Up: 25 hr 03 min 04 sec\n", "Go version: " + runtime.Version(), "Binary version: 1.36.2+x\nEmulation version: 1.36\nPaths: /flagz /healthz\n",
 		}},
-		"any":      {c.Statusz, []string{"*/*"}, 200, "text/plain; charset=utf-8", []string{"kubelet statusz"}},
-		"flags":    {c.Flagz, []string{"text/plain"}, 200, "text/plain; charset=utf-8", []string{"kubelet flagz\n", "\n\nnode-ip=192.0.2.1\nv=2\n"}},
-		"json":     {c.Statusz, []string{"application/json" + structured + "Statusz"}, 200, "application/json;g=config.k8s.io;v=v1beta1;as=Statusz", []string{`"apiVersion": "config.k8s.io/v1beta1"`, `"name": "kubelet"`, `"uptimeSeconds": 90184`}},
-		"yaml":     {c.Flagz, []string{"application/yaml" + structured + "Flagz"}, 200, "application/yaml;g=config.k8s.io;v=v1beta1;as=Flagz", []string{"flags:\n  node-ip: 192.0.2.1\n", "kind: Flagz\n"}},
-		"second":   {c.Flagz, []string{"text/html, application/xml", "application/json" + structured + "Flagz"}, 200, "application/json;g=config.k8s.io;v=v1beta1;as=Flagz", []string{`"v": "2"`}},
-		"plain":    {c.Statusz, []string{"application/json"}, 406, "application/json", []string{"only the following media types are accepted: application/json, application/yaml, text/plain", `"reason": "NotAcceptable"`}},
+		"any":                {c.Statusz, []string{"*/*"}, 200, "text/plain; charset=utf-8", []string{"kubelet statusz"}},
+		"flags":              {c.Flagz, []string{"text/plain"}, 200, "text/plain; charset=utf-8", []string{"kubelet flagz\n", "\n\nnode-ip=192.0.2.1\nv=2\n"}},
+		"json":               {c.Statusz, []string{"application/json" + structured + "Statusz"}, 200, "application/json;g=config.k8s.io;v=v1beta1;as=Statusz", []string{`"apiVersion": "config.k8s.io/v1beta1"`, `"name": "kubelet"`, `"uptimeSeconds": 90184`}},
+		"yaml":               {c.Flagz, []string{"application/yaml" + structured + "Flagz"}, 200, "application/yaml;g=config.k8s.io;v=v1beta1;as=Flagz", []string{"flags:\n  node-ip: 192.0.2.1\n", "kind: Flagz\n"}},
+		"second":             {c.Flagz, []string{"text/html, application/xml", "application/json" + structured + "Flagz"}, 200, "application/json;g=config.k8s.io;v=v1beta1;as=Flagz", []string{`"v": "2"`}},
+		"plain":              {c.Statusz, []string{"application/json"}, 406, "application/json", []string{"only the following media types are accepted: application/json, application/yaml, text/plain", `"reason": "NotAcceptable"`}},
 		"yaml of no version": {c.Statusz, []string{"application/yaml"}, 406, "application/yaml", []string{"kind: Status\n", "reason: NotAcceptable\n"}},
-		"version":  {c.Statusz, []string{"application/json;v=v1;g=config.k8s.io;as=Statusz"}, 406, "application/json", nil},
-		"kind":     {c.Statusz, []string{"application/json" + structured + "Flagz"}, 406, "application/json", nil},
-		"html":     {c.Statusz, []string{"text/html"}, 406, "application/json", nil},
-		"nonsense": {c.Statusz, []string{";;"}, 406, "application/json", nil},
+		"version":            {c.Statusz, []string{"application/json;v=v1;g=config.k8s.io;as=Statusz"}, 406, "application/json", nil},
+		"kind":               {c.Statusz, []string{"application/json" + structured + "Flagz"}, 406, "application/json", nil},
+		"html":               {c.Statusz, []string{"text/html"}, 406, "application/json", nil},
+		"nonsense":           {c.Statusz, []string{";;"}, 406, "application/json", nil},
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header["Accept"] = tc.accept
