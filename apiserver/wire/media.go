@@ -57,7 +57,9 @@ type Accept struct {
 }
 
 // StreamTypes lists the media types in which a watch is sent.
-func StreamTypes() []string { return []string{TypeJSON + ";stream=watch", TypeProtobuf + ";stream=watch"} }
+func StreamTypes() []string {
+	return []string{TypeJSON + ";stream=watch", TypeProtobuf + ";stream=watch"}
+}
 
 // Routed says whether an Accept header has a clause for one of the media types
 // or for all there are (*/*). Upstream's built-in paths ask this before they
