@@ -18,6 +18,8 @@ func TestRest(t *testing.T) {
 		want := func(s, n int) {
 			t.Helper()
 			synctest.Wait()
+			r.mu.Lock() // the counts are what it guards
+			defer r.mu.Unlock()
 			if settled != s || roused != n {
 				t.Fatalf("after %v: settled %d times and roused %d times, want %d and %d", restAfter, settled, roused, s, n)
 			}
@@ -45,9 +47,11 @@ func TestRest(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
+		r.mu.Lock()
 		if settled < 5 || settled > 7 {
 			t.Errorf("a shim that is disturbed every second settled %d times in 100 s, want about 3", settled-3)
 		}
+		r.mu.Unlock()
 		time.Sleep(restAfter)
 	})
 }
