@@ -125,19 +125,13 @@ func (t *transaction) ownReview(body runtime.Object) error {
 	if !ok {
 		return nil
 	}
-	switch {
-	case !t.res.Namespaced:
-		m.SetNamespace("")
-	case m.GetNamespace() == "":
-		m.SetNamespace(t.req.Namespace)
-	case m.GetNamespace() != t.req.Namespace:
-		return errNamespace()
+	if err := t.keepPlace(m); err != nil {
+		return err
 	}
 	m.SetUID("")
 	m.SetCreationTimestamp(metav1.Time{})
 	m.SetDeletionTimestamp(nil)
 	m.SetDeletionGracePeriodSeconds(nil)
-	m.SetSelfLink("")
 	if t.front != nil {
 		t.track(body, nil, "", t.fieldManager())
 	}

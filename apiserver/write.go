@@ -217,8 +217,9 @@ func (c *call) matchRequest(m metav1.Object) error {
 	return nil
 }
 
-// keepPlace undoes or refuses what admission may not decide: where the object
-// is. Without it, one written in a namespace would be stored in another.
+// keepPlace puts an object where the request is, or refuses one that names
+// another namespace. Without it, admission could have an object written in one
+// namespace be stored in another.
 func (t *transaction) keepPlace(m metav1.Object) error {
 	m.SetSelfLink("")
 	switch {

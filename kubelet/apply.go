@@ -239,8 +239,7 @@ func (w *worker) startFailed(pod *corev1.Pod, a startAction, m *memory, err erro
 	}
 	now := w.k.cfg.Clock.Now()
 	m.Waiting, m.FailedAt, m.Pull = se.reason, now, se.Pull
-	switch {
-	case !w.state.EndingSince.IsZero():
+	if !w.state.EndingSince.IsZero() {
 		return // what the pod's end cut off is no failure
 	}
 	w.k.counts.launched(pod, a.Kind, se.Reason)

@@ -28,14 +28,12 @@ type Durations struct {
 // NewDurations makes measures of nothing yet.
 func NewDurations() *Durations {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, append([]string{"group", "resource"}, labels...))
+		return metricset.Counters(name, help, append([]string{"group", "resource"}, labels...)...)
 	}
 	d := &Durations{
-		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "etcd_request_duration_seconds",
-			Help:    "[ALPHA] Etcd request latency in seconds for each operation and object type.",
-			Buckets: []float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
-		}, []string{"group", "resource", "operation"}),
+		requests: metricset.Histograms("etcd_request_duration_seconds", "[ALPHA] Etcd request latency in seconds for each operation and object type.",
+			[]float64{0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60},
+			"group", "resource", "operation"),
 		asked:         counter("etcd_requests_total", "[ALPHA] Etcd request counts for each operation and object type.", "operation"),
 		failed:        counter("etcd_request_errors_total", "[ALPHA] Etcd failed request counts for each operation and object type.", "operation"),
 		events:        counter("apiserver_storage_events_received_total", "[BETA] Number of etcd events received split by kind."),

@@ -28,18 +28,14 @@ type counts struct {
 }
 
 func newCounts() *counts {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
+	counter := metricset.Counters
 	const ip, port = "kube_apiserver_clusterip_allocator_", "kube_apiserver_nodeport_allocator_"
 	c := &counts{
 		ips:        counter(ip+"allocation_total", "[ALPHA] Number of Cluster IPs allocations", "cidr", "scope"),
 		ipErrors:   counter(ip+"allocation_errors_total", "[ALPHA] Number of errors trying to allocate Cluster IPs", "cidr", "scope"),
 		ports:      counter(port+"allocation_total", "[ALPHA] Number of NodePort allocations", "scope"),
 		portErrors: counter(port+"allocation_errors_total", "[ALPHA] Number of errors trying to allocate NodePort", "scope"),
-		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: ip + "allocation_duration_seconds", Help: "[ALPHA] Duration in seconds to allocate a Cluster IP by ServiceCIDR", Buckets: prometheus.DefBuckets,
-		}, []string{"cidr"}),
+		took:       metricset.Histograms(ip+"allocation_duration_seconds", "[ALPHA] Duration in seconds to allocate a Cluster IP by ServiceCIDR", prometheus.DefBuckets, "cidr"),
 	}
 	c.Set = metricset.Set{c.ips, c.ipErrors, c.ports, c.portErrors, c.took}
 	return c

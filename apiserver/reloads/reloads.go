@@ -8,11 +8,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/coxswain/cox/internal/metricset"
 )
 
 // Metrics are those of one file. A nil one counts nothing. It is safe for
 // concurrent use, and a prometheus.Collector.
 type Metrics struct {
+	metricset.Set
 	total *prometheus.CounterVec
 	last  *prometheus.GaugeVec
 	info  *prometheus.GaugeVec
@@ -29,7 +32,7 @@ func New(kind, server string, now func() time.Time) *Metrics {
 			ConstLabels: prometheus.Labels{"apiserver_id_hash": shown(sha256.Sum256([]byte(server)))},
 		}
 	}
-	return &Metrics{
+	m := &Metrics{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts(opts("automatic_reloads_total",
 			"How often a change of the "+kind+" configuration was taken over, or was not.")), []string{"status"}),
 		last: prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("automatic_reload_last_timestamp_seconds",
@@ -38,6 +41,8 @@ func New(kind, server string, now func() time.Time) *Metrics {
 			"The hash of the "+kind+" configuration in force. The value is always 1.")), []string{"hash"}),
 		now: now,
 	}
+	m.Set = metricset.Set{m.total, m.last, m.info}
+	return m
 }
 
 func shown(sum [sha256.Size]byte) string { return fmt.Sprintf("sha256:%x", sum) }
@@ -66,18 +71,4 @@ func (m *Metrics) came(status string) {
 	}
 	m.total.WithLabelValues(status).Inc()
 	m.last.WithLabelValues(status).Set(float64(m.now().UnixMilli()) / 1000)
-}
-
-// Describe implements prometheus.Collector.
-func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
-	m.total.Describe(ch)
-	m.last.Describe(ch)
-	m.info.Describe(ch)
-}
-
-// Collect implements prometheus.Collector.
-func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
-	m.total.Collect(ch)
-	m.last.Collect(ch)
-	m.info.Collect(ch)
 }

@@ -1,4 +1,4 @@
-// Package metricset makes one collector of several.
+// Package metricset makes metrics, and one collector of several.
 package metricset
 
 import "github.com/prometheus/client_golang/prometheus"
@@ -20,4 +20,16 @@ func (s Set) Collect(ch chan<- prometheus.Metric) {
 	for _, part := range s {
 		part.Collect(ch)
 	}
+}
+
+// Counters makes counters of one name, told apart by labels. It panics if the
+// name or a label is none.
+func Counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+}
+
+// Histograms makes histograms of one name, told apart by labels. It panics if
+// the name or a label is none, or the buckets' upper bounds do not ascend.
+func Histograms(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
 }

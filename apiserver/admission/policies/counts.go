@@ -21,11 +21,9 @@ type Counts struct {
 
 // NewCounts makes counts of nothing yet.
 func NewCounts() *Counts {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
+	counter := metricset.Counters
 	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: []float64{0.0000005, 0.001, 0.01, 0.1, 1}}, labels)
+		return metricset.Histograms(name, help, []float64{0.0000005, 0.001, 0.01, 0.1, 1}, labels...)
 	}
 	c := &Counts{
 		validated: counter("apiserver_validating_admission_policy_check_total", "[BETA] Validation admission policy check total, labeled by policy and further identified by binding and enforcement action taken.",

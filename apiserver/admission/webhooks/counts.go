@@ -25,12 +25,7 @@ type Counts struct {
 
 // NewCounts makes counts of nothing yet.
 func NewCounts() *Counts {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
-	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
-	}
+	counter, histogram := metricset.Counters, metricset.Histograms
 	c := &Counts{
 		took: histogram("apiserver_admission_webhook_admission_duration_seconds", "[STABLE] Admission webhook latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).",
 			[]float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 25}, "name", "operation", "rejected", "type"),
